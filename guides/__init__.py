@@ -1,0 +1,9 @@
+"""Amortized q(z|x): posteriors (conditional distributions of x), and the guides that sample from them."""
+
+if __name__ != "pyrovae.guides":
+    raise ImportError("import this package as pyrovae.guides: under another name it would be a second copy.")
+
+from pyrovae.guides.amortized import AmortizedGuide
+from pyrovae.guides.posteriors import DiagonalNormal
+
+__all__ = ["AmortizedGuide", "DiagonalNormal"]

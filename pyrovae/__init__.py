@@ -1,0 +1,26 @@
+"""pyrovae: variational autoencoders declared as Pyro programs.
+
+A VAE is a pair of Pyro programs, a generative model p(x, z) and an amortized guide q(z|x). `fit` trains it,
+`elbo` and `log_marginal` evaluate it row by row, each figure with its error, `to_arviz` hands it to ArviZ.
+"""
+
+from pyrovae import guides, models, nn
+from pyrovae._version import __version__
+from pyrovae.arviz_bridge import to_arviz
+from pyrovae.evidence import Elbo, LogMarginal, elbo, log_marginal
+from pyrovae.training import fit
+from pyrovae.vae import VAE
+
+__all__ = [
+    "VAE",
+    "Elbo",
+    "LogMarginal",
+    "__version__",
+    "elbo",
+    "fit",
+    "guides",
+    "log_marginal",
+    "models",
+    "nn",
+    "to_arviz",
+]

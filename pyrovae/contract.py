@@ -1,0 +1,307 @@
+"""What a pair of Pyro programs must be, found out on a few rows before any work is done.
+
+The contract: `model(x, *context)` and `guide(x, *context)` take the same arguments; rows lie along
+dimension 0 of `x` and of every context tensor; one plate over rows at dim -1; the model observes with
+`obs=`; the guide samples every latent that the model does not observe. `inspect_pair` runs both programs
+once on a few rows, names whatever breaks these rules and says what to do about it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pyro.poutine.util import site_is_factor
+from pyro.util import check_site_shape
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyrovae import rows
+from pyrovae.rows import Arguments, Layout, Program, SiteLayout
+
+PROBE_ROWS = 7  # odd and small: unlikely to equal an event size by chance
+PROBE_SAMPLES = 3
+
+
+def inspect_pair(model: Program, guide: Program, arguments: Arguments) -> Layout:
+    """Check a pair on a few rows and find its layout. Run it under the pair's scope, without gradients.
+
+    Raises:
+        ValueError: what is wrong with which site, what was expected, and what to do.
+        TypeError: the arguments have a type that the programs cannot use.
+
+    """
+    arguments = tuple(a[:PROBE_ROWS] if isinstance(a, Tensor) and a.dim() > 0 else a for a in arguments)
+    model_trace = _run("model", model, arguments)
+    guide_trace = _run("guide", guide, arguments)
+    model_sites, guide_sites = dict(rows.sample_sites(model_trace)), dict(rows.sample_sites(guide_trace))
+    _check_sites(model_sites, guide_sites)
+    for which, sites in (("model", model_sites), ("guide", guide_sites)):
+        _check_plates(which, sites, rows.num_rows(arguments))
+    latents = {name: guide_sites[name]["value"] for name, s in model_sites.items() if not s["is_observed"]}
+    for name, value in latents.items():
+        _check_event("latent", name, value, model_sites[name]["fn"])
+    for name, site in model_sites.items():
+        if site["is_observed"] and not site_is_factor(site):
+            _check_event("observed", name, site["value"], site["fn"])
+    replayed = dict(rows.sample_sites(_run("model", model, arguments, latents)))
+    check_support(model, arguments, latents=latents)
+    for site in (*replayed.values(), *guide_sites.values()):
+        _check_log_prob(site)
+
+    frames = [f for s in (*model_sites.values(), *guide_sites.values()) for f in _plates(s)]
+
+    def layouts(observed: bool) -> dict[str, SiteLayout]:
+        return {
+            name: SiteLayout(
+                site["fn"].event_shape, tuple(sorted(f.dim for f in _plates(site) if f.dim != -1))
+            )
+            for name, site in model_sites.items()
+            if site["is_observed"] == observed and not site_is_factor(site)
+        }
+
+    layout = Layout(
+        sample_dim=min(frame.dim for frame in frames) - 1, latents=layouts(False), observed=layouts(True)
+    )
+    return _find_broadcasting(model, guide, arguments, layout)
+
+
+def check_support(
+    model: Program, arguments: Arguments, first_row: int = 0, latents: Mapping[str, Tensor] | None = None
+) -> None:
+    """Raise for the first row whose observed value lies outside its distribution's support.
+
+    Latents are drawn from the prior unless given; `first_row` is the place of these rows in the data set.
+    """
+    trace = rows.plain_trace(model, arguments, latents)
+    for name, site in rows.sample_sites(trace):
+        if not site["is_observed"] or site_is_factor(site):
+            continue
+        value, distribution = site["value"], site["fn"]
+        inside = distribution.support.check(value)
+        if site["mask"] is not None:
+            inside = inside | ~torch.as_tensor(site["mask"])
+        if bool(inside.all()):
+            continue
+        by_row = inside.reshape(-1, inside.shape[-1]).all(0)
+        row = int((~by_row).nonzero()[0, 0])
+        raise ValueError(
+            f"row {first_row + row} of the data lies outside the support of site '{name}': "
+            f"{rows.family_name(distribution)} takes {_base_constraint(distribution)} values, and this row "
+            f"holds {_offending(distribution, value, row)}. {_support_advice(distribution)}"
+        )
+
+
+def _run(
+    which: str, program: Program, arguments: Arguments, latents: Mapping[str, Tensor] | None = None
+) -> Any:
+    try:
+        return rows.plain_trace(program, arguments, latents)
+    except Exception as error:
+        given = ", ".join(_describe(a) for a in arguments)
+        at = " at latents drawn by the guide" if latents is not None else ""
+        message = (
+            f"the {which} failed on its first rows{at}: {type(error).__name__}: {error}\n  It got ({given})."
+        )
+        advice = _dtype_advice(error, arguments)
+        if advice:
+            raise TypeError(f"{message} {advice}") from error
+        raise ValueError(
+            f"{message} Model and guide must both take (x, *context) with rows along dimension 0."
+        ) from error
+
+
+def _dtype_advice(error: Exception, arguments: Arguments) -> str:
+    if "dtype" not in str(error) and "scalar type" not in str(error):
+        return ""
+    wanted = torch.get_default_dtype()
+    for place, a in enumerate(arguments):
+        if isinstance(a, Tensor) and a.dtype != wanted:
+            name = "x" if place == 0 else f"context {place}"
+            if not a.is_floating_point():
+                return (
+                    f"{name} holds integers ({a.dtype}) where the networks need {wanted}: convert it first, "
+                    "for 8-bit images with x.float() / 255."
+                )
+            return (
+                f"{name} is {a.dtype} and the networks are probably {wanted}: convert it with .to({wanted})."
+            )
+    return ""
+
+
+def _check_sites(model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any]) -> None:
+    latents = {name for name, site in model_sites.items() if not site["is_observed"]}
+    observed = [n for n, s in model_sites.items() if s["is_observed"] and not site_is_factor(s)]
+    if not observed:
+        raise ValueError(
+            f"the model observes nothing: its sites are {_listed(model_sites)}. "
+            "Pass the data to one of them, pyro.sample(..., obs=x)."
+        )
+    if not latents:
+        raise ValueError(
+            f"the model has no latents: every site of it ({_listed(model_sites)}) is observed. "
+            "A VAE needs at least one pyro.sample without obs=."
+        )
+    for name, site in guide_sites.items():
+        if site["is_observed"] and not site_is_factor(site):
+            raise ValueError(
+                f"the guide observes '{name}'. Only the model observes; let the guide sample the latents "
+                f"{_listed(latents)}."
+            )
+    sampled = {
+        n for n, s in guide_sites.items() if not s["is_observed"] and not s["infer"].get("is_auxiliary")
+    }
+    if latents - sampled:
+        raise ValueError(
+            f"the guide forgets the latent {_listed(latents - sampled)} of the model: it samples "
+            f"{_listed(sampled)}. Add pyro.sample with that name to the guide, or observe the site in the model."
+        )
+    if sampled - latents:
+        known = f"its latents are {_listed(latents)}"
+        raise ValueError(
+            f"the guide samples {_listed(sampled - latents)}, which the model does not know: {known}. "
+            "Rename the site, or mark it infer={'is_auxiliary': True} if the model shall not have it."
+        )
+
+
+def _plates(site: Any) -> list[Any]:
+    return [frame for frame in site["cond_indep_stack"] if frame.vectorized]
+
+
+def _check_plates(which: str, sites: Mapping[str, Any], num_rows: int) -> None:
+    remedy = 'Put every sample statement inside `with pyro.plate("rows", len(x)):`.'
+    row_plates: dict[str, str] = {}
+    for name, site in sites.items():
+        frames = {frame.dim: frame for frame in _plates(site)}
+        if -1 not in frames:
+            raise ValueError(f"site '{name}' of the {which} stands outside a row plate at dim -1. {remedy}")
+        frame = frames[-1]
+        if frame.size != num_rows:
+            raise ValueError(
+                f"plate '{frame.name}' at dim -1 of the {which} has {frame.size} rows at site '{name}', but "
+                f"the batch has {num_rows}. Size it by the batch: pyro.plate('{frame.name}', len(x)), or "
+                f"pyro.plate('{frame.name}', N, subsample_size=len(x))."
+            )
+        row_plates.setdefault(frame.name, name)
+        for dim, inner in frames.items():
+            if dim != -1 and inner.size == num_rows and num_rows > 1:
+                raise ValueError(
+                    f"site '{name}' of the {which} lies in a second batch plate, '{inner.name}' at dim {dim}, "
+                    f"of the batch's {num_rows} rows beside '{frame.name}'. Rows go into one plate at dim -1; "
+                    "give dimensions of a row's event to the distribution with .to_event()."
+                )
+            if dim != -1 and inner.full_size not in (None, inner.size):
+                raise ValueError(
+                    f"plate '{inner.name}' at dim {dim} of the {which} is subsampled ({inner.size} of "
+                    f"{inner.full_size}). Only the row plate may be; a row's density needs the whole row."
+                )
+    if len(row_plates) > 1:
+        places = ", ".join(f"'{plate}' (site '{site}')" for plate, site in row_plates.items())
+        raise ValueError(
+            f"the {which} has a second batch plate at dim -1: {places}. Rows go into one plate; "
+            "open it once, around all sample statements."
+        )
+
+
+def _check_event(kind: str, name: str, value: Tensor, distribution: Any) -> None:
+    event_dim = len(distribution.event_shape)
+    came = value.shape[value.dim() - event_dim :]
+    if value.dim() < event_dim or came != distribution.event_shape:
+        source = "the data hold rows" if kind == "observed" else "the guide draws it with an event"
+        raise ValueError(
+            f"the {kind} site '{name}' has event shape {tuple(distribution.event_shape)} in the model "
+            f"({rows.family_name(distribution)}), but {source} of shape {tuple(came)}. "
+            "Make the last layer, or the data, fit; or move dimensions into the event with .to_event()."
+        )
+
+
+def _check_log_prob(site: Any) -> None:
+    site = {**site, "log_prob": rows.log_density(site)}
+    try:
+        check_site_shape(site, max_plate_nesting=max(len(site["log_prob"].shape), 8))
+    except ValueError as error:
+        raise ValueError(str(error).strip()) from None
+
+
+def _find_broadcasting(model: Program, guide: Program, arguments: Arguments, layout: Layout) -> Layout:
+    """Compare each program under a samples plate with the same program on repeated rows."""
+
+    class _Programs:
+        def __init__(self) -> None:
+            self.model, self.guide, self.layout = model, guide, layout
+
+    pair = _Programs()
+    device = next(a.device for a in arguments if isinstance(a, Tensor))
+
+    def guide_sites(broadcasts: bool) -> dict[str, rows.Site]:
+        with rows.fixed_seed(0, device):
+            return rows.run_guide(pair, arguments, PROBE_SAMPLES, broadcasts=broadcasts)
+
+    reference = guide_sites(False)
+    latents = {name: reference[name].value for name in layout.latents}
+
+    def agree(broadcast: Any, repeated: dict[str, rows.Site]) -> bool:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found = broadcast()
+        except Exception:  # any failure under the plate only means: this program needs repeated rows
+            return False
+        return all(
+            _same(found[name].log_prob, site.log_prob)
+            and (site.observed or _same(found[name].value, site.value))
+            for name, site in repeated.items()
+        )
+
+    return Layout(
+        layout.sample_dim,
+        layout.latents,
+        layout.observed,
+        guide_broadcasts=agree(lambda: guide_sites(True), reference),
+        model_broadcasts=agree(
+            lambda: rows.run_model(pair, arguments, latents, broadcasts=True),
+            rows.run_model(pair, arguments, latents, broadcasts=False),
+        ),
+    )
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.allclose(a.float(), b.float(), rtol=1e-3, atol=1e-3, equal_nan=True)
+
+
+def _base_constraint(distribution: Any) -> Any:
+    constraint = distribution.support
+    while hasattr(constraint, "base_constraint"):
+        constraint = constraint.base_constraint
+    return constraint
+
+
+def _offending(distribution: Any, value: Tensor, row: int) -> str:
+    event_dim = len(distribution.event_shape)
+    entries = value.select(value.dim() - 1 - event_dim, row).reshape(-1)
+    constraint = _base_constraint(distribution)
+    if type(constraint) is type(constraints.boolean):
+        entries = entries[~constraint.check(entries)]
+    return ", ".join(f"{entry:.4g}" for entry in entries[:3].tolist())
+
+
+def _support_advice(distribution: Any) -> str:
+    advice = {
+        "Bernoulli": "Binarize the data, e.g. (x > 0.5).float(), or use a continuous likelihood such as Normal.",
+        "Poisson": "Counts are whole and not negative.",
+    }
+    return advice.get(
+        rows.family_name(distribution), "Transform the data or choose a likelihood that covers them."
+    )
+
+
+def _describe(argument: Any) -> str:
+    if isinstance(argument, Tensor):
+        return f"{str(argument.dtype).removeprefix('torch.')} {list(argument.shape)}"
+    return type(argument).__name__
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(f"'{name}'" for name in sorted(names)) or "nothing"

@@ -1,0 +1,75 @@
+"""Safe files: tensors and JSON in one safetensors file. Reading executes nothing; writing is atomic."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+HEADER = "pyrovae"
+
+
+def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
+    """Write beside `path`, then rename: readers see the old file or the whole new one, never a part.
+
+    Raises:
+        OSError: the folder is missing or full; an old file at `path` is left as it was.
+
+    """
+    path = Path(path)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_tensors(
+    path: str | os.PathLike[str], kind: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]
+) -> None:
+    """Write tensors and JSON-able facts; `kind` says what the file is."""
+    header = json.dumps({"kind": kind, **meta})
+    # Own memory for each: safetensors refuses tensors that share storage.
+    copies = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+
+    def write(temporary: Path) -> None:
+        safetensors.torch.save_file(copies, temporary, metadata={HEADER: header})
+
+    write_atomically(path, write)
+
+
+def load_tensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_tensors` wrote.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not such a file, of another kind, or truncated.
+
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}.")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(HEADER)
+            tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is not a saved {kind}, or it is truncated or damaged: {error}.") from error
+    facts = json.loads(header) if header is not None else {}
+    if facts.get("kind") != kind:
+        found = f"a saved {facts['kind']}" if "kind" in facts else "a safetensors file of another program"
+        raise ValueError(f"{path} is not a saved {kind} but {found}.")
+    return tensors, facts

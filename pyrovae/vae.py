@@ -1,0 +1,369 @@
+"""The VAE: a pair of Pyro programs, the parameters that are theirs, and what can be asked of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import ItemsView, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from pyrovae import contract, rows
+from pyrovae.data import Rows
+from pyrovae.files import load_tensors, save_tensors
+from pyrovae.parameters import PairParameters
+from pyrovae.rows import Arguments, Layout, Program, SiteLayout
+
+Latents: TypeAlias = Tensor | Mapping[str, Tensor]
+
+
+class VAE(PairParameters):
+    """A generative model p(x, z) and an amortized guide q(z|x): two Pyro programs of one signature.
+
+    Any Pyro pair `model(x, *context)`, `guide(x, *context)` that meets the contract (see
+    `pyrovae.contract`) works unchanged: functions, methods, `nn.Module`s or `PyroModule`s. Their parameters,
+    also those made by `pyro.param` and `pyro.module`, are parameters of this module and live in a scope of
+    its own: two VAEs share none unless they share a module. Nothing is left in Pyro's global store.
+
+    A pair is inspected, and parameters of `pyro.param` and `pyro.module` come into being, at the first
+    batch it sees, or at once given `example`.
+
+    Args:
+        model: p(x, z) as a Pyro program; observes `x` with `obs=`.
+        guide: q(z|x) as a Pyro program; samples every latent of the model.
+        example: a few rows, `x` or `(x, *context)`, to inspect the pair at once.
+
+    Raises:
+        TypeError: model or guide is not callable.
+        ValueError: the pair breaks the contract, or both name one PyroParam.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> prior, decoder = pv.models.StandardNormal(2), pv.models.Bernoulli(pv.nn.MLP(2, 64))
+        >>> encoder = pv.guides.DiagonalNormal(pv.nn.MLP(64, (2, 2)))
+        >>> vae = pv.VAE(pv.models.LatentVariableModel(prior, decoder), pv.guides.AmortizedGuide(encoder))
+        >>> x = torch.zeros(5, 64)
+        >>> vae.encode(x).shape, vae.reconstruct(x).shape, vae.sample_posterior(x, num_samples=3)["z"].shape
+        (torch.Size([5, 2]), torch.Size([5, 64]), torch.Size([3, 5, 2]))
+
+    """
+
+    def __init__(self, model: Program, guide: Program, *, example: Any = None) -> None:
+        for which, program in (("model", model), ("guide", guide)):
+            if isinstance(program, type) or not callable(program):
+                raise TypeError(
+                    f"the {which} is {program!r}: expected a function, a method or a module that takes "
+                    "(x, *context)" + (", so make an instance of it." if isinstance(program, type) else ".")
+                )
+        super().__init__(model, guide)
+        self._layout: Layout | None = None
+        self._row_specs: RowSpecs | None = None
+        if example is not None:
+            self.rows(*(example if isinstance(example, tuple) else (example,)))
+
+    # What the rest of pyrovae needs
+
+    @property
+    def layout(self) -> Layout:
+        """The pair's sites, known once it has seen a batch."""
+        if self._layout is None:
+            raise ValueError(
+                "this VAE has not seen any data, so its sites and shapes are unknown. Train or evaluate it "
+                "first, or give it a few rows: VAE(model, guide, example=x)."
+            )
+        return self._layout
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the parameters (the CPU if there are none)."""
+        tensor = next((t for t in (*self.parameters(), *self.buffers())), None)
+        return torch.device("cpu") if tensor is None else tensor.device
+
+    def rows(self, x: Any, *context: Any) -> Rows:
+        """Check data against the pair and hand them back as `Rows`; inspects the pair at the first call.
+
+        Raises:
+            ValueError, TypeError: see `pyrovae.data.Rows` and `pyrovae.contract`; rows of another shape or
+                dtype than those that the pair was inspected with.
+
+        """
+        data = Rows((x, *context))
+        if self._row_specs is None:
+            self._inspect(data)
+        else:
+            _check_specs(data, self._row_specs)
+        return data
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """No gradients, evaluation mode, own parameters; modes are restored afterwards."""
+        modes = [(module, module.training) for module in self.modules()]
+        self.eval()
+        try:
+            with torch.no_grad(), self.scope():
+                yield
+        finally:
+            for module, training in modes:
+                module.training = training
+
+    # What users ask of it
+
+    def sample_posterior(self, x: Any, *context: Any, num_samples: int = 1) -> dict[str, Tensor]:
+        """Draws from q(z|x): by latent site, [S, B, ...].
+
+        Args:
+            x: [B, ...]
+            context: what the pair takes beside `x`.
+            num_samples: S.
+
+        Raises:
+            ValueError: `num_samples` below 1, or data that do not fit the pair.
+
+        """
+        check_count("num_samples", num_samples)
+        arguments = self.rows(x, *context).take(slice(None), self.device)
+        with self.evaluating():
+            sites = rows.run_guide(self, arguments, num_samples)
+        return {name: rows.rows_first(sites[name].value, latent) for name, latent in self._latents()}
+
+    def encode(self, x: Any, *context: Any, num_samples: int = 100) -> Latents:
+        """Posterior means E[z] under q(z|x), [B, ...].
+
+        One tensor where the model has one latent site, else a dict by site. Exact where one site's family
+        has a mean in closed form; else the average over `num_samples` draws (of the conditional means where
+        a family has them).
+        """
+        check_count("num_samples", num_samples)
+        arguments = self.rows(x, *context).take(slice(None), self.device)
+        with self.evaluating():
+            means = rows.guide_means(self, arguments, num_samples)
+        return _one_or_dict({n: rows.rows_first(means[n], latent)[0] for n, latent in self._latents()})
+
+    def decode(self, z: Latents, *context: Any) -> Latents:
+        """Means of p(x|z): [B, ...], or [S, B, ...] for latents [S, B, ...].
+
+        Args:
+            z: latents as `encode` or `sample_posterior` give them.
+            context: what the pair takes beside `x`.
+
+        Raises:
+            ValueError: latents that do not fit the model; a model whose p(x|z) needs more of `x` than its
+                number of rows.
+
+        """
+        given = self._as_latents(z)
+        with_samples = all(
+            value.dim() == 2 + len(latent.inner_dims) + len(latent.event_shape)
+            for (_, latent), value in zip(self._latents(), given.values(), strict=True)
+        )
+        if not with_samples:
+            given = {name: value.unsqueeze(0) for name, value in given.items()}
+        num_rows = next(iter(given.values())).shape[1]
+        means = self._decode(given, self._placeholder(num_rows, context), needs_x=True)
+        return _one_or_dict(means if with_samples else {name: mean[0] for name, mean in means.items()})
+
+    def reconstruct(self, x: Any, *context: Any) -> Latents:
+        """Means of p(x|z) at the posterior means of z: [B, ...]."""
+        means = self.encode(x, *context)
+        given = {name: value.unsqueeze(0) for name, value in self._as_latents(means).items()}
+        arguments = self.rows(x, *context).take(slice(None), self.device)
+        return _one_or_dict({n: mean[0] for n, mean in self._decode(given, arguments).items()})
+
+    def generate(self, num_rows: int, *context: Any) -> Latents:
+        """Draw rows from the model: z from p(z), then x from p(x|z). [num_rows, ...]
+
+        Raises:
+            ValueError: `num_rows` below 1, context of another number of rows, or a model that needs more of
+                `x` than its number of rows.
+
+        """
+        return _one_or_dict(self.sample_prior(num_rows, *context)[1])
+
+    def sample_prior(self, num_rows: int, *context: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Draw rows from the model: the latents and the observations that go with them, by site."""
+        check_count("num_rows", num_rows)
+        arguments = self._placeholder(num_rows, context)
+        with self.evaluating(), self._explained(arguments):
+            latents, observed = rows.run_prior(self, arguments, 1)
+        observed = {n: rows.rows_first(observed[n], site)[0] for n, site in self.layout.observed.items()}
+        self._refuse_nan(observed)
+        return {n: rows.rows_first(latents[n], latent)[0] for n, latent in self._latents()}, observed
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write parameters and buffers to one safetensors file, atomically; no pickle.
+
+        Raises:
+            OSError: the file cannot be written; an older one is left as it was.
+
+        """
+        save_tensors(path, "VAE", self.tensors(), {"pair": _to_json(self._layout, self._row_specs)})
+
+    def load(self, path: str | os.PathLike[str]) -> VAE:
+        """Read what `save` wrote into this VAE, built the same way; returns self.
+
+        Parameters of `pyro.param` that this VAE has not made yet take their values when it does.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not a saved VAE, truncated, or of another architecture (says what differs); nothing
+                is changed then.
+
+        """
+        saved, facts = load_tensors(path, "VAE")
+        layout, row_specs = _from_json(facts["pair"])
+        if differences := self.take_values(saved):
+            raise ValueError(f"{path} belongs to another architecture: {differences}.")
+        self._layout, self._row_specs = layout or self._layout, row_specs or self._row_specs
+        return self
+
+    # Behind these
+
+    def _latents(self) -> ItemsView[str, SiteLayout]:
+        return self.layout.latents.items()
+
+    def _inspect(self, data: Rows) -> None:
+        arguments = data.take(slice(0, contract.PROBE_ROWS), self.device)
+        with rows.fixed_seed(0, self.device), self.evaluating():
+            self._layout = contract.inspect_pair(self.model, self.guide, arguments)
+        self._row_specs = [(a.dtype, a.shape[1:]) if isinstance(a, Tensor) else None for a in data.arguments]
+
+    def _as_latents(self, z: Latents) -> dict[str, Tensor]:
+        """Users' latents as a dict by site, checked against the model's."""
+        names = list(self.layout.latents)
+        if isinstance(z, Tensor):
+            if len(names) != 1:
+                raise ValueError(f"the model has the latents {names}: give a dict of tensors by site.")
+            z = {names[0]: z}
+        if set(z) != set(names):
+            raise ValueError(f"got the latents {sorted(z)}: the model has {names}.")
+        for name, latent in self._latents():
+            event = z[name].shape[z[name].dim() - len(latent.event_shape) :]
+            batch = z[name].dim() - len(latent.event_shape) - len(latent.inner_dims)
+            if event != latent.event_shape or batch not in (1, 2):
+                wanted = [*["..."] * bool(latent.inner_dims), *latent.event_shape]
+                raise ValueError(
+                    f"the latent '{name}' has shape {list(z[name].shape)}: expected [B, {_joined(wanted)}] or "
+                    f"[S, B, {_joined(wanted)}]."
+                )
+        return {name: z[name].to(self.device) for name in names}
+
+    def _decode(
+        self, given: Mapping[str, Tensor], arguments: Arguments, *, needs_x: bool = False
+    ) -> dict[str, Tensor]:
+        layout = self.layout
+        latents = {n: rows.pyro_layout(given[n], site, layout.sample_dim) for n, site in self._latents()}
+        with self.evaluating(), self._explained(arguments if needs_x else None):
+            means = rows.observed_means(self, arguments, latents)
+        means = {name: rows.rows_first(means[name], site) for name, site in layout.observed.items()}
+        if needs_x:
+            self._refuse_nan(means)
+        return means
+
+    def _placeholder(self, num_rows: int, context: Arguments) -> Arguments:
+        """Arguments for a run that nobody has data for: `x` as NaN, so that reading it cannot go unseen."""
+        self.layout  # noqa: B018 - says what to do where there is none
+        assert self._row_specs is not None
+        spec = self._row_specs[0]
+        assert spec is not None
+        dtype, shape = spec
+        filler = float("nan") if dtype.is_floating_point else 0
+        x = torch.full((num_rows, *shape), filler, dtype=dtype, device=self.device)
+        if len(context) != len(self._row_specs) - 1:
+            raise ValueError(
+                f"got {len(context)} context arguments: model and guide take {len(self._row_specs) - 1} beside x."
+            )
+        if not context:
+            return (x,)
+        data = Rows((torch.zeros(num_rows), *context))
+        _check_specs(data, [(torch.float32, torch.Size()), *self._row_specs[1:]])
+        return (x, *data.take(slice(None), self.device)[1:])
+
+    @contextmanager
+    def _explained(self, placeholder: Arguments | None) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if placeholder is None:
+                raise
+            raise ValueError(
+                f"the model failed without data: {type(error).__name__}: {error}\n  It seems to read values of x "
+                "beyond observing them; move what it needs into a context argument."
+            ) from error
+
+    def _refuse_nan(self, values: Mapping[str, Tensor]) -> None:
+        for name, value in values.items():
+            if value.is_floating_point() and bool(value.isnan().any()):
+                raise ValueError(
+                    f"site '{name}' gives NaN without data: the model reads values of x beyond observing them, or "
+                    "its parameters are NaN. Move what it needs of x into a context argument."
+                )
+
+
+def check_count(name: str, value: int) -> None:
+    """Raise unless `value` is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} is {value!r}: expected a whole number of at least 1.")
+
+
+RowSpecs: TypeAlias = list[tuple[torch.dtype, torch.Size] | None]
+
+
+def _check_specs(data: Rows, specs: RowSpecs) -> None:
+    if len(data.arguments) != len(specs):
+        raise ValueError(
+            f"got {len(data.arguments)} data arguments: this VAE takes {len(specs)} (x and {len(specs) - 1} of "
+            "context)."
+        )
+    for place, (argument, spec) in enumerate(zip(data.arguments, specs, strict=True)):
+        name = "x" if place == 0 else f"context {place}"
+        if isinstance(argument, Tensor) != (spec is not None):
+            raise ValueError(f"{name} is {type(argument).__name__}, unlike in this VAE's first batch.")
+        if spec is None:
+            continue
+        dtype, shape = spec
+        if argument.shape[1:] != shape:
+            raise ValueError(
+                f"{name} has rows of shape {list(argument.shape[1:])}: this VAE takes rows of shape {list(shape)}."
+            )
+        if argument.dtype != dtype:
+            hint = (
+                f"{name}.float() / 255 for 8-bit images" if dtype.is_floating_point else f"{name}.to({dtype})"
+            )
+            raise TypeError(f"{name} is {argument.dtype}: this VAE takes {dtype}. Convert it, e.g. {hint}.")
+
+
+def _to_json(layout: Layout | None, specs: RowSpecs | None) -> Any:
+    if layout is None or specs is None:
+        return None
+
+    def sites(group: Mapping[str, SiteLayout]) -> Any:
+        return {name: [list(site.event_shape), list(site.inner_dims)] for name, site in group.items()}
+
+    return {
+        "sample_dim": layout.sample_dim,
+        "latents": sites(layout.latents),
+        "observed": sites(layout.observed),
+        "broadcasts": [layout.guide_broadcasts, layout.model_broadcasts],
+        "rows": [s and [str(s[0]).removeprefix("torch."), list(s[1])] for s in specs],
+    }
+
+
+def _from_json(pair: Any) -> tuple[Layout | None, RowSpecs | None]:
+    if pair is None:
+        return None, None
+
+    def sites(group: Any) -> dict[str, SiteLayout]:
+        return {n: SiteLayout(torch.Size(event), tuple(inner)) for n, (event, inner) in group.items()}
+
+    layout = Layout(pair["sample_dim"], sites(pair["latents"]), sites(pair["observed"]), *pair["broadcasts"])
+    return layout, [s and (getattr(torch, s[0]), torch.Size(s[1])) for s in pair["rows"]]
+
+
+def _one_or_dict(values: dict[str, Tensor]) -> Latents:
+    return next(iter(values.values())) if len(values) == 1 else values
+
+
+def _joined(parts: Iterable[Any]) -> str:
+    return ", ".join(str(part) for part in parts)
