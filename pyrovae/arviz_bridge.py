@@ -85,6 +85,7 @@ def to_arviz(
     return _wrap(groups)
 
 
+_BY_ROW = ("log_likelihood", "sample_stats")
 _WITHOUT_DRAWS = ("observed_data", "constant_data")
 
 
@@ -130,7 +131,8 @@ class _Names:
         for site, value in values.items():
             array = value.detach().cpu().numpy()
             array = array if group in _WITHOUT_DRAWS else array[None]
-            variables[site] = ([*leading, *self._event_dims(site, array.ndim - len(leading))], array)
+            event = [] if group in _BY_ROW else self._event_dims(site, array.ndim - len(leading))
+            variables[site] = ([*leading, *event], array)
         dataset = xr.Dataset(variables, attrs={"inference_library": "pyrovae"})
         labels = {dim: np.arange(size) for dim, size in dataset.sizes.items()}
         labels |= {dim: self.coords[str(dim)] for dim in dataset.sizes if dim in self.coords}

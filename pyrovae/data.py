@@ -88,7 +88,8 @@ def _as_tensor(argument: Any, name: str) -> Any:
         raise TypeError(
             f"{name} is an array of {argument.dtype}: expected numbers. Encode text and objects as numbers first."
         )
-    tensor = torch.tensor(argument) if not argument.flags.writeable else torch.as_tensor(argument)
+    argument = np.ascontiguousarray(argument)
+    tensor = torch.as_tensor(argument) if argument.flags.writeable else torch.tensor(argument)
     return tensor.to(torch.get_default_dtype()) if tensor.is_floating_point() else tensor
 
 

@@ -177,7 +177,8 @@ def guide_means(pair: Pair, arguments: Arguments, num_samples: int) -> dict[str,
     a family has them (Rao-Blackwell) and of the draws themselves where not.
     """
     if len(pair.layout.latents) == 1:
-        sites = run_guide(pair, arguments, 1)
+        with fixed_seed(0, arguments[0].device):  # the draw is not used
+            sites = run_guide(pair, arguments, 1)
         mean = _site_mean(
             sites[next(iter(pair.layout.latents))], 1, pair.layout, pair.layout.guide_broadcasts
         )

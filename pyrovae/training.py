@@ -94,17 +94,17 @@ def fit(
         train = _checked(vae, data).to(vae.device)
         held_out = None if validation is None else _checked(vae, validation, "validation ")
         stepper = _Stepper(vae, objective, _optimizer(vae, optimizer), min(batch_size, len(train)))
+        # The same draws each epoch: the curve shows the change of the model, not of the noise.
+        valid_seed = int(torch.randint(2**62, ()))
         history = []
         bar = tqdm(range(1, epochs + 1), desc="fit", unit="epoch", disable=not progress)
         for epoch in bar:
             started = time.perf_counter()
             loss, bound, reconstruction, rate = stepper.epoch(train)
             seconds = time.perf_counter() - started
-            valid = (
-                math.nan
-                if held_out is None
-                else float(elbo(vae, *held_out.arguments, num_samples=1).elbo.mean())
-            )
+            valid = math.nan
+            if held_out is not None:
+                valid = float(elbo(vae, *held_out.arguments, num_samples=1, seed=valid_seed).elbo.mean())
             history.append((epoch, loss, bound, reconstruction, rate, valid, seconds))
             bar.set_postfix_str(f"ELBO {bound:.2f}" + ("" if held_out is None else f", valid {valid:.2f}"))
     return pd.DataFrame(history, columns=list(COLUMNS))

@@ -81,20 +81,20 @@ class VAE(PairParameters):
         tensor = next((t for t in (*self.parameters(), *self.buffers())), None)
         return torch.device("cpu") if tensor is None else tensor.device
 
-    def rows(self, x: Any, *context: Any) -> Rows:
-        """Check data against the pair and hand them back as `Rows`; inspects the pair at the first call.
+    def rows(self, *data: Any) -> Rows:
+        """Check data `x, *context` against the pair and hand them back as `Rows`; inspects the pair at the first call.
 
         Raises:
             ValueError, TypeError: see `pyrovae.data.Rows` and `pyrovae.contract`; rows of another shape or
                 dtype than those that the pair was inspected with.
 
         """
-        data = Rows((x, *context))
+        rows_of_data = Rows(data)
         if self._row_specs is None:
-            self._inspect(data)
+            self._inspect(rows_of_data)
         else:
-            _check_specs(data, self._row_specs)
-        return data
+            _check_specs(rows_of_data, self._row_specs)
+        return rows_of_data
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

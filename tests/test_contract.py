@@ -1,0 +1,354 @@
+"""A catalogue of wrong programs and wrong data: each raises, before any training, and says what to do."""
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+import pyrovae as pv
+from tests.pairs import PAIRS, binary_rows, composed
+
+X = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
+
+
+def good_model(x):
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.sample(
+            "x", dist.Normal(z.sum(-1, keepdim=True), 1.0).expand([*z.shape[:-1], 3]).to_event(1), obs=x
+        )
+
+
+def good_guide(x):
+    with pyro.plate("rows", len(x)):
+        pyro.sample("z", dist.Normal(x[:, :2], 1.0).to_event(1))
+
+
+def model_without_plate(x):
+    z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(2))
+    with pyro.plate("rows", len(x)):
+        pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True).expand(-1, 3), 1.0).to_event(1), obs=x)
+
+
+def model_with_second_plate(x):
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+    with pyro.plate("again", len(x)):
+        pyro.sample(
+            "x", dist.Normal(z.sum(-1, keepdim=True), 1.0).expand([*z.shape[:-1], 3]).to_event(1), obs=x
+        )
+
+
+def model_with_nested_plate(x):
+    with pyro.plate("rows", len(x)), pyro.plate("rows too", len(x), dim=-2):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.sample(
+            "x", dist.Normal(z.sum(-1, keepdim=True), 1.0).expand([*z.shape[:-1], 3]).to_event(1), obs=x
+        )
+
+
+def model_with_fixed_plate(x):
+    with pyro.plate("rows", 128):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True), 1.0).expand([*z.shape[:-1], 3]).to_event(1))
+    pyro.sample("y", dist.Normal(0.0, 1.0), obs=torch.tensor(0.0))
+
+
+def model_with_inner_subsampling(x):
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        with pyro.plate("features", 3, subsample_size=2, dim=-2) as index:
+            pyro.sample("x", dist.Normal(z.sum(-1), 1.0), obs=x.T[index])
+
+
+def model_without_event(x):
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True).expand(*z.shape[:-1], 3), 1.0), obs=x)
+
+
+def model_without_observation(x):
+    with pyro.plate("rows", len(x)):
+        pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+
+
+def model_without_latents(x):
+    with pyro.plate("rows", len(x)):
+        pyro.sample("x", dist.Normal(torch.zeros(3), 1.0).to_event(1), obs=x)
+
+
+def model_of_other_size(x):
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True), 1.0).to_event(1), obs=x)
+
+
+def model_of_broadcast_row(x):
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.sample(
+            "x", dist.Normal(z.sum(-1, keepdim=True).expand(*z.shape[:-1], 3), 1.0).to_event(1), obs=x[:, :1]
+        )
+
+
+def guide_that_forgets(x):
+    with pyro.plate("rows", len(x)):
+        pass
+
+
+def guide_with_more(x):
+    good_guide(x)
+    with pyro.plate("rows_", len(x)):
+        pyro.sample("w", dist.Normal(x[:, 0], 1.0))
+
+
+def guide_of_other_size(x):
+    with pyro.plate("rows", len(x)):
+        pyro.sample("z", dist.Normal(x, 1.0).to_event(1))
+
+
+def guide_that_observes(x):
+    with pyro.plate("rows", len(x)):
+        pyro.sample("z", dist.Normal(x[:, :2], 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(x, 1.0).to_event(1), obs=x)
+
+
+def guide_without_plate(x):
+    pyro.sample("z", dist.Normal(x[:, :2], 1.0).to_event(2))
+
+
+def guide_of_other_signature(x, y):
+    good_guide(x)
+
+
+WRONG = {
+    "model without plate": (
+        model_without_plate,
+        good_guide,
+        "site 'z' of the model stands outside a row plate",
+    ),
+    "guide without plate": (
+        good_model,
+        guide_without_plate,
+        "site 'z' of the guide stands outside a row plate",
+    ),
+    "second plate": (model_with_second_plate, good_guide, "second batch plate at dim -1: 'rows'.*'again'"),
+    "nested plate": (
+        model_with_nested_plate,
+        good_guide,
+        "lies in a second batch plate, 'rows too' at dim -2",
+    ),
+    "inner subsampling": (
+        model_with_inner_subsampling,
+        good_guide,
+        "'features' at dim -2 of the model is subsampled",
+    ),
+    "no to_event": (model_without_event, good_guide, r"failed on its first rows.*(?s:.)*x"),
+    "no observation": (model_without_observation, good_guide, "observes nothing.*obs=x"),
+    "no latents": (model_without_latents, good_guide, "the model has no latents"),
+    "other event": (model_of_other_size, good_guide, r"'x' has event shape \(1,\).*rows of shape \(3,\)"),
+    "broadcast row": (
+        model_of_broadcast_row,
+        good_guide,
+        r"'x' has event shape \(3,\).*rows of shape \(1,\)",
+    ),
+    "forgotten latent": (good_model, guide_that_forgets, "the guide forgets the latent 'z'"),
+    "unknown latent": (good_model, guide_with_more, "the guide samples 'w', which the model does not know"),
+    "latent of other size": (good_model, guide_of_other_size, r"'z' has event shape \(2,\).*shape \(3,\)"),
+    "observing guide": (good_model, guide_that_observes, "the guide observes 'x'"),
+    "other signature": (
+        good_model,
+        guide_of_other_signature,
+        r"(?s)the guide failed.*both take \(x, \*context\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize("call", [pv.elbo, pv.log_marginal, pv.to_arviz, pv.fit])
+def test_wrong_programs_raise_before_any_work(name, call):
+    model, guide, message = WRONG[name]
+    with pytest.raises(ValueError, match=message):
+        call(pv.VAE(model, guide), X)
+
+
+def test_a_plate_of_fixed_size():
+    def model(x):
+        with pyro.plate("rows", 128):
+            z = pyro.sample("z", dist.Normal(torch.zeros(128), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=torch.zeros(128))
+
+    def guide(x):
+        with pyro.plate("rows", 128):
+            pyro.sample("z", dist.Normal(torch.zeros(128), 1.0))
+
+    with pytest.raises(
+        ValueError, match=r"has 128 rows at site 'z', but the batch has 7.*pyro.plate\('rows', len\(x\)\)"
+    ):
+        pv.elbo(pv.VAE(model, guide), X)
+
+
+def test_the_good_pair_is_good():
+    assert len(pv.elbo(pv.VAE(good_model, good_guide), X)) == 12
+
+
+# Data
+
+
+def changed(x, row, value):
+    x = x.clone()
+    x[row, 1] = value
+    return x
+
+
+CALLS = [
+    lambda vae, *data: pv.fit(vae, data, epochs=1, progress=False),
+    pv.elbo,
+    pv.log_marginal,
+    pv.to_arviz,
+    lambda vae, *data: vae.encode(*data),
+]
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(
+    "value, message",
+    [
+        (float("nan"), r"x holds NaN in row 30 \(1 such rows"),
+        (float("inf"), "x holds an infinite value in row 30"),
+    ],
+)
+def test_values_that_are_not_finite(call, value, message):
+    with pytest.raises(ValueError, match=message):
+        call(composed(), changed(binary_rows(), 30, value))
+
+
+@pytest.mark.parametrize("call", CALLS[:-1])
+@pytest.mark.parametrize("row", [0, 30, 299])
+def test_values_outside_the_support(call, row):
+    vae = composed()
+    x = binary_rows(300)
+    before = [p.clone() for p in vae.parameters()]
+    message = rf"row {row} of the data lies outside the support of site 'x': Bernoulli .* 0\.5\. Binarize"
+    with pytest.raises(ValueError, match=message):
+        call(vae, changed(x, row, 0.5))
+    assert all(torch.equal(a, b) for a, b in zip(before, vae.parameters(), strict=True))
+
+
+def test_support_is_checked_with_validation_off():
+    pyro.enable_validation(False)
+    with pytest.raises(ValueError, match="row 3 of the data lies outside"):
+        pv.elbo(composed(), changed(binary_rows(), 3, 0.5))
+
+
+def test_validation_data_are_named():
+    with pytest.raises(ValueError, match="validation data: row 3 of the data lies outside"):
+        pv.fit(composed(), binary_rows(), validation=changed(binary_rows(), 3, 0.5), progress=False)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_rows_of_another_shape(call):
+    vae = composed()
+    with pytest.raises(
+        ValueError, match=r"(?s)the guide failed on its first rows: .*6 features and got 5.*\[7, 5\]"
+    ):
+        call(vae, binary_rows(D=5))
+    vae.rows(binary_rows())
+    with pytest.raises(ValueError, match=r"x has rows of shape \[5\]: this VAE takes rows of shape \[6\]"):
+        call(vae, binary_rows(D=5))
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_integer_images(call):
+    vae = composed()
+    images = torch.randint(0, 255, (20, 6), dtype=torch.uint8)
+    with pytest.raises(TypeError, match=r"x holds integers \(torch.uint8\).*x.float\(\) / 255"):
+        call(vae, images)
+    vae.rows(binary_rows())
+    with pytest.raises(TypeError, match=r"x is torch.uint8: this VAE takes torch.float32.*x.float\(\) / 255"):
+        call(vae, images)
+
+
+def test_double_precision_where_the_networks_are_single():
+    with pytest.raises(TypeError, match=r"x is torch.float64 and the networks are probably torch.float32"):
+        pv.elbo(composed(), binary_rows().double())
+
+
+def test_rows_of_context_that_differ():
+    make, context = PAIRS["methods"]
+    with pytest.raises(
+        ValueError, match="x has 40 rows and context 1 has 39: each row of x needs its own context"
+    ):
+        pv.fit(make(), (binary_rows(), *context(39)), progress=False)
+
+
+def test_context_forgotten():
+    make, context = PAIRS["methods"]
+    vae = make()
+    with pytest.raises(ValueError, match=r"(?s)the model failed.*both take \(x, \*context\)"):
+        pv.elbo(vae, binary_rows())
+    vae.rows(binary_rows(), *context(40))
+    with pytest.raises(ValueError, match="got 1 data arguments: this VAE takes 3"):
+        pv.elbo(vae, binary_rows())
+
+
+@pytest.mark.parametrize(
+    "data, error, message",
+    [
+        (torch.zeros(0, 6), ValueError, "the data have no rows"),
+        (np.zeros((0, 6)), ValueError, "the data have no rows"),
+        ((), ValueError, "empty tuple"),
+        (torch.tensor(3.0), ValueError, "x is a scalar"),
+        ([[0.0] * 6], TypeError, "x is list: expected a tensor or a NumPy array"),
+        (np.array([["a"] * 6]), TypeError, "expected numbers"),
+    ],
+)
+def test_data_that_are_no_rows(data, error, message):
+    with pytest.raises(error, match=message):
+        pv.fit(composed(), data, progress=False)
+
+
+def test_numpy_and_pandas_are_taken_as_rows():
+    import pandas as pd
+
+    x = binary_rows()
+    reference = pv.elbo(vae := composed(), x, seed=0).elbo
+    for same in (x.numpy(), x.numpy().astype(np.float64), pd.DataFrame(x.numpy())):
+        assert torch.equal(pv.elbo(vae, same, seed=0).elbo, reference)
+    frozen = x.numpy().copy()
+    frozen.setflags(write=False)
+    assert torch.equal(pv.elbo(vae, frozen, seed=0).elbo, reference)
+
+
+@pytest.mark.parametrize("name", ["epochs", "batch_size"])
+@pytest.mark.parametrize("value", [0, -3, 1.5])
+def test_counts_of_fit(name, value):
+    with pytest.raises(ValueError, match=f"{name} is .*: expected a whole number of at least 1"):
+        pv.fit(composed(), binary_rows(), **{name: value})
+
+
+def test_a_device_that_is_not_there():
+    name = "cuda:99"
+    with pytest.raises(ValueError, match=r"device 'cuda:99' is not there: this machine has cpu"):
+        pv.fit(composed(), binary_rows(), device=name)
+    with pytest.raises(ValueError, match="device 'gpu' is not there"):
+        pv.fit(composed(), binary_rows(), device="gpu")
+
+
+def test_objectives_and_optimizers_of_another_kind():
+    x = binary_rows()
+    with pytest.raises(TypeError, match=r"expected a pyro.infer.ELBO such as pyro.infer.Trace_ELBO\(\)"):
+        pv.fit(composed(), x, objective="elbo")
+    with pytest.raises(TypeError, match="expected a torch optimizer"):
+        pv.fit(composed(), x, optimizer=lambda parameters: None)
+    with pytest.raises(ValueError, match="holds 2 parameters that are not this VAE's"):
+        pv.fit(composed(), x, optimizer=torch.optim.Adam(nn.Linear(2, 2).parameters()))
+    with pytest.raises(TypeError, match="learning_rate"):
+        pv.fit(composed(), x, learning_rate=3)
+
+
+def test_without_parameters_there_is_nothing_to_train():
+    with pytest.raises(ValueError, match="no parameters to train"):
+        pv.fit(pv.VAE(good_model, good_guide), X)

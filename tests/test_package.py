@@ -1,0 +1,139 @@
+"""The package as a thing: imports, side effects, documentation, what runs from it."""
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pyrovae as pv
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted(
+    m.name for m in pkgutil.walk_packages(pv.__path__, "pyrovae.") if m.name != "pyrovae.__main__"
+)
+
+STATE = """
+import random, sys, warnings
+import numpy, pandas, pyro, safetensors.torch, torch, tqdm, xarray
+{before}
+
+def state():
+    return dict(
+        torch_validation=torch.distributions.Distribution._validate_args,
+        pyro_validation=pyro.distributions.distribution.Distribution.has_rsample,
+        pyro_settings=pyro.settings.get(),
+        dtype=torch.get_default_dtype(),
+        device=str(torch.empty(0).device),
+        grad=torch.is_grad_enabled(),
+        threads=torch.get_num_threads(),
+        deterministic=torch.are_deterministic_algorithms_enabled(),
+        torch_random=torch.get_rng_state().tolist(),
+        numpy_random=str(numpy.random.get_state()),
+        random=random.getstate(),
+        store=dict(pyro.get_param_store()),
+        filters=list(warnings.filters),
+        printing=numpy.get_printoptions(),
+        pandas=pandas.get_option("display.width"),
+    )
+
+before = state()
+import pyrovae
+{after}
+changed = [name for name, value in state().items() if value != before[name]]
+assert not changed, changed
+assert "matplotlib" not in sys.modules and "arviz" not in sys.modules and "sklearn" not in sys.modules
+"""
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize(
+    "before", ["", "pyro.enable_validation(False)", "torch.set_default_dtype(torch.float64)"]
+)
+def test_importing_changes_nothing_process_wide(before):
+    result = run(STATE.format(before=before, after=""))
+    assert result.returncode == 0, result.stderr
+
+
+def test_that_test_can_fail():
+    for change in (
+        "pyro.enable_validation(False)",
+        "torch.rand(1)",
+        "warnings.simplefilter('ignore')",
+        "pyro.param('a', torch.ones(1))",
+    ):
+        result = run(STATE.format(before="", after=change))
+        assert "AssertionError" in result.stderr, change
+
+
+def test_the_engine_imports_no_particular_model_or_guide():
+    for module in MODULES:
+        if module.startswith(("pyrovae.models", "pyrovae.guides")) or module == "pyrovae.demo":
+            continue
+        source = inspect.getsource(importlib.import_module(module))
+        assert not re.search(r"^(from|import) pyrovae\.(models|guides)", source, re.MULTILINE), module
+
+
+@pytest.mark.parametrize("name", ["models", "guides"])
+def test_a_second_copy_under_another_name_is_refused(name):
+    result = run(f"import {name}")
+    assert f"import this package as pyrovae.{name}" in result.stderr
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_docstring_examples(module):
+    found = doctest.testmod(
+        importlib.import_module(module), optionflags=doctest.ELLIPSIS, extraglobs=_doctest_names()
+    )
+    assert found.failed == 0
+
+
+def _doctest_names():
+    import torch
+
+    return {"torch": torch}
+
+
+def public():
+    for package in (pv, pv.models, pv.guides, pv.nn):
+        names = getattr(package, "__all__", None) or [
+            n
+            for n, v in vars(package).items()
+            if getattr(v, "__module__", None) == package.__name__ and n[0] != "_"
+        ]
+        for name in names:
+            value = getattr(package, name)
+            if inspect.isclass(value) or inspect.isfunction(value):
+                yield f"{package.__name__}.{name}", value
+
+
+def test_every_public_name_is_documented_with_an_example():
+    results = {"pyrovae.Elbo", "pyrovae.LogMarginal", "pyrovae.nn.join"}  # their makers' examples show them
+    lacking = [
+        name
+        for name, value in public()
+        if not value.__doc__ or (">>>" not in value.__doc__ and name not in results)
+    ]
+    assert lacking == []
+
+
+def test_the_readmes_code_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert blocks
+    namespace = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), namespace)
+
+
+def test_the_versions_agree():
+    assert f"## {pv.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"version: {pv.__version__}" in (ROOT / "CITATION.cff").read_text()

@@ -1,0 +1,49 @@
+"""Pareto k against ArviZ's own, row by row."""
+
+import numpy as np
+import pytest
+import torch
+
+from pyrovae.psis import pareto_k
+
+arviz = pytest.importorskip("arviz")
+
+
+def k_by_arviz(log_weights):
+    if hasattr(arviz, "psislw"):
+        return arviz.psislw(log_weights.T.copy())[1]
+    from arviz_stats.base import array_stats
+
+    return np.array([array_stats.psislw(column.copy(), axis=-1)[1] for column in log_weights.T])
+
+
+@pytest.mark.parametrize("S", [10, 25, 26, 100, 1000, 2500])
+@pytest.mark.parametrize("spread", [0.1, 1.0, 4.0, 300.0])
+def test_k_equals_arviz(S, spread):
+    log_weights = np.random.default_rng(S).normal(scale=spread, size=(S, 6)) - 1000
+    ours = pareto_k(torch.as_tensor(log_weights)).numpy()
+    np.testing.assert_allclose(ours, k_by_arviz(log_weights), rtol=1e-6, atol=1e-6)
+
+
+def test_ties_and_underflow_as_arviz():
+    rng = np.random.default_rng(0)
+    log_weights = rng.normal(size=(400, 4))
+    log_weights[:, 0] = np.round(log_weights[:, 0], 1)
+    log_weights[:, 1] *= 1e4
+    log_weights[:300, 2] = -np.inf
+    log_weights[:, 3] = np.repeat(rng.normal(size=100), 4)
+    ours = pareto_k(torch.as_tensor(log_weights)).numpy()
+    np.testing.assert_allclose(ours, k_by_arviz(log_weights), rtol=1e-6, atol=1e-6)
+
+
+def test_too_few_draws_are_infinite_and_constant_weights_have_no_tail():
+    assert pareto_k(torch.randn(4, 3)).tolist() == [float("inf")] * 3
+    assert pareto_k(torch.full((1000, 2), -3.0)).tolist() == [-float("inf")] * 2
+
+
+def test_k_finds_the_tail_of_a_pareto_distribution():
+    # Weights w = u^-k have a generalized Pareto tail of shape k.
+    uniform = torch.rand(20000, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for k in (0.3, 0.7, 1.2):
+        estimates = pareto_k(-k * uniform.log())
+        assert float(estimates.mean()) == pytest.approx(k, abs=0.05)

@@ -1,0 +1,217 @@
+"""The waist: row-wise densities against hand-computed ones."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from torch import nn
+
+import pyrovae as pv
+from pyrovae import rows
+from tests.oracles import ExactGuide, LinearGaussian, WideGuide
+
+
+def terms_of(vae, x, *context, num_samples=4, seed=0):
+    vae.rows(x, *context)
+    with vae.evaluating(), rows.fixed_seed(seed, vae.device):
+        return rows.row_terms(vae, (x, *context), num_samples)
+
+
+@pytest.fixture
+def linear():
+    model = LinearGaussian()
+    return pv.VAE(model, WideGuide(model)), model.data(5)
+
+
+def test_terms_are_the_densities_of_the_programs(linear):
+    vae, x = linear
+    terms = terms_of(vae, x)
+    z = terms.latents["z"]
+    model, exact = vae.model, vae.model.posterior(x)
+    scale = 1.3 * exact.variance.sqrt()
+    assert z.shape == (4, 5, 2)
+    expected_prior = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1)
+    expected_guide = torch.distributions.Normal(exact.mean + 0.2 * scale, scale).log_prob(z).sum(-1)
+    expected = torch.distributions.Normal(z @ model.W.T + model.b, model.scale).log_prob(x).sum(-1)
+    torch.testing.assert_close(terms.log_prior, expected_prior)
+    torch.testing.assert_close(terms.log_guide, expected_guide)
+    torch.testing.assert_close(terms.log_likelihood, expected)
+    torch.testing.assert_close(terms.rate, vae.guide.kl(x).expand(4, 5))
+
+
+def test_the_encoder_runs_once_for_all_samples(linear):
+    vae, x = linear
+    vae.rows(x)
+    calls = []
+    posterior = vae.model.posterior
+    vae.model.posterior = lambda x: calls.append(len(x)) or posterior(x)
+    terms_of(vae, x, num_samples=50)
+    assert calls == [5]
+
+
+def pair_with_plate(subsampled):
+    """One pair, its rows in a plain plate or in a subsample of 1000."""
+
+    def rows_plate(x):
+        return pyro.plate("rows", 1000, subsample_size=len(x)) if subsampled else pyro.plate("rows", len(x))
+
+    def model(x):
+        with rows_plate(x):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 0.5).to_event(1), obs=x)
+
+    def guide(x):
+        with rows_plate(x):
+            pyro.sample("z", dist.Normal(0.7 * x, 0.6).to_event(1))
+
+    return model, guide
+
+
+def test_a_subsampled_plate_gives_the_same_numbers():
+    x = torch.randn(6, 2)
+    plain, subsampled = (pv.VAE(*pair_with_plate(s)) for s in (False, True))
+    for function in (pv.elbo, pv.log_marginal):
+        a, b = (function(vae, x, num_samples=30, seed=3).to_frame() for vae in (plain, subsampled))
+        assert a.equals(b)
+
+
+class Flattening(nn.Module):
+    """Networks that only accept [B, features], in the manner of reshape(-1, 784)."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(4, 2), nn.Linear(2, 4)
+
+    def model(self, x):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            logits = self.decoder(z.reshape(len(x), 2))
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x.reshape(-1, 4))
+
+    def guide(self, x):
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", dist.Normal(self.encoder(x.reshape(-1, 4)), 1.0).to_event(1))
+
+
+def test_a_program_that_cannot_broadcast_runs_on_repeated_rows_with_the_same_results():
+    module = Flattening()
+    x = torch.bernoulli(torch.full((9, 2, 2), 0.5))
+
+    class Broadcasting(Flattening):
+        def model(self, x):
+            with pyro.plate("rows", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                pyro.sample("x", dist.Bernoulli(logits=self.decoder(z)).to_event(1), obs=x.reshape(-1, 4))
+
+    twin = Broadcasting()
+    twin.load_state_dict(module.state_dict())
+    repeated, broadcast = pv.VAE(module.model, module.guide), pv.VAE(twin.model, twin.guide)
+    a, b = (pv.log_marginal(vae, x, num_samples=100, seed=0).to_frame() for vae in (repeated, broadcast))
+    assert (repeated.layout.model_broadcasts, repeated.layout.guide_broadcasts) == (False, True)
+    assert (broadcast.layout.model_broadcasts, broadcast.layout.guide_broadcasts) == (True, True)
+    torch.testing.assert_close(torch.tensor(a.to_numpy()), torch.tensor(b.to_numpy()), rtol=1e-4, atol=1e-4)
+    a, b = (pv.elbo(vae, x, num_samples=7, seed=0).to_frame() for vae in (repeated, broadcast))
+    torch.testing.assert_close(torch.tensor(a.to_numpy()), torch.tensor(b.to_numpy()), rtol=1e-5, atol=1e-5)
+    assert repeated.decode(torch.zeros(3, 5, 2)).shape == (3, 5, 4)
+    torch.testing.assert_close(repeated.decode(torch.ones(3, 5, 2)), broadcast.decode(torch.ones(3, 5, 2)))
+
+
+def test_scales_are_left_out_and_masks_are_kept():
+    def model(x, mask):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            with poutine.scale(scale=17.0), poutine.mask(mask=mask):
+                pyro.sample("x", dist.Normal(z, 0.5).to_event(1), obs=x)
+
+    def guide(x, mask):
+        with pyro.plate("rows", len(x)), poutine.scale(scale=0.1):
+            pyro.sample("z", dist.Normal(x, 1.0).to_event(1))
+
+    x, mask = torch.randn(6, 2), torch.tensor([True, False, True, True, False, True])
+    terms = terms_of(pv.VAE(model, guide), x, mask)
+    z = terms.latents["z"]
+    expected = torch.distributions.Normal(z, 0.5).log_prob(x).sum(-1) * mask
+    torch.testing.assert_close(terms.log_likelihood, expected)
+    torch.testing.assert_close(terms.log_guide, torch.distributions.Normal(x, 1.0).log_prob(z).sum(-1))
+
+
+def test_a_plate_inside_the_rows_is_summed_and_users_see_rows_first():
+    def model(x):
+        with pyro.plate("rows", len(x)):
+            w = pyro.sample("w", dist.Normal(0.0, 1.0))
+            with pyro.plate("steps", 3, dim=-2):
+                z = pyro.sample("z", dist.Normal(w, 1.0))
+                pyro.sample("x", dist.Normal(z, 0.5), obs=x.T)
+
+    def guide(x):
+        with pyro.plate("rows", len(x)):
+            pyro.sample("w", dist.Normal(0.1, 1.0))
+            with pyro.plate("steps", 3, dim=-2):
+                pyro.sample("z", dist.Normal(0.2, 1.1))
+
+    x = torch.randn(5, 3)
+    vae = pv.VAE(model, guide)
+    terms = terms_of(vae, x)
+    normal = torch.distributions.Normal
+    w, z = terms.latents["w"], terms.latents["z"]
+    assert (w.shape, z.shape) == ((4, 1, 5), (4, 3, 5))
+    expected_prior = normal(0.0, 1.0).log_prob(w[:, 0]) + normal(w, 1.0).log_prob(z).sum(1)
+    torch.testing.assert_close(terms.log_prior, expected_prior)
+    torch.testing.assert_close(terms.log_likelihood, normal(z, 0.5).log_prob(x.T).sum(1))
+    draws = vae.sample_posterior(x, num_samples=4)
+    assert {name: tuple(value.shape) for name, value in draws.items()} == {"w": (4, 5), "z": (4, 5, 3)}
+    assert vae.decode(draws).shape == (4, 5, 3)
+    assert vae.generate(6).shape == (6, 3)
+    repeated = {**terms.latents}
+    scored = rows.run_model(vae, (x,), repeated, broadcasts=False)
+    for name, site in terms.model_sites.items():
+        torch.testing.assert_close(scored[name].log_prob, site.log_prob)
+
+
+def test_a_row_does_not_depend_on_the_other_rows(linear):
+    vae, x = linear
+    latents = terms_of(vae, x).latents
+    with vae.evaluating():
+        whole = rows.run_model(vae, (x,), latents)["x"].log_prob
+        one = rows.slice_latents(latents, vae.layout, slice(None), slice(2, 3))
+        alone = rows.run_model(vae, (x[2:3],), one)["x"].log_prob
+    torch.testing.assert_close(whole[:, 2:3], alone)
+
+
+def test_auxiliary_sites_of_the_guide_count_in_q():
+    def model(x):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("rows", len(x)):
+            a = pyro.sample("a", dist.Normal(x / 2, 1.0), infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Delta(a))
+
+    x = torch.randn(5)
+    terms = terms_of(pv.VAE(model, guide), x)
+    z = terms.latents["z"]
+    torch.testing.assert_close(terms.log_guide, torch.distributions.Normal(x / 2, 1.0).log_prob(z))
+    sampled = terms.log_guide - terms.log_prior
+    torch.testing.assert_close(terms.rate, sampled)
+
+
+def test_batch_terms_tell_the_parts_of_a_pyro_objective(linear):
+    vae, x = linear
+    recorder = rows.BatchTerms()
+    objective = pyro.infer.Trace_ELBO(num_particles=3)
+    with vae.evaluating():
+        loss = objective.loss(recorder.model(vae.model), recorder.guide(vae.guide), x)
+        bound, reconstruction, rate = recorder.take(3)
+    assert loss == pytest.approx(-float(bound), rel=1e-6)
+    torch.testing.assert_close(bound, reconstruction - rate)
+    assert float(recorder.plate_scale) == 1.0
+
+
+def test_exact_guide_makes_weights_constant():
+    model = LinearGaussian(K=3, D=6)
+    x = model.data(20)
+    terms = terms_of(pv.VAE(model, ExactGuide(model)), x, num_samples=10)
+    torch.testing.assert_close(terms.log_weights, model.evidence().log_prob(x).expand(10, 20))

@@ -1,0 +1,359 @@
+"""Any Pyro pair goes through everything; its parameters are its own; files are safe."""
+
+import json
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+import pyrovae as pv
+from tests.oracles import ExactGuide, LinearGaussian
+from tests.pairs import (
+    PAIRS,
+    Declared,
+    DeclaredGuide,
+    Methods,
+    binary_rows,
+    composed,
+    declared,
+    tutorial,
+    with_param,
+)
+
+
+@pytest.fixture(params=PAIRS)
+def pair(request):
+    make, context = PAIRS[request.param]
+    return make, context
+
+
+def figures(vae, x, *context):
+    bound = pv.elbo(vae, x, *context, num_samples=3, seed=1)
+    marginal = pv.log_marginal(vae, x, *context, num_samples=30, seed=1)
+    return torch.cat([torch.tensor(r.to_frame().to_numpy()) for r in (bound, marginal)], 1)
+
+
+def test_a_pair_goes_through_everything_unchanged(pair):
+    make, context = pair
+    x, given = binary_rows(), context(40)
+    vae = make()
+    history = pv.fit(
+        vae, (x, *given), epochs=2, batch_size=16, seed=0, progress=False, validation=(x, *given)
+    )
+    assert bool(np.isfinite(history).all(axis=None))
+    assert bool(figures(vae, x, *given)[:, [0, 1, 2, 3, 4]].isfinite().all())
+    draws = vae.sample_posterior(x, *given, num_samples=3)
+    assert {tuple(value.shape[:2]) for value in draws.values()} == {(3, 40)}
+    z = vae.encode(x, *given)
+    assert vae.decode(z, *given).shape == (40, 6)
+    assert vae.decode(draws, *given).shape == (3, 40, 6)
+    torch.testing.assert_close(
+        vae.reconstruct(x, *given).mean(), vae.decode(z, *given).mean(), atol=0.05, rtol=0
+    )
+    assert vae.generate(5, *context(5)).shape == (5, 6)
+    tree = pv.to_arviz(vae, x[:4], *context(4), num_samples=6)
+    assert tree.posterior.sizes["row"] == 4
+    assert not dict(pyro.get_param_store())
+
+
+def test_save_and_load_into_a_fresh_vae_to_the_bit(pair, tmp_path):
+    make, context = pair
+    x, given = binary_rows(), context(40)
+    vae = make()
+    pv.fit(vae, (x, *given), epochs=2, batch_size=16, seed=0, progress=False)
+    vae.save(tmp_path / "vae")
+    fresh = make()
+    assert fresh.load(tmp_path / "vae") is fresh
+    torch.manual_seed(3)
+    expected = vae.generate(4, *context(4))
+    torch.manual_seed(3)
+    torch.testing.assert_close(fresh.generate(4, *context(4)), expected, rtol=0, atol=0)
+    assert torch.equal(figures(vae, x, *given), figures(fresh, x, *given))
+    seen = make()
+    figures(seen, x, *given)  # its parameters exist already
+    seen.load(tmp_path / "vae")
+    assert torch.equal(figures(vae, x, *given), figures(seen, x, *given))
+    assert {n: p.shape for n, p in vae.named_parameters()} == {n: p.shape for n, p in seen.named_parameters()}
+    fresh.save(tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "vae").read_bytes()
+
+
+def test_training_changes_every_parameter(pair):
+    make, context = pair
+    x, given = binary_rows(), context(40)
+    vae = make()
+    vae.rows(x, *given)
+    before = {name: p.detach().clone() for name, p in vae.named_parameters()}
+    pv.fit(vae, (x, *given), epochs=3, seed=0, progress=False)
+    unchanged = [name for name, p in vae.named_parameters() if torch.equal(p, before[name])]
+    expected = ["guide.encoder.heads.1.weight", "guide.encoder.heads.1.bias"] if make is declared else []
+    assert unchanged == expected
+    assert before
+
+
+def test_two_vaes_share_no_parameters_though_their_names_are_the_same():
+    x = binary_rows()
+    first, second = with_param(), with_param()
+    second.rows(x)
+    before = [p.detach().clone() for p in second.parameters()]
+    pv.fit(first, x, epochs=2, progress=False)
+    assert all(torch.equal(a, b) for a, b in zip(before, second.parameters(), strict=True))
+    assert {n for n, _ in first.named_parameters()} == {n for n, _ in second.named_parameters()}
+
+
+def test_the_users_param_store_is_left_alone():
+    pyro.param("noise", torch.tensor(123.0))
+    try:
+        vae = with_param()
+        pv.fit(vae, binary_rows(), epochs=1, progress=False)
+        assert dict(pyro.get_param_store()) == {"noise": torch.tensor(123.0)}
+    finally:
+        pyro.clear_param_store()
+
+
+def test_a_program_that_raises_leaves_the_users_param_store_as_it_was():
+    def guide(x):
+        pyro.param("half", torch.ones(1))
+        raise RuntimeError("on purpose")
+
+    pyro.param("mine", torch.tensor(1.0))
+    try:
+        with pytest.raises(ValueError, match="on purpose"):
+            pv.elbo(pv.VAE(composed().model, guide), binary_rows())
+        assert list(pyro.get_param_store()) == ["mine"]
+    finally:
+        pyro.clear_param_store()
+
+
+def test_a_module_of_two_vaes_is_shared():
+    module = Methods()
+    first, second = (pv.VAE(module.model, module.guide) for _ in range(2))
+    assert {id(p) for p in first.parameters()} == {id(p) for p in second.parameters()}
+
+
+def test_pyro_params_of_one_name_in_model_and_guide_are_refused():
+    class Clashing(DeclaredGuide):
+        def __init__(self):
+            super().__init__()
+            self.noise = pyro.nn.PyroParam(torch.tensor(0.5))
+
+    with pytest.raises(ValueError, match="both have a PyroParam 'noise'"):
+        pv.VAE(Declared(), Clashing())
+
+
+def test_encode_is_the_posterior_mean():
+    model = LinearGaussian(K=3, D=5)
+    vae, x = pv.VAE(model, ExactGuide(model)), model.data(10)
+    torch.testing.assert_close(vae.encode(x), model.posterior(x).mean.detach())
+    torch.testing.assert_close(vae.decode(vae.encode(x)), (vae.encode(x) @ model.W.T + model.b).detach())
+    draws = vae.sample_posterior(x, num_samples=20000)["z"]
+    deviation = draws.mean(0) - model.posterior(x).mean
+    limit = 5 * model.posterior(x).variance.sqrt() / 20000**0.5
+    assert bool((deviation.abs() < limit).all())
+
+
+def test_encode_averages_over_the_latents_above():
+    module = Methods()
+    vae = pv.VAE(module.model, module.guide)
+    x, y = binary_rows(8), torch.eye(3)[torch.zeros(8, dtype=torch.long)]
+    means = vae.encode(x, y, num_samples=20000)
+    exact = module.encoder(torch.cat([x, y], -1)).detach()
+    torch.testing.assert_close(means["a"], exact[:, :2])
+    expected = exact[:, 2] + exact[:, :2].sum(-1) / 2
+    torch.testing.assert_close(means["b"], expected, atol=5 * 0.5 * 0.7 * (2 / 20000) ** 0.5, rtol=0)
+
+
+def test_generate_draws_from_the_model():
+    model = LinearGaussian(K=2, D=3)
+    vae = pv.VAE(model, ExactGuide(model), example=model.data(5))
+    draws = vae.generate(40000)
+    evidence = model.evidence()
+    deviation = (draws.mean(0) - evidence.mean) / (evidence.variance / 40000).sqrt()
+    assert float(deviation.abs().max()) < 5
+    torch.testing.assert_close(torch.cov(draws.T), evidence.covariance_matrix, rtol=0.05, atol=0.05)
+    latents, observed = vae.sample_prior(7)
+    assert latents["z"].shape == (7, 2)
+    assert observed["x"].shape == (7, 3)
+
+
+def test_a_model_that_reads_x_does_not_generate_silently():
+    def model(x):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z + x.mean(), 1.0, validate_args=False), obs=x)
+
+    def guide(x):
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", dist.Normal(x, 1.0))
+
+    vae = pv.VAE(model, guide, example=torch.randn(5))
+    with pytest.raises(ValueError, match="reads values of x beyond observing them"):
+        vae.generate(3)
+    with pytest.raises(ValueError, match="context argument"):
+        vae.decode(torch.zeros(4))
+
+
+def test_modes_of_modules_are_restored():
+    vae = tutorial()
+    x = binary_rows()
+    vae.rows(x)
+    vae.train()
+    modes = [m.training for m in vae.modules()]
+    statistics = [b.clone() for b in vae.buffers()]
+    assert statistics
+    figures(vae, x)
+    assert [m.training for m in vae.modules()] == modes
+    assert all(torch.equal(a, b) for a, b in zip(statistics, vae.buffers(), strict=True))
+
+
+def test_functools_partial_and_objects_with_methods():
+    class Holder:
+        def __init__(self):
+            self.net = nn.Linear(2, 6)
+
+        def model(self, x):
+            pyro.module("net", self.net)
+            with pyro.plate("rows", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                pyro.sample("x", dist.Bernoulli(logits=self.net(z)).to_event(1), obs=x)
+
+    def guide(net, x):
+        pyro.module("encoder", net)
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", dist.Normal(net(x), 1.0).to_event(1))
+
+    from functools import partial
+
+    vae = pv.VAE(Holder().model, partial(guide, nn.Linear(6, 2)))
+    pv.fit(vae, binary_rows(), epochs=1, progress=False)
+    assert len(list(vae.parameters())) == 4
+
+
+@pytest.mark.parametrize("program", [None, 3, Declared])
+def test_programs_that_cannot_be_called(program):
+    with pytest.raises(TypeError, match="expected a function, a method or a module"):
+        pv.VAE(program, lambda x: None)
+
+
+def test_what_needs_data_first_says_so():
+    with pytest.raises(ValueError, match="has not seen any data.*example=x"):
+        composed().generate(3)
+
+
+@pytest.mark.parametrize(
+    "z, message",
+    [
+        (torch.zeros(4, 3), r"latent 'z' has shape \[4, 3\]: expected \[B, 2\] or \[S, B, 2\]"),
+        (torch.zeros(2), r"expected \[B, 2\]"),
+        ({"w": torch.zeros(4, 2)}, "got the latents \\['w'\\]: the model has \\['z'\\]"),
+    ],
+)
+def test_latents_that_do_not_fit(z, message):
+    vae = composed()
+    vae.rows(binary_rows())
+    with pytest.raises(ValueError, match=message):
+        vae.decode(z)
+
+
+def test_context_of_another_number():
+    make, context = PAIRS["methods"]
+    vae = make()
+    vae.rows(binary_rows(), *context(40))
+    with pytest.raises(ValueError, match="got 0 context arguments"):
+        vae.generate(4)
+    with pytest.raises(ValueError, match="x has 4 rows and context 1 has 40"):
+        vae.generate(4, *context(40))
+
+
+# Files
+
+
+def test_files_that_are_no_vae(tmp_path):
+    x = binary_rows()
+    vae = composed()
+    vae.rows(x)
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        vae.load(tmp_path / "nowhere")
+    (tmp_path / "text").write_text("hello" * 100)
+    with pytest.raises(ValueError, match="not a saved VAE, or it is truncated"):
+        vae.load(tmp_path / "text")
+    (tmp_path / "empty").write_text("")
+    with pytest.raises(ValueError, match="not a saved VAE"):
+        vae.load(tmp_path / "empty")
+    safetensors.torch.save_file({"a": torch.zeros(2)}, tmp_path / "foreign")
+    with pytest.raises(ValueError, match="safetensors file of another program"):
+        vae.load(tmp_path / "foreign")
+    safetensors.torch.save_file(
+        {}, tmp_path / "other", metadata={"pyrovae": json.dumps({"kind": "checkpoint"})}
+    )
+    with pytest.raises(ValueError, match="not a saved VAE but a saved checkpoint"):
+        vae.load(tmp_path / "other")
+
+
+def test_a_truncated_file_changes_nothing(tmp_path):
+    x = binary_rows()
+    vae = composed(hidden=[50])
+    vae.rows(x)
+    vae.save(tmp_path / "vae")
+    whole = (tmp_path / "vae").read_bytes()
+    before = figures(vae, x)
+    for length in (4, 100, len(whole) // 2, len(whole) - 1):
+        (tmp_path / "part").write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="truncated"):
+            vae.load(tmp_path / "part")
+    assert torch.equal(before, figures(vae, x))
+
+
+def test_another_architecture_names_what_differs_and_changes_nothing(tmp_path):
+    x = binary_rows()
+    composed(hidden=[5]).save(tmp_path / "hidden5")
+    wide = composed(hidden=[7])
+    before = figures(wide, x)
+    with pytest.raises(ValueError, match=r"another architecture: 'guide.*' has shape \[5\].* and \[7\] here"):
+        wide.load(tmp_path / "hidden5")
+    with pytest.raises(
+        ValueError, match="it has 'guide.posterior.network.body.0.bias'.* which this VAE does not"
+    ):
+        composed().load(tmp_path / "hidden5")
+    with pytest.raises(ValueError, match="it lacks"):
+        composed(hidden=[5, 5]).load(tmp_path / "hidden5")
+    with pytest.raises(ValueError, match=r"float32 in the file and torch.float64 here"):
+        composed(hidden=[5]).double().load(tmp_path / "hidden5")
+    assert torch.equal(before, figures(wide, x))
+
+
+def test_saving_is_atomic(tmp_path, monkeypatch):
+    vae = composed()
+    path = tmp_path / "vae"
+    vae.save(path)
+    old = path.read_bytes()
+
+    def half(tensors, file, metadata):
+        file.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", half)
+    with pytest.raises(OSError, match="No space left"):
+        vae.save(path)
+    assert path.read_bytes() == old
+    assert [file.name for file in tmp_path.iterdir()] == ["vae"]
+
+
+def test_tied_weights_are_saved_once(tmp_path):
+    def build():
+        model = Declared()
+        guide = DeclaredGuide()
+        guide.also = model.decoder
+        return pv.VAE(model, guide)
+
+    vae = build()
+    vae.rows(binary_rows())
+    vae.save(tmp_path / "vae")
+    names = list(safetensors.torch.load_file(tmp_path / "vae"))
+    assert not [n for n in names if "also" in n]
+    fresh = build().load(tmp_path / "vae")
+    assert fresh.guide.also.heads[0].weight is fresh.model.decoder.heads[0].weight
