@@ -148,6 +148,6 @@ class _Names:
 def _wrap(groups: dict[str, xr.Dataset]) -> Any:
     import arviz  # not at the top: it takes a second
 
-    if hasattr(arviz, "InferenceData"):
+    if int(arviz.__version__.split(".")[0]) < 1:
         return arviz.InferenceData(**groups)
     return xr.DataTree.from_dict(groups)

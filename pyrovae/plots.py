@@ -66,7 +66,14 @@ def latent_map(ax: Axes, means: Tensor, labels: Any = None) -> Axes:
     for place, label in enumerate(classes):
         chosen = points if label is None else points[np.asarray(labels) == label]
         marker = "o" if label is None else f"${label}$"
-        ax.scatter(chosen[:, 0], chosen[:, 1], s=26, marker=marker, color=COLOURS[place % len(COLOURS)], linewidths=0.3)
+        ax.scatter(
+            chosen[:, 0],
+            chosen[:, 1],
+            s=26,
+            marker=marker,
+            color=COLOURS[place % len(COLOURS)],
+            linewidths=0.3,
+        )
     ax.set(xlabel=axis_names[0], ylabel=axis_names[1], title="Latent map")
     return ax
 

@@ -4,7 +4,9 @@ The shape k of a generalized Pareto distribution fitted to the largest weights t
 sampling can be trusted: below 0.7 the estimate and its error can be relied on; above it the weights' variance
 may not exist. "Pareto Smoothed Importance Sampling" (Vehtari, Simpson, Gelman, Yao, Gabry, 2024),
 https://jmlr.org/papers/v25/19-556.html; the fit is "A New and Efficient Estimation Method for the Generalized
-Pareto Distribution" (Zhang & Stephens, 2009). Figures equal ArviZ's `psislw`, which takes one row at a time.
+Pareto Distribution" (Zhang & Stephens, 2009). The tail is the ceil(min(S / 5, 3 sqrt(S))) largest weights, as in
+the paper. Figures equal those of ArviZ 0.x `psislw`, which takes one row at a time; ArviZ 1.x rounds the tail's
+length down, so that its figures are the same where that length is whole, and slightly off elsewhere.
 """
 
 from __future__ import annotations

@@ -9,22 +9,30 @@ from pyrovae.psis import pareto_k
 arviz = pytest.importorskip("arviz")
 
 
+FIRST_GENERATION = int(arviz.__version__.split(".")[0]) < 1
+
+
 def k_by_arviz(log_weights):
-    if hasattr(arviz, "psislw"):
+    if FIRST_GENERATION:
         return arviz.psislw(log_weights.T.copy())[1]
     from arviz_stats.base import array_stats
 
-    return np.array([array_stats.psislw(column.copy(), axis=-1)[1] for column in log_weights.T])
+    return array_stats.psislw(-log_weights.T, axis=-1)[1]  # it takes minus the log weights
 
 
-@pytest.mark.parametrize("S", [10, 25, 26, 100, 1000, 2500])
+@pytest.mark.parametrize("S", [10, 25, 26, 100, 400, 1000, 2500])
 @pytest.mark.parametrize("spread", [0.1, 1.0, 4.0, 300.0])
 def test_k_equals_arviz(S, spread):
+    if not FIRST_GENERATION and (S not in (100, 400, 2500) or spread > 100):
+        pytest.skip(
+            "ArviZ 1.x rounds the tail's length down and refuses tails of fewer than five distinct weights"
+        )
     log_weights = np.random.default_rng(S).normal(scale=spread, size=(S, 6)) - 1000
     ours = pareto_k(torch.as_tensor(log_weights)).numpy()
     np.testing.assert_allclose(ours, k_by_arviz(log_weights), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.skipif(not FIRST_GENERATION, reason="ArviZ 1.x refuses some of these rows")
 def test_ties_and_underflow_as_arviz():
     rng = np.random.default_rng(0)
     log_weights = rng.normal(size=(400, 4))
