@@ -92,10 +92,12 @@ _WITHOUT_DRAWS = ("observed_data", "constant_data")
 def _groups(vae: VAE, arguments: rows.Arguments, num_samples: int) -> dict[str, dict[str, Tensor]]:
     """All groups for one block of rows, by site: [S, B, ...], observed data [B, ...]."""
     layout = vae.layout
+    hidden = {**layout.latents, **layout.enumerated}
     guide_sites = rows.run_guide(vae, arguments, num_samples)
     latents = {name: guide_sites[name].value for name in layout.latents}
-    model_sites = rows.run_model(vae, arguments, latents)
-    _, predictive = rows.run_predictive(vae, arguments, latents)
+    model_sites = rows.run_model(vae, arguments, latents, num_samples)
+    everything = {**latents, **rows.enumerated_draws(vae, arguments, latents, num_samples)}
+    _, predictive = rows.run_predictive(vae, arguments, everything)
     prior, prior_predictive = rows.run_prior(vae, arguments, num_samples)
     terms = rows.RowTerms(model_sites, guide_sites, latents, layout, broadcasts=False)
 
@@ -103,11 +105,11 @@ def _groups(vae: VAE, arguments: rows.Arguments, num_samples: int) -> dict[str, 
         return {name: rows.rows_first(values[name], site) for name, site in sites.items()}
 
     return {
-        "posterior": users(latents, layout.latents),
+        "posterior": users(everything, hidden),
         "posterior_predictive": users(predictive, layout.observed),
-        "log_likelihood": {name: model_sites[name].log_prob for name in layout.observed},
+        "log_likelihood": {name: site.log_prob for name, site in model_sites.items() if site.observed},
         "sample_stats": {"log_weight": terms.log_weights},
-        "prior": users(prior, layout.latents),
+        "prior": users(prior, hidden),
         "prior_predictive": users(prior_predictive, layout.observed),
         "observed_data": {
             n: v[0] for n, v in users(rows.observations(vae, arguments), layout.observed).items()

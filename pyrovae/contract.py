@@ -9,7 +9,8 @@ once on a few rows, names whatever breaks these rules and says what to do about 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -37,10 +38,15 @@ def inspect_pair(model: Program, guide: Program, arguments: Arguments) -> Layout
     model_trace = _run("model", model, arguments)
     guide_trace = _run("guide", guide, arguments)
     model_sites, guide_sites = dict(rows.sample_sites(model_trace)), dict(rows.sample_sites(guide_trace))
-    _check_sites(model_sites, guide_sites)
+    enumerated = _enumerated(model_sites, guide_sites)
+    _check_sites(model_sites, guide_sites, enumerated)
     for which, sites in (("model", model_sites), ("guide", guide_sites)):
         _check_plates(which, sites, rows.num_rows(arguments))
-    latents = {name: guide_sites[name]["value"] for name, s in model_sites.items() if not s["is_observed"]}
+    latents = {
+        name: guide_sites[name]["value"]
+        for name, site in model_sites.items()
+        if not site["is_observed"] and name not in enumerated
+    }
     for name, value in latents.items():
         _check_event("latent", name, value, model_sites[name]["fn"])
     for name, site in model_sites.items():
@@ -53,17 +59,17 @@ def inspect_pair(model: Program, guide: Program, arguments: Arguments) -> Layout
 
     frames = [f for s in (*model_sites.values(), *guide_sites.values()) for f in _plates(s)]
 
-    def layouts(observed: bool) -> dict[str, SiteLayout]:
-        return {
-            name: SiteLayout(
-                site["fn"].event_shape, tuple(sorted(f.dim for f in _plates(site) if f.dim != -1))
-            )
-            for name, site in model_sites.items()
-            if site["is_observed"] == observed and not site_is_factor(site)
+    def layouts(names: Iterable[str]) -> dict[str, SiteLayout]:
+        inner = {
+            name: tuple(sorted(f.dim for f in _plates(model_sites[name]) if f.dim != -1)) for name in names
         }
+        return {name: SiteLayout(model_sites[name]["fn"].event_shape, dims) for name, dims in inner.items()}
 
     layout = Layout(
-        sample_dim=min(frame.dim for frame in frames) - 1, latents=layouts(False), observed=layouts(True)
+        sample_dim=min(frame.dim for frame in frames) - 1,
+        latents=layouts(latents),
+        observed=layouts(n for n, s in model_sites.items() if s["is_observed"] and not site_is_factor(s)),
+        enumerated=layouts(n for n in model_sites if n in enumerated),
     )
     return _find_broadcasting(model, guide, arguments, layout)
 
@@ -131,15 +137,28 @@ def _dtype_advice(error: Exception, arguments: Arguments) -> str:
     return ""
 
 
-def _check_sites(model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any]) -> None:
-    latents = {name for name, site in model_sites.items() if not site["is_observed"]}
+def _enumerated(model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any]) -> set[str]:
+    """The model's latents that are marked for enumeration and left to it by the guide."""
+    return {
+        name
+        for name, site in model_sites.items()
+        if not site["is_observed"]
+        and name not in guide_sites
+        and site["infer"].get("enumerate") == "parallel"
+    }
+
+
+def _check_sites(
+    model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any], enumerated: set[str]
+) -> None:
+    latents = {n for n, site in model_sites.items() if not site["is_observed"] and n not in enumerated}
     observed = [n for n, s in model_sites.items() if s["is_observed"] and not site_is_factor(s)]
     if not observed:
         raise ValueError(
             f"the model observes nothing: its sites are {_listed(model_sites)}. "
             "Pass the data to one of them, pyro.sample(..., obs=x)."
         )
-    if not latents:
+    if not latents and not enumerated:
         raise ValueError(
             f"the model has no latents: every site of it ({_listed(model_sites)}) is observed. "
             "A VAE needs at least one pyro.sample without obs=."
@@ -156,7 +175,8 @@ def _check_sites(model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any])
     if latents - sampled:
         raise ValueError(
             f"the guide forgets the latent {_listed(latents - sampled)} of the model: it samples "
-            f"{_listed(sampled)}. Add pyro.sample with that name to the guide, or observe the site in the model."
+            f"{_listed(sampled)}. Add pyro.sample with that name to the guide, observe the site in the model, or "
+            "have it summed out with infer={'enumerate': 'parallel'} if it is discrete."
         )
     if sampled - latents:
         known = f"its latents are {_listed(latents)}"
@@ -255,14 +275,12 @@ def _find_broadcasting(model: Program, guide: Program, arguments: Arguments, lay
             for name, site in repeated.items()
         )
 
-    return Layout(
-        layout.sample_dim,
-        layout.latents,
-        layout.observed,
+    return replace(
+        layout,
         guide_broadcasts=agree(lambda: guide_sites(True), reference),
         model_broadcasts=agree(
-            lambda: rows.run_model(pair, arguments, latents, broadcasts=True),
-            rows.run_model(pair, arguments, latents, broadcasts=False),
+            lambda: rows.run_model(pair, arguments, latents, PROBE_SAMPLES, broadcasts=True),
+            rows.run_model(pair, arguments, latents, PROBE_SAMPLES, broadcasts=False),
         ),
     )
 

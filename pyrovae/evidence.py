@@ -223,16 +223,18 @@ def _fill_log_weights(
     S, B = log_weights.shape
     guide_sites = rows.run_guide(vae, arguments, S)
     latents = {name: guide_sites[name].value for name in vae.layout.latents}
-    log_weights.copy_(-torch.stack([site.log_prob for site in guide_sites.values()]).sum(0))
+    log_weights.zero_()
+    for site in guide_sites.values():
+        log_weights -= site.log_prob.cpu()
     for b in range(0, B, batch_size):
         some_rows = slice(b, b + batch_size)
         some_arguments = tuple(a[some_rows] if isinstance(a, Tensor) else a for a in arguments)
         for s in range(0, S, chunk_size):
             some_samples = slice(s, s + chunk_size)
             given = rows.slice_latents(latents, vae.layout, some_samples, some_rows)
-            model_sites = rows.run_model(vae, some_arguments, given)
-            log_joint = torch.stack([site.log_prob for site in model_sites.values()]).sum(0)
-            log_weights[some_samples, some_rows] += log_joint.cpu()
+            count = len(log_weights[some_samples])
+            for site in rows.run_model(vae, some_arguments, given, count).values():
+                log_weights[some_samples, some_rows] += site.log_prob.cpu()
 
 
 def _estimates(log_weights: Tensor, first_row: int) -> Tensor:

@@ -14,15 +14,19 @@ Inside, tensors keep Pyro's layout: [S, *inner plates, B, *event], one batch dim
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import pyro
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
+from pyro.infer import infer_discrete
+from pyro.ops import packed
+from pyro.ops.contract import contract_to_tensor
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -47,12 +51,14 @@ class Layout:
     """What one run of a pair showed: its sites, and how many samples at once are drawn.
 
     `sample_dim` is the plate dimension for samples, left of every plate of the pair. A program that cannot
-    broadcast over it runs on repeated rows instead, with the same results.
+    broadcast over it runs on repeated rows instead, with the same results. `latents` are what the guide
+    samples; `enumerated` are the model's discrete latents that are summed out instead.
     """
 
     sample_dim: int
     latents: Mapping[str, SiteLayout]
     observed: Mapping[str, SiteLayout]
+    enumerated: Mapping[str, SiteLayout] = field(default_factory=dict)
     guide_broadcasts: bool = True
     model_broadcasts: bool = True
 
@@ -101,22 +107,24 @@ class RowTerms:
 
     @property
     def log_likelihood(self) -> Tensor:
-        """Log p(x|z), summed over the observed sites."""
-        return _total(self.model_sites, lambda site: site.observed)
+        """log p(x|z), summed over the observed sites; enumerated latents are summed out of it."""
+        return torch.stack([site.log_prob for site in self.model_sites.values() if site.observed]).sum(0)
 
     @property
     def log_prior(self) -> Tensor:
-        """Log p(z), summed over the latent sites."""
-        return _total(self.model_sites, lambda site: not site.observed)
+        """log p(z), summed over the latent sites."""
+        terms = [site.log_prob for site in self.model_sites.values() if not site.observed]
+        return _stacked_sum(terms, like=self.log_likelihood)
 
     @property
     def log_guide(self) -> Tensor:
-        """Log q(z|x), summed over everything that the guide samples, auxiliary sites included."""
-        return _total(self.guide_sites, lambda _: True)
+        """log q(z|x), summed over everything that the guide samples, auxiliary sites included."""
+        terms = [site.log_prob for site in self.guide_sites.values()]
+        return _stacked_sum(terms, like=self.log_likelihood)
 
     @property
     def log_weights(self) -> Tensor:
-        """Log p(x, z) - log q(z|x): unbiased estimates of p(x), as logarithms."""
+        """log p(x, z) - log q(z|x): unbiased estimates of p(x), as logarithms."""
         return self.log_likelihood + self.log_prior - self.log_guide
 
     @property
@@ -126,9 +134,12 @@ class RowTerms:
         The closed form conditions on the sampled values of the latents above it, so its mean over samples
         is the KL of the whole hierarchy.
         """
-        auxiliary = [site.log_prob for name, site in self.guide_sites.items() if name not in self.latents]
-        per_site = [self.site_rate(name) for name in self.latents]
-        return torch.stack(per_site + auxiliary).sum(0)
+        own = [name for name in self.latents if name in self.model_sites]
+        terms = [self.site_rate(name) for name in own]
+        # What has no counterpart: auxiliary sites, and latents coupled by enumeration.
+        terms += [site.log_prob for name, site in self.guide_sites.items() if name not in own]
+        terms += [-s.log_prob for n, s in self.model_sites.items() if not s.observed and n not in own]
+        return _stacked_sum(terms, like=self.log_likelihood)
 
     def site_rate(self, name: str) -> Tensor:
         """The rate of one latent site, [S,B]."""
@@ -144,7 +155,7 @@ def row_terms(pair: Pair, arguments: Arguments, num_samples: int) -> RowTerms:
     broadcasts = pair.layout.guide_broadcasts and pair.layout.model_broadcasts
     guide_sites = run_guide(pair, arguments, num_samples, broadcasts=broadcasts)
     latents = {name: guide_sites[name].value for name in pair.layout.latents}
-    model_sites = run_model(pair, arguments, latents, broadcasts=broadcasts)
+    model_sites = run_model(pair, arguments, latents, num_samples, broadcasts=broadcasts)
     return RowTerms(model_sites, guide_sites, latents, pair.layout, broadcasts)
 
 
@@ -159,15 +170,50 @@ def run_guide(
 
 
 def run_model(
-    pair: Pair, arguments: Arguments, latents: Mapping[str, Tensor], *, broadcasts: bool | None = None
+    pair: Pair,
+    arguments: Arguments,
+    latents: Mapping[str, Tensor],
+    num_samples: int,
+    *,
+    broadcasts: bool | None = None,
 ) -> dict[str, Site]:
-    """Score given latents: log p(z) and log p(x|z) by site."""
+    """Score given latents: log p(z) and log p(x|z) by site.
+
+    Where discrete latents are enumerated, all that depends on them is one term of the observed sites: the
+    logarithm of its sum over their values.
+    """
     if broadcasts is None:
         broadcasts = pair.layout.model_broadcasts
-    num_samples = next(iter(latents.values())).shape[0]
-    replayed = _given(pair.model, pair.layout, latents, broadcasts)
+    program = pair.model
+    if pair.layout.enumerated:
+        program = poutine.enum(program, first_available_dim=pair.layout.sample_dim - 1)
+    replayed = _given(program, pair.layout, latents, broadcasts)
     trace = _trace(replayed, arguments, num_samples, pair.layout, broadcasts)
-    return _sites(trace, num_samples, pair.layout, broadcasts)
+    sites = _sites_summed_out if pair.layout.enumerated else _sites
+    return sites(trace, num_samples, pair.layout, broadcasts)
+
+
+def enumerated_draws(
+    pair: Pair, arguments: Arguments, latents: Mapping[str, Tensor], num_samples: int
+) -> dict[str, Tensor]:
+    """Exact posterior draws of the enumerated latents given the others: [S, *inner plates, B, *event]."""
+    if not pair.layout.enumerated:
+        return {}
+    broadcasts = pair.layout.model_broadcasts
+    conditioned = poutine.condition(pair.model, data=dict(_in_layout(pair.layout, latents, broadcasts)))
+
+    def program(*arguments: Any) -> None:
+        with _samples_plate(num_samples, pair.layout, broadcasts):  # infer_discrete hides plates around it
+            conditioned(*arguments)
+
+    discrete = infer_discrete(program, first_available_dim=pair.layout.sample_dim - 1)
+    trace = plain_trace(discrete, arguments if broadcasts else _repeat(arguments, num_samples))
+    return {
+        name: _canonical(
+            trace.nodes[name]["value"], num_samples, pair.layout, len(site.event_shape), broadcasts=broadcasts
+        )
+        for name, site in pair.layout.enumerated.items()
+    }
 
 
 def guide_means(pair: Pair, arguments: Arguments, num_samples: int) -> dict[str, Tensor]:
@@ -194,7 +240,7 @@ def guide_means(pair: Pair, arguments: Arguments, num_samples: int) -> dict[str,
 
 
 def observed_means(pair: Pair, arguments: Arguments, latents: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Means of p(x|z) at given latents, by observed site: [S, *inner plates, B, *event]."""
+    """Means of p(x|z) at given latents, enumerated ones too, by observed site: [S, *inner plates, B, *event]."""
     broadcasts = pair.layout.model_broadcasts
     num_samples = next(iter(latents.values())).shape[0]
     replayed = _given(pair.model, pair.layout, latents, broadcasts)
@@ -225,7 +271,7 @@ def run_prior(
 def run_predictive(
     pair: Pair, arguments: Arguments, latents: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Draws of the observations given latents: [S, *inner plates, B, *event]."""
+    """Draws of the observations given latents, enumerated ones too: [S, *inner plates, B, *event]."""
     broadcasts = pair.layout.model_broadcasts
     num_samples = next(iter(latents.values())).shape[0]
     replayed = _given(pair.model, pair.layout, latents, broadcasts)
@@ -371,10 +417,15 @@ class _RowsAsGiven(Messenger):
 
 
 def _trace(program: Program, arguments: Arguments, num_samples: int, layout: Layout, broadcasts: bool) -> Any:
+    with _samples_plate(num_samples, layout, broadcasts):
+        return plain_trace(program, arguments if broadcasts else _repeat(arguments, num_samples))
+
+
+def _samples_plate(num_samples: int, layout: Layout, broadcasts: bool) -> AbstractContextManager[Any]:
     if not broadcasts:
-        return plain_trace(program, _repeat(arguments, num_samples))
-    with pyro.plate(SAMPLES_PLATE, num_samples, dim=layout.sample_dim):
-        return plain_trace(program, arguments)
+        return nullcontext()
+    plate: AbstractContextManager[Any] = pyro.plate(SAMPLES_PLATE, num_samples, dim=layout.sample_dim)
+    return plate
 
 
 def _repeat(arguments: Arguments, num_samples: int) -> Arguments:
@@ -388,13 +439,16 @@ def _repeat(arguments: Arguments, num_samples: int) -> Arguments:
 
 
 def _given(program: Program, layout: Layout, latents: Mapping[str, Tensor], broadcasts: bool) -> Program:
-    if not broadcasts:
-        latents = {
-            name: _flatten_samples(value, len(layout.latents[name].event_shape))
-            for name, value in latents.items()
-        }
-    replayed: Program = poutine.replay(program, trace=_as_trace(latents))
+    replayed: Program = poutine.replay(program, trace=_as_trace(_in_layout(layout, latents, broadcasts)))
     return replayed
+
+
+def _in_layout(layout: Layout, latents: Mapping[str, Tensor], broadcasts: bool) -> Mapping[str, Tensor]:
+    """Latents as a program takes them: under a samples plate, or on repeated rows."""
+    if broadcasts:
+        return latents
+    sites = {**layout.latents, **layout.enumerated}
+    return {name: _flatten_samples(value, len(sites[name].event_shape)) for name, value in latents.items()}
 
 
 def _as_trace(latents: Mapping[str, Tensor]) -> Any:
@@ -421,12 +475,18 @@ def _ancestral(
             for name in names
         }
 
-    return values(pair.layout.latents), values(pair.layout.observed)
+    return values([*pair.layout.latents, *pair.layout.enumerated]), values(pair.layout.observed)
 
 
 def _sites(trace: Any, num_samples: int, layout: Layout, broadcasts: bool) -> dict[str, Site]:
+    return _sites_of(dict(sample_sites(trace)), num_samples, layout, broadcasts)
+
+
+def _sites_of(
+    traced: Mapping[str, Any], num_samples: int, layout: Layout, broadcasts: bool
+) -> dict[str, Site]:
     sites = {}
-    for name, site in sample_sites(trace):
+    for name, site in traced.items():
         value = site["value"]
         if not site["is_observed"]:
             event_dim = len(site["fn"].event_shape)
@@ -434,6 +494,58 @@ def _sites(trace: Any, num_samples: int, layout: Layout, broadcasts: bool) -> di
         log_prob = _by_row(log_density(site), num_samples, layout, broadcasts)
         sites[name] = Site(name, site["is_observed"], value, site["fn"], log_prob, site["mask"])
     return sites
+
+
+def _sites_summed_out(trace: Any, num_samples: int, layout: Layout, broadcasts: bool) -> dict[str, Site]:
+    """The sites of a trace run under enumeration.
+
+    Latents that no enumerated one bears on keep a site of their own. The others are one site, log p of them
+    all with the enumerated ones summed out; the observations are another, log p(x|z) = log p(x, z) - log p(z).
+    """
+    trace.symbolize_dims()
+    traced = dict(sample_sites(trace))
+    terms = {name: log_density(site) for name, site in traced.items()}
+
+    def summed_out(names: Iterable[str]) -> Tensor:
+        joint = _sum_out(trace, {name: (traced[name], terms[name]) for name in names})
+        return _by_row(joint, num_samples, layout, broadcasts)
+
+    free = {n for n in layout.latents if terms[n].dim() <= -layout.sample_dim}
+    sites = _sites_of({name: traced[name] for name in free}, num_samples, layout, broadcasts)
+    coupled = [name for name in layout.latents if name not in free]
+    hidden = [name for name, site in traced.items() if not site["is_observed"] and name not in free]
+    log_joint = summed_out(name for name in traced if name not in free)
+    if coupled:
+        log_prior = summed_out(hidden)
+        first = sites["+".join(coupled)] = _joint_site(coupled, traced, log_prior)
+        log_joint = log_joint - first.log_prob
+    observed = list(layout.observed)
+    sites["+".join(observed)] = _joint_site(observed, traced, log_joint)
+    return sites
+
+
+def _joint_site(names: list[str], traced: Mapping[str, Any], log_prob: Tensor) -> Site:
+    first = traced[names[0]]
+    return Site("+".join(names), first["is_observed"], first["value"], None, log_prob, None)
+
+
+def _sum_out(trace: Any, chosen: Mapping[str, tuple[Any, Tensor]]) -> Tensor:
+    """log of the sum over enumerated values of the product of some sites' densities, in Pyro's layout."""
+    terms_by_plates: OrderedDict[frozenset[str], list[Any]] = OrderedDict()
+    kept: set[str] = set()
+    summed: set[str] = set()
+    for site, log_prob in chosen.values():
+        term = packed.pack(log_prob.clone(), site["infer"]["_dim_to_symbol"])
+        # Packed tensors drop dimensions of size 1.
+        frames = [frame for frame in site["cond_indep_stack"] if frame.vectorized and frame.size > 1]
+        symbols = {frame: trace.plate_to_symbol[frame.name] for frame in frames}
+        kept |= {symbols[frame] for frame in frames if frame.dim == -1 or frame.name == SAMPLES_PLATE}
+        terms_by_plates.setdefault(frozenset(symbols.values()), []).append(term)
+        if site["infer"].get("_enumerate_dim") is not None:
+            summed.add(site["infer"]["_enumerate_symbol"])
+    # Pyro's contraction: sums over values inside products over inner plates, in a good order.
+    joint = contract_to_tensor(terms_by_plates, summed, target_ordinal=frozenset(kept))
+    return torch.atleast_1d(packed.unpack(joint, trace.symbol_to_dim))
 
 
 def _by_row(terms: Tensor, num_samples: int, layout: Layout, broadcasts: bool) -> Tensor:
@@ -472,6 +584,8 @@ def _analytic_kl(q: Site, p: Site) -> Tensor | None:
     """KL(q || p) in Pyro's batch layout where torch or Pyro registers a closed form."""
     if q.mask is not None or p.mask is not None:
         return None  # masks act on the sampled terms, site by site
+    if family_name(q.distribution) == "Delta":
+        return None  # its registered KL leaves out the log density that it carries
     try:
         kl: Tensor = kl_divergence(q.distribution, p.distribution)
     except NotImplementedError:
@@ -490,8 +604,8 @@ def _site_mean(site: Site, num_samples: int, layout: Layout, broadcasts: bool) -
     return _canonical(mean, num_samples, layout, event_dim, broadcasts=broadcasts)
 
 
-def _total(sites: Mapping[str, Site], chosen: Callable[[Site], bool]) -> Tensor:
-    return torch.stack([site.log_prob for site in sites.values() if chosen(site)]).sum(0)
+def _stacked_sum(terms: list[Tensor], like: Tensor) -> Tensor:
+    return torch.stack(terms).sum(0) if terms else torch.zeros_like(like)
 
 
 def _plate_scale(trace: Any) -> float:

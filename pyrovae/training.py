@@ -51,7 +51,8 @@ def fit(
         data: `x` or the tuple `(x, *context)`, tensors or NumPy arrays with N rows.
         epochs: passes over the data.
         batch_size: rows a step; at most N are taken.
-        objective: any `pyro.infer.ELBO`; `pyro.infer.Trace_ELBO()` if None.
+        objective: any `pyro.infer.ELBO`; None takes `pyro.infer.Trace_ELBO()`, or
+            `pyro.infer.TraceEnum_ELBO` where the model enumerates discrete latents.
         optimizer: makes a torch optimizer from parameters, e.g. `lambda p: torch.optim.Adam(p, lr=3e-4)`, or
             is one over this VAE's parameters; Adam with learning rate 1e-3 if None.
         validation: held-out data of the same kind; their ELBO is logged each epoch.
@@ -83,8 +84,7 @@ def fit(
     """
     check_count("epochs", epochs)
     check_count("batch_size", batch_size)
-    objective = pyro.infer.Trace_ELBO() if objective is None else objective
-    if not isinstance(objective, pyro.infer.ELBO):
+    if objective is not None and not isinstance(objective, pyro.infer.ELBO):
         raise TypeError(
             f"objective is {objective!r}: expected a pyro.infer.ELBO such as pyro.infer.Trace_ELBO()."
         )
@@ -93,11 +93,13 @@ def fit(
     with _seeded(seed, vae.device):
         train = _checked(vae, data).to(vae.device)
         held_out = None if validation is None else _checked(vae, validation, "validation ")
-        stepper = _Stepper(vae, objective, _optimizer(vae, optimizer), min(batch_size, len(train)))
+        stepper = _Stepper(
+            vae, objective or _default_objective(vae), _optimizer(vae, optimizer), min(batch_size, len(train))
+        )
         # The same draws each epoch: the curve shows the change of the model, not of the noise.
         valid_seed = int(torch.randint(2**62, ()))
         history = []
-        bar = tqdm(range(1, epochs + 1), desc="fit", unit="epoch", disable=not progress)
+        bar = tqdm(range(1, epochs + 1), desc="fit", unit="epoch", disable=not progress, mininterval=0.5)
         for epoch in bar:
             started = time.perf_counter()
             loss, bound, reconstruction, rate = stepper.epoch(train)
@@ -106,8 +108,15 @@ def fit(
             if held_out is not None:
                 valid = float(elbo(vae, *held_out.arguments, num_samples=1, seed=valid_seed).elbo.mean())
             history.append((epoch, loss, bound, reconstruction, rate, valid, seconds))
-            bar.set_postfix_str(f"ELBO {bound:.2f}" + ("" if held_out is None else f", valid {valid:.2f}"))
+            shown = f"ELBO {bound:.2f}" + ("" if held_out is None else f", valid {valid:.2f}")
+            bar.set_postfix_str(shown, refresh=epoch == epochs)
     return pd.DataFrame(history, columns=list(COLUMNS))
+
+
+def _default_objective(vae: VAE) -> pyro.infer.ELBO:
+    if not vae.layout.enumerated:
+        return pyro.infer.Trace_ELBO()
+    return pyro.infer.TraceEnum_ELBO(max_plate_nesting=-vae.layout.sample_dim - 1)
 
 
 def available(device: str | torch.device) -> torch.device:
@@ -150,6 +159,12 @@ class _Stepper:
         means: list[float] = (totals / len(data)).tolist()
         return means
 
+    @torch.no_grad()
+    def _summed_out_terms(self, arguments: rows.Arguments) -> Tensor:
+        terms = rows.row_terms(self.vae, arguments, 1)
+        log_likelihood, rate = terms.log_likelihood.sum(), (terms.log_guide - terms.log_prior).sum()
+        return torch.stack([log_likelihood - rate, log_likelihood, rate])
+
     def _announced(self, *arguments: Any) -> Any:
         # Pyro's objectives skip the backward pass where no parameter passes through `pyro.param`, and those of
         # a plain nn.Module do not. One is enough.
@@ -160,6 +175,8 @@ class _Stepper:
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.objective.loss_and_grads(self.model, self.guide, *arguments)
         terms = self.terms.take(self.objective.num_particles)
+        if self.vae.layout.enumerated:  # what the objective saw is not summed out
+            terms = self._summed_out_terms(arguments)
         plate_scale = self.terms.plate_scale
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         torch._foreach_mul_(gradients, 1 / (self.batch_size * plate_scale))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import ItemsView, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -113,6 +113,8 @@ class VAE(PairParameters):
     def sample_posterior(self, x: Any, *context: Any, num_samples: int = 1) -> dict[str, Tensor]:
         """Draws from q(z|x): by latent site, [S, B, ...].
 
+        Discrete latents that the model enumerates are drawn from their exact posterior given the others.
+
         Args:
             x: [B, ...]
             context: what the pair takes beside `x`.
@@ -126,7 +128,9 @@ class VAE(PairParameters):
         arguments = self.rows(x, *context).take(slice(None), self.device)
         with self.evaluating():
             sites = rows.run_guide(self, arguments, num_samples)
-        return {name: rows.rows_first(sites[name].value, latent) for name, latent in self._latents()}
+            latents = {name: sites[name].value for name in self.layout.latents}
+            latents |= rows.enumerated_draws(self, arguments, latents, num_samples)
+        return {name: rows.rows_first(latents[name], site) for name, site in self._hidden().items()}
 
     def encode(self, x: Any, *context: Any, num_samples: int = 100) -> Latents:
         """Posterior means E[z] under q(z|x), [B, ...].
@@ -137,9 +141,17 @@ class VAE(PairParameters):
         """
         check_count("num_samples", num_samples)
         arguments = self.rows(x, *context).take(slice(None), self.device)
+        if self.layout.enumerated:
+            raise ValueError(
+                f"the latents {sorted(self.layout.enumerated)} are discrete and summed out: they have no mean. Draw "
+                "them with sample_posterior(), or read their probabilities off "
+                "pyro.infer.TraceEnum_ELBO().compute_marginals()."
+            )
         with self.evaluating():
             means = rows.guide_means(self, arguments, num_samples)
-        return _one_or_dict({n: rows.rows_first(means[n], latent)[0] for n, latent in self._latents()})
+        return _one_or_dict(
+            {n: rows.rows_first(means[n], site)[0] for n, site in self.layout.latents.items()}
+        )
 
     def decode(self, z: Latents, *context: Any) -> Latents:
         """Means of p(x|z): [B, ...], or [S, B, ...] for latents [S, B, ...].
@@ -156,7 +168,7 @@ class VAE(PairParameters):
         given = self._as_latents(z)
         with_samples = all(
             value.dim() == 2 + len(latent.inner_dims) + len(latent.event_shape)
-            for (_, latent), value in zip(self._latents(), given.values(), strict=True)
+            for latent, value in zip(self._hidden().values(), given.values(), strict=True)
         )
         if not with_samples:
             given = {name: value.unsqueeze(0) for name, value in given.items()}
@@ -189,7 +201,7 @@ class VAE(PairParameters):
             latents, observed = rows.run_prior(self, arguments, 1)
         observed = {n: rows.rows_first(observed[n], site)[0] for n, site in self.layout.observed.items()}
         self._refuse_nan(observed)
-        return {n: rows.rows_first(latents[n], latent)[0] for n, latent in self._latents()}, observed
+        return {n: rows.rows_first(latents[n], site)[0] for n, site in self._hidden().items()}, observed
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write parameters and buffers to one safetensors file, atomically; no pickle.
@@ -220,8 +232,9 @@ class VAE(PairParameters):
 
     # Behind these
 
-    def _latents(self) -> ItemsView[str, SiteLayout]:
-        return self.layout.latents.items()
+    def _hidden(self) -> dict[str, SiteLayout]:
+        """All latents of the model: the guide's and the enumerated ones."""
+        return {**self.layout.latents, **self.layout.enumerated}
 
     def _inspect(self, data: Rows) -> None:
         arguments = data.take(slice(0, contract.PROBE_ROWS), self.device)
@@ -231,14 +244,14 @@ class VAE(PairParameters):
 
     def _as_latents(self, z: Latents) -> dict[str, Tensor]:
         """Users' latents as a dict by site, checked against the model's."""
-        names = list(self.layout.latents)
+        names = list(self._hidden())
         if isinstance(z, Tensor):
             if len(names) != 1:
                 raise ValueError(f"the model has the latents {names}: give a dict of tensors by site.")
             z = {names[0]: z}
         if set(z) != set(names):
             raise ValueError(f"got the latents {sorted(z)}: the model has {names}.")
-        for name, latent in self._latents():
+        for name, latent in self._hidden().items():
             event = z[name].shape[z[name].dim() - len(latent.event_shape) :]
             batch = z[name].dim() - len(latent.event_shape) - len(latent.inner_dims)
             if event != latent.event_shape or batch not in (1, 2):
@@ -253,7 +266,7 @@ class VAE(PairParameters):
         self, given: Mapping[str, Tensor], arguments: Arguments, *, needs_x: bool = False
     ) -> dict[str, Tensor]:
         layout = self.layout
-        latents = {n: rows.pyro_layout(given[n], site, layout.sample_dim) for n, site in self._latents()}
+        latents = {n: rows.pyro_layout(given[n], s, layout.sample_dim) for n, s in self._hidden().items()}
         with self.evaluating(), self._explained(arguments if needs_x else None):
             means = rows.observed_means(self, arguments, latents)
         means = {name: rows.rows_first(means[name], site) for name, site in layout.observed.items()}
@@ -345,6 +358,7 @@ def _to_json(layout: Layout | None, specs: RowSpecs | None) -> Any:
         "sample_dim": layout.sample_dim,
         "latents": sites(layout.latents),
         "observed": sites(layout.observed),
+        "enumerated": sites(layout.enumerated),
         "broadcasts": [layout.guide_broadcasts, layout.model_broadcasts],
         "rows": [s and [str(s[0]).removeprefix("torch."), list(s[1])] for s in specs],
     }
@@ -357,7 +371,13 @@ def _from_json(pair: Any) -> tuple[Layout | None, RowSpecs | None]:
     def sites(group: Any) -> dict[str, SiteLayout]:
         return {n: SiteLayout(torch.Size(event), tuple(inner)) for n, (event, inner) in group.items()}
 
-    layout = Layout(pair["sample_dim"], sites(pair["latents"]), sites(pair["observed"]), *pair["broadcasts"])
+    layout = Layout(
+        pair["sample_dim"],
+        sites(pair["latents"]),
+        sites(pair["observed"]),
+        sites(pair["enumerated"]),
+        *pair["broadcasts"],
+    )
     return layout, [s and (getattr(torch, s[0]), torch.Size(s[1])) for s in pair["rows"]]
 
 

@@ -164,7 +164,7 @@ def test_a_plate_inside_the_rows_is_summed_and_users_see_rows_first():
     assert vae.decode(draws).shape == (4, 5, 3)
     assert vae.generate(6).shape == (6, 3)
     repeated = {**terms.latents}
-    scored = rows.run_model(vae, (x,), repeated, broadcasts=False)
+    scored = rows.run_model(vae, (x,), repeated, 4, broadcasts=False)
     for name, site in terms.model_sites.items():
         torch.testing.assert_close(scored[name].log_prob, site.log_prob)
 
@@ -173,9 +173,9 @@ def test_a_row_does_not_depend_on_the_other_rows(linear):
     vae, x = linear
     latents = terms_of(vae, x).latents
     with vae.evaluating():
-        whole = rows.run_model(vae, (x,), latents)["x"].log_prob
+        whole = rows.run_model(vae, (x,), latents, 4)["x"].log_prob
         one = rows.slice_latents(latents, vae.layout, slice(None), slice(2, 3))
-        alone = rows.run_model(vae, (x[2:3],), one)["x"].log_prob
+        alone = rows.run_model(vae, (x[2:3],), one, 4)["x"].log_prob
     torch.testing.assert_close(whole[:, 2:3], alone)
 
 
@@ -215,3 +215,105 @@ def test_exact_guide_makes_weights_constant():
     x = model.data(20)
     terms = terms_of(pv.VAE(model, ExactGuide(model)), x, num_samples=10)
     torch.testing.assert_close(terms.log_weights, model.evidence().log_prob(x).expand(10, 20))
+
+
+# Enumeration
+
+
+class Mixture(nn.Module):
+    """k ~ Cat, z|k ~ N(m_k, 1) if deep, x ~ N(z or m_k, 0.5): the discrete latent summed out."""
+
+    def __init__(self, deep, inner=False):
+        super().__init__()
+        self.deep, self.inner = deep, inner
+        self.logits = nn.Parameter(torch.tensor([0.5, -0.5, 0.1]))
+        self.means = nn.Parameter(torch.tensor([[-2.0, 0.0], [0.0, 1.5], [2.0, -1.0]]))
+
+    def forward(self, x):
+        with pyro.plate("rows", len(x)):
+            weights = dist.Categorical(logits=self.logits)
+            k = pyro.sample("k", weights, infer={"enumerate": "parallel"})
+            mean = self.means[k]
+            if self.deep:
+                mean = pyro.sample("z", dist.Normal(mean, 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(mean, 0.5).to_event(1), obs=x)
+
+    def evidence(self, variance):
+        scale = torch.full((3, 2), variance**0.5)
+        parts = torch.distributions.Independent(torch.distributions.Normal(self.means.detach(), scale), 1)
+        weights = torch.distributions.Categorical(logits=self.logits.detach())
+        return torch.distributions.MixtureSameFamily(weights, parts)
+
+
+def guide_of_z(x):
+    with pyro.plate("rows", len(x)):
+        pyro.sample("z", dist.Normal(0.8 * x, 0.6).to_event(1))
+
+
+def no_guide(x):
+    pass
+
+
+def test_enumerated_latents_are_summed_out_exactly():
+    model, x = Mixture(deep=False), torch.randn(9, 2)
+    vae = pv.VAE(model, no_guide)
+    truth = model.evidence(0.25).log_prob(x)
+    for result in (pv.elbo(vae, x).elbo, pv.log_marginal(vae, x, num_samples=30).log_marginal):
+        torch.testing.assert_close(result.float(), truth)
+    assert list(vae.layout.enumerated) == ["k"]
+    draws = vae.sample_posterior(x, num_samples=20000)["k"]
+    responsibilities = model.evidence(0.25)
+    log_joint = responsibilities.component_distribution.log_prob(x.unsqueeze(1)) + model.logits.log_softmax(0)
+    frequencies = torch.stack([(draws == k).float().mean(0) for k in range(3)], -1)
+    torch.testing.assert_close(frequencies, log_joint.softmax(-1).detach(), atol=5 * 0.5 / 20000**0.5, rtol=0)
+    assert vae.generate(5).shape == (5, 2)
+    with pytest.raises(ValueError, match="discrete and summed out"):
+        vae.encode(x)
+
+
+def test_enumeration_beside_a_continuous_latent():
+    model, x = Mixture(deep=True), torch.randn(9, 2)
+    vae = pv.VAE(model, guide_of_z)
+    terms = terms_of(vae, x, num_samples=5)
+    z = terms.latents["z"]
+    prior = model.evidence(1.0).log_prob(z)
+    likelihood = torch.distributions.Normal(z, 0.5).log_prob(x).sum(-1)
+    torch.testing.assert_close(terms.log_prior, prior)
+    torch.testing.assert_close(terms.log_likelihood, likelihood)
+    torch.testing.assert_close(terms.rate, terms.log_guide - prior)
+    truth = model.evidence(1.25).log_prob(x)
+    result = pv.log_marginal(vae, x, num_samples=4000, seed=0)
+    assert bool(((result.log_marginal - truth).abs() < 5 * result.std_error).all())
+    tree = pv.to_arviz(vae, x, num_samples=10)
+    assert set(tree.posterior) == {"k", "z"}
+    assert vae.decode(vae.sample_posterior(x, num_samples=2)).shape == (2, 9, 2)
+
+
+def test_enumeration_inside_an_inner_plate_multiplies_after_summing():
+    logits, means = torch.tensor([0.3, -0.3]), torch.tensor([-1.0, 1.0])
+
+    def model(x):
+        with pyro.plate("rows", len(x)), pyro.plate("columns", 4, dim=-2):
+            k = pyro.sample("k", dist.Categorical(logits=logits), infer={"enumerate": "parallel"})
+            pyro.sample("x", dist.Normal(means[k], 0.5), obs=x.T)
+
+    x = torch.randn(6, 4)
+    vae = pv.VAE(model, no_guide)
+    mixture = torch.distributions.MixtureSameFamily(
+        torch.distributions.Categorical(logits=logits), torch.distributions.Normal(means, 0.5)
+    )
+    torch.testing.assert_close(pv.elbo(vae, x).elbo.float(), mixture.log_prob(x).sum(-1))
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_mixture_trains_and_logs_its_true_elbo(deep):
+    model, x = Mixture(deep), torch.randn(200, 2)
+    vae = pv.VAE(model, guide_of_z if deep else no_guide)
+    still = pv.fit(vae, x, epochs=1, optimizer=lambda p: torch.optim.SGD(p, lr=0.0), seed=0, progress=False)
+    expected = pv.elbo(vae, x, num_samples=100)
+    tolerance = 1e-4 if not deep else 5 * float(expected.std_error.mean()) * 10 / 200**0.5
+    assert still.elbo[0] == pytest.approx(float(expected.elbo.mean()), abs=tolerance)
+    history = pv.fit(
+        vae, x, epochs=30, seed=0, progress=False, optimizer=lambda p: torch.optim.Adam(p, lr=0.05)
+    )
+    assert history.elbo.iloc[-1] > history.elbo[0] + 0.3
