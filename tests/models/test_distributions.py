@@ -136,3 +136,10 @@ def test_multinomial_support_is_the_counts_of_the_total():
     x = torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 0.0], [1.5, 1.5, 0.0], [0.0, 0.0, 0.0]])
     assert p.support.check(x).tolist() == [True, False, False, True]
     assert p.support.check(torch.tensor([4.0, -1.0, 0.0])).tolist() == [False] * 4
+
+
+def test_multinomial_draws_as_many_as_each_rows_total():
+    torch.manual_seed(0)
+    totals = torch.tensor([0.0, 1.0, 7.0, 30.0])
+    draws = Multinomial(torch.randn(4, 3), totals).sample([50])
+    torch.testing.assert_close(draws.sum(-1), totals.expand(50, 4), rtol=0, atol=0)

@@ -123,3 +123,9 @@ Z, ONE, TWO = torch.zeros(4, 2), MLP(2, 3), MLP(2, (3, 3))
 def test_wrong_arguments_are_named(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_discretized_logistic_maps_the_networks_range_to_8_bits():
+    p = models.DiscretizedLogistic(torch.nn.Identity(), scale=0.01)(torch.tensor([[-1.0, 0.0, 1.0]]))
+    torch.testing.assert_close(p.base_dist.loc, torch.tensor([[0.0, 127.5, 255.0]]))
+    torch.testing.assert_close(p.base_dist.scale, torch.full((1, 3), 1.275))
