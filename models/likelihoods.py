@@ -1,17 +1,19 @@
 """Likelihoods p(x|z): conditional distributions of the latents (and of context).
 
 Each holds a network from [..., K] to the parameters of one row's event, [..., *event]. `Normal` serves as a
-conditional prior and as an amortized posterior too.
+conditional prior and as an amortized posterior too. Counts live in `pyrovae.models.counts`, 8-bit data in
+`pyrovae.models.discretized`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from abc import ABC, abstractmethod
 
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from pyrovae.nn import positive
+from pyrovae.models import distributions
+from pyrovae.models.parameters import Spread, check_positive, independent, outputs_of, spread
 
 
 class Bernoulli(nn.Module):
@@ -35,7 +37,102 @@ class Bernoulli(nn.Module):
         return dist.Bernoulli(logits=logits).to_event(event_dim(logits, inputs))
 
 
-class Normal(nn.Module):
+class ContinuousBernoulli(nn.Module):
+    """Independent entries in [0, 1], such as grey values: the network gives their logits, [..., *event].
+
+    p(x) = C(l) exp(l x) for the logit l. Unlike a Bernoulli of grey values it is a density: Loaiza-Ganem &
+    Cunningham, "The continuous Bernoulli: fixing a pervasive error in variational autoencoders" (2019),
+    https://arxiv.org/abs/1907.06845.
+
+    Args:
+        network: from the inputs to the logits.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.nn import MLP
+        >>> ContinuousBernoulli(MLP(2, 64))(torch.zeros(5, 2)).event_shape
+        torch.Size([64])
+
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs: Tensor) -> dist.TorchDistribution:
+        """The distribution of x given the inputs."""
+        logits = self.network(*inputs)
+        return independent(distributions.ContinuousBernoulli(logits), event_dim(logits, inputs))
+
+
+class Categorical(nn.Module):
+    """Independent entries that are one of k options each, coded 0, ..., k - 1.
+
+    Args:
+        network: from the inputs to the options' logits, [..., *event, k].
+        num_options: k, where the network gives all logits in one dimension, [..., D * k], the k of one
+            feature side by side, as an `MLP` does; the event is then [D].
+
+    Raises:
+        ValueError: `num_options` below 2; at a call, a number of logits that is no multiple of it.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.nn import MLP
+        >>> Categorical(MLP(2, 6 * 4), num_options=4)(torch.zeros(5, 2)).event_shape
+        torch.Size([6])
+
+    """
+
+    def __init__(self, network: nn.Module, num_options: int | None = None) -> None:
+        super().__init__()
+        if num_options is not None and num_options < 2:
+            raise ValueError(f"num_options is {num_options}: expected at least 2.")
+        self.network = network
+        self.num_options = num_options
+
+    def forward(self, *inputs: Tensor) -> dist.TorchDistribution:
+        """The distribution of x given the inputs."""
+        logits = self.network(*inputs)
+        if self.num_options is not None:
+            if logits.shape[-1] % self.num_options:
+                raise ValueError(
+                    f"the network of Categorical gave {logits.shape[-1]} logits: expected a multiple of "
+                    f"num_options = {self.num_options}. Give it D * {self.num_options} outputs for D features."
+                )
+            logits = logits.unflatten(-1, (-1, self.num_options))
+        return dist.Categorical(logits=logits).to_event(event_dim(logits, inputs) - 1)
+
+
+class LocationScale(nn.Module, ABC):
+    """Independent entries of a family with a location and a scale.
+
+    The network gives the location alone, [..., *event], beside a `scale` that is fixed (a number) or learned
+    (`pyrovae.nn.PositiveParameter`: per model a number, per feature a tensor); or, without `scale`, the pair
+    (location, raw scale), the scale being `pyrovae.nn.positive(raw)`: finite and positive for any finite
+    output.
+    """
+
+    def __init__(self, network: nn.Module, scale: Spread = None) -> None:
+        super().__init__()
+        check_positive("scale", scale)
+        self.network = network
+        self.scale = scale
+
+    def forward(self, *inputs: Tensor) -> dist.TorchDistribution:
+        """The distribution of x given the inputs."""
+        location, *raw = outputs_of(
+            self, self.network(*inputs), ["location"], ["scale"] * (self.scale is None)
+        )
+        scale = spread(self.scale, raw)
+        return self.family(location, scale).to_event(event_dim(location, inputs))
+
+    @abstractmethod
+    def family(self, location: Tensor, scale: Tensor | float) -> dist.TorchDistribution:
+        """The distribution of one entry."""
+
+
+class Normal(LocationScale):
     """Independent normal entries.
 
     The network gives the location alone, [..., *event], beside a `scale` that is fixed (a number) or learned
@@ -60,31 +157,63 @@ class Normal(nn.Module):
 
     """
 
-    def __init__(self, network: nn.Module, scale: float | nn.Module | None = None) -> None:
-        super().__init__()
-        if isinstance(scale, int | float) and not 0 < scale < float("inf"):
-            raise ValueError(f"scale is {scale}: expected a positive, finite standard deviation.")
-        self.network = network
-        self.scale = scale
+    def family(self, location: Tensor, scale: Tensor | float) -> dist.TorchDistribution:
+        """The normal distribution of one entry."""
+        return dist.Normal(location, scale)
 
-    def forward(self, *inputs: Tensor) -> dist.TorchDistribution:
-        """The distribution of x given the inputs."""
-        outputs: Any = self.network(*inputs)
-        if isinstance(outputs, Tensor) == (self.scale is None):
-            wanted = "a pair (location, raw scale)" if self.scale is None else "the location alone"
-            raise TypeError(
-                f"the network of Normal gave {'one tensor' if isinstance(outputs, Tensor) else 'several tensors'} "
-                f"where {wanted} is needed: with `scale` it gives the location, without it both, e.g. "
-                "MLP(in_features, (K, K))."
-            )
-        scale: Any
-        if self.scale is None:
-            location, raw = outputs
-            scale = positive(raw)
-        else:
-            location = outputs
-            scale = self.scale() if callable(self.scale) else self.scale
-        return dist.Normal(location, scale).to_event(event_dim(location, inputs))
+
+class Laplace(LocationScale):
+    """Independent Laplace entries, p(x) = exp(-|x - location| / scale) / (2 scale): absolute errors.
+
+    Args:
+        network: from the inputs to the location, or to (location, raw scale).
+        scale: mean absolute deviation: a positive number, a module that returns one, or None, as in `Normal`.
+
+    Raises:
+        ValueError, TypeError: as `Normal`.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.nn import MLP
+        >>> Laplace(MLP(2, 64), scale=0.1)(torch.zeros(5, 2)).event_shape
+        torch.Size([64])
+
+    """
+
+    def family(self, location: Tensor, scale: Tensor | float) -> dist.TorchDistribution:
+        """The Laplace distribution of one entry."""
+        return dist.Laplace(location, scale)
+
+
+class StudentT(LocationScale):
+    """Independent Student-t entries: like `Normal` with tails that let outliers be.
+
+    Args:
+        network: from the inputs to the location, or to (location, raw scale).
+        scale: a positive number, a module that returns one, or None, as in `Normal`. The standard deviation
+            is scale * sqrt(df / (df - 2)).
+        df: degrees of freedom: a positive number, or a module that returns one. There is no mean at 1 and
+            below, no variance at 2 and below.
+
+    Raises:
+        ValueError, TypeError: as `Normal`; `df` that is not positive.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.nn import MLP, PositiveParameter
+        >>> StudentT(MLP(2, (64, 64)), df=PositiveParameter(4.0))(torch.zeros(5, 2)).event_shape
+        torch.Size([64])
+
+    """
+
+    def __init__(self, network: nn.Module, scale: Spread = None, df: float | nn.Module = 4.0) -> None:
+        super().__init__(network, scale)
+        check_positive("df", df)
+        self.df = df
+
+    def family(self, location: Tensor, scale: Tensor | float) -> dist.TorchDistribution:
+        """The Student-t distribution of one entry."""
+        return dist.StudentT(spread(self.df), location, scale)
 
 
 def event_dim(parameter: Tensor, inputs: tuple[Tensor, ...]) -> int:

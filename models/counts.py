@@ -1,0 +1,213 @@
+"""Likelihoods of counts, with an optional library size (exposure) by row as context."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import torch
+from pyro.poutine.util import is_validation_enabled
+from torch import Tensor, nn
+
+from pyrovae.models import distributions
+from pyrovae.models.likelihoods import event_dim
+from pyrovae.models.parameters import Spread, check_positive, independent, outputs_of, spread
+from pyrovae.nn import SMALLEST_SCALE, positive
+
+# Means beyond it say nothing about data, and leave room for their products at float32.
+LARGEST_MEAN = 1e30
+
+
+class Poisson(nn.Module):
+    """Independent Poisson counts of mean m = `pyrovae.nn.positive(raw)`, times the row's library size.
+
+    Args:
+        network: from the inputs to the raw mean, [..., *event].
+        library_size: the last input is each row's library size (exposure), [..., 1] and positive: it
+            multiplies the mean, and the network does not get it.
+
+    Raises:
+        ValueError, TypeError: at a call, a library size that is missing, not [..., 1] or not positive.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.nn import MLP
+        >>> Poisson(MLP(2, 64))(torch.zeros(5, 2)).event_shape
+        torch.Size([64])
+        >>> Poisson(MLP(2, 64), library_size=True)(torch.zeros(5, 2), torch.full((5, 1), 100.0)).event_shape
+        torch.Size([64])
+
+    """
+
+    def __init__(self, network: nn.Module, *, library_size: bool = False) -> None:
+        super().__init__()
+        self.network = network
+        self.library_size = library_size
+
+    def forward(self, *inputs: Tensor) -> dist.TorchDistribution:
+        """The distribution of x given the inputs."""
+        inputs, library = _split(self, inputs)
+        (raw,) = outputs_of(self, self.network(*inputs), [], ["mean"])
+        events = event_dim(raw, inputs)
+        return dist.Poisson(_mean(raw, library, events)).to_event(events)
+
+
+class NegativeBinomial(nn.Module):
+    """Independent negative binomial counts: variance = mean + dispersion * mean^2.
+
+    The mean is `pyrovae.nn.positive(raw)`, times the row's library size.
+
+    Args:
+        network: from the inputs to the raw mean, [..., *event], or to (raw mean, raw dispersion).
+        dispersion: a positive number, a module that returns one (`pyrovae.nn.PositiveParameter`: per model a
+            number, per feature a tensor), or None if the network gives it. Its inverse is what single-cell
+            packages call theta.
+        library_size: the last input is each row's library size, as in `Poisson`.
+
+    Raises:
+        ValueError: a dispersion that is not positive.
+        ValueError, TypeError: at a call, as `Poisson`; a network that gives too few or too many tensors.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.nn import MLP, PositiveParameter
+        >>> NegativeBinomial(MLP(2, 64), PositiveParameter(torch.ones(64)))(torch.zeros(5, 2)).event_shape
+        torch.Size([64])
+
+    """
+
+    def __init__(self, network: nn.Module, dispersion: Spread = None, *, library_size: bool = False) -> None:
+        super().__init__()
+        check_positive("dispersion", dispersion)
+        self.network = network
+        self.dispersion = dispersion
+        self.library_size = library_size
+
+    def forward(self, *inputs: Tensor) -> dist.TorchDistribution:
+        """The distribution of x given the inputs."""
+        inputs, library = _split(self, inputs)
+        raw, *others = outputs_of(
+            self, self.network(*inputs), [], ["mean", *["dispersion"] * (self.dispersion is None)]
+        )
+        events = event_dim(raw, inputs)
+        mean = _mean(raw, library, events)
+        return independent(distributions.NegativeBinomial(mean, spread(self.dispersion, others)), events)
+
+
+class ZeroInflatedNegativeBinomial(nn.Module):
+    """Negative binomial counts that are also 0 with a probability of their own (dropout).
+
+    p(x) = g [x = 0] + (1 - g) NegativeBinomial(x; mean, dispersion): Lopez, Regier, Cole, Jordan, Yosef, "Deep
+    generative modeling for single-cell transcriptomics" (2018), https://doi.org/10.1038/s41592-018-0229-2.
+
+    Args:
+        network: from the inputs to (gate logits, raw mean), each [..., *event], or to (gate logits, raw mean,
+            raw dispersion); g = sigmoid(gate logits).
+        dispersion: as in `NegativeBinomial`.
+        library_size: the last input is each row's library size, as in `Poisson`.
+
+    Raises:
+        ValueError, TypeError: as `NegativeBinomial`.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.nn import MLP
+        >>> ZeroInflatedNegativeBinomial(MLP(2, (64, 64)), dispersion=0.5)(torch.zeros(5, 2)).event_shape
+        torch.Size([64])
+
+    """
+
+    def __init__(self, network: nn.Module, dispersion: Spread = None, *, library_size: bool = False) -> None:
+        super().__init__()
+        check_positive("dispersion", dispersion)
+        self.network = network
+        self.dispersion = dispersion
+        self.library_size = library_size
+
+    def forward(self, *inputs: Tensor) -> dist.TorchDistribution:
+        """The distribution of x given the inputs."""
+        inputs, library = _split(self, inputs)
+        own = ["dispersion"] * (self.dispersion is None)
+        gate_logits, raw, *others = outputs_of(self, self.network(*inputs), ["gate logits"], ["mean", *own])
+        events = event_dim(raw, inputs)
+        mean = _mean(raw, library, events)
+        counts = distributions.NegativeBinomial(mean, spread(self.dispersion, others))
+        inflated = distributions.ZeroInflated(counts, gate_logits=gate_logits)  # type: ignore[no-untyped-call]
+        return independent(inflated, events)
+
+
+class Multinomial(nn.Module):
+    """A bag of words: counts of D kinds given their total, p(x | z, n) with n = sum_d x_d.
+
+    The total is no part of what is modelled: each row's own is given as the last input, so that the density is
+    normalized over the counts of that total and rows can be drawn.
+
+    Args:
+        network: from the inputs to the logits of the kinds, [..., D].
+        total_count: the same total for all rows, which then is no input; None if it is the last input, [..., 1]:
+            for counts x, context `x.sum(1, keepdim=True)`. The network does not get it.
+
+    Raises:
+        ValueError: `total_count` below 1.
+        ValueError, TypeError: at a call, totals that are missing or not [..., 1].
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.nn import MLP
+        >>> x = Multinomial(MLP(2, 64))(torch.zeros(3, 2), torch.tensor([[5.0], [10.0], [20.0]])).sample()
+        >>> x.sum(1)
+        tensor([ 5., 10., 20.])
+
+    """
+
+    def __init__(self, network: nn.Module, total_count: int | None = None) -> None:
+        super().__init__()
+        if total_count is not None and total_count < 1:
+            raise ValueError(f"total_count is {total_count}: expected at least 1, or None for totals by row.")
+        self.network = network
+        self.total_count = total_count
+
+    def forward(self, *inputs: Tensor) -> dist.TorchDistribution:
+        """The distribution of x given the inputs."""
+        if self.total_count is None:
+            inputs, totals = _last(self, inputs, "total count")
+            logits = self.network(*inputs)
+            return distributions.Multinomial(logits, totals.squeeze(-1))
+        logits = self.network(*inputs)
+        return distributions.Multinomial(logits, logits.new_tensor(self.total_count))
+
+
+def _split(
+    part: Poisson | NegativeBinomial | ZeroInflatedNegativeBinomial, inputs: tuple[Tensor, ...]
+) -> tuple[tuple[Tensor, ...], Tensor | None]:
+    """The network's inputs, and the library size where the part takes one."""
+    if not part.library_size:
+        return inputs, None
+    inputs, library = _last(part, inputs, "library size")
+    if is_validation_enabled() and not bool((library > 0).all()):
+        wrong = library[~(library > 0)][0]
+        raise ValueError(
+            f"a library size of {type(part).__name__} is {wrong:g}: expected positive numbers. Drop rows without "
+            "counts, or give them the library size 1."
+        )
+    return inputs, library
+
+
+def _last(part: nn.Module, inputs: tuple[Tensor, ...], what: str) -> tuple[tuple[Tensor, ...], Tensor]:
+    if len(inputs) < 2:
+        raise TypeError(
+            f"{type(part).__name__} got one input: expected z, then the rows' {what} as the last one. Pass it as "
+            f"context, [B, 1], in (x, {what.replace(' ', '_')})."
+        )
+    last = inputs[-1]
+    if last.dim() < min(inputs[0].dim(), 2) or last.shape[-1] != 1:
+        raise ValueError(
+            f"the {what} of {type(part).__name__} has shape {list(last.shape)}: expected [..., 1], one number a "
+            f"row. Give it as {what.replace(' ', '_')}[:, None]."
+        )
+    return inputs[:-1], last
+
+
+def _mean(raw: Tensor, library: Tensor | None, events: int) -> Tensor:
+    mean = positive(raw)
+    if library is not None:
+        mean = mean * library.reshape(library.shape[:-1] + (1,) * events)
+    return torch.clamp(mean, SMALLEST_SCALE, LARGEST_MEAN)

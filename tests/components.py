@@ -1,0 +1,213 @@
+"""Every public prior, likelihood and model, small: the table over which properties are tested.
+
+A new component is one entry. `tests/models/test_components.py` fails for a name of `pyrovae.models` that no
+entry shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pyro.distributions.transforms as transforms
+import torch
+from torch import Tensor, nn
+
+from pyrovae import models
+from pyrovae.guides import AmortizedGuide, DiagonalNormal
+from pyrovae.nn import MLP, PositiveParameter
+
+K = 2  # latent dimensions
+D = 3  # entries of a row
+OPTIONS = 4  # of a categorical entry
+
+
+@dataclass(frozen=True)
+class Prior:
+    """`make(context_size)`: a prior over K dimensions of a context [B, context_size]."""
+
+    make: Callable[[int], nn.Module]
+    conditional: bool = False
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """`make(in_features)`: a likelihood of D entries; `data(B)` draws rows of its support.
+
+    `context` makes from rows what the likelihood takes as its last input beside z.
+    """
+
+    make: Callable[[int], nn.Module]
+    data: Callable[[int], Tensor]
+    context: Callable[[Tensor], tuple[Tensor, ...]] = lambda x: ()
+    bad: Callable[[], list[float]] = list
+    values: Tensor | None = None  # all values of one entry, or all that have mass worth the name
+    has_mean: bool = True
+
+
+@dataclass(frozen=True)
+class Model:
+    """`make()`: model and guide of the same latents; `data(B)` draws (x, *context)."""
+
+    make: Callable[[], tuple[nn.Module, nn.Module]]
+    data: Callable[[int], tuple[Tensor, ...]]
+
+
+def net(in_features: int, out_features: int | tuple[int, ...]) -> MLP:
+    return MLP(in_features, out_features, hidden=[5], activation=nn.Tanh)
+
+
+def per_feature(value: float) -> PositiveParameter:
+    return PositiveParameter(torch.full((D,), value))
+
+
+def real(rows: int) -> Tensor:
+    return torch.randn(rows, D)
+
+
+def counts(rows: int) -> Tensor:
+    return torch.poisson(torch.full((rows, D), 2.0))
+
+
+def library(x: Tensor) -> tuple[Tensor, ...]:
+    return (1.0 + x.sum(1, keepdim=True),)
+
+
+def total(x: Tensor) -> tuple[Tensor, ...]:
+    return (x.sum(1, keepdim=True),)
+
+
+def fixed_total(rows: int) -> Tensor:
+    return torch.distributions.Multinomial(5, torch.ones(D)).sample((rows,))
+
+
+MANY = torch.arange(4000.0)
+
+PRIORS = {
+    "StandardNormal": Prior(lambda c: models.StandardNormal(K)),
+    "LearnedNormal": Prior(lambda c: models.LearnedNormal(K)),
+    "NormalMixture": Prior(lambda c: models.NormalMixture(K, num_components=3)),
+    "VampPrior, equal weights": Prior(
+        lambda c: models.VampPrior(models.Normal(net(D, (K, K))), torch.rand(4, D))
+    ),
+    "VampPrior, learned weights": Prior(
+        lambda c: models.VampPrior(
+            models.Normal(net(D, (K, K))), torch.randn(4, D), low=-9.0, high=9.0, learned_weights=True
+        )
+    ),
+    "spline_flow": Prior(lambda c: models.spline_flow(K, num_layers=2, hidden=[8])),
+    "affine_flow": Prior(lambda c: models.affine_flow(K, num_layers=3, hidden=[8])),
+    "FlowPrior, autoregressive": Prior(
+        lambda c: models.FlowPrior(K, [transforms.affine_autoregressive(K, hidden_dims=[8])])
+    ),
+    "Normal, p(z|c)": Prior(lambda c: models.Normal(net(c, (K, K))), conditional=True),
+}
+
+_WHOLE: Callable[[], list[float]] = lambda: [-1.0, 0.5]  # noqa: E731
+
+LIKELIHOODS = {
+    "Bernoulli": Likelihood(
+        lambda k: models.Bernoulli(net(k, D)),
+        lambda B: torch.bernoulli(torch.full((B, D), 0.5)),
+        bad=lambda: [0.5, 2.0],
+        values=torch.arange(2.0),
+    ),
+    "ContinuousBernoulli": Likelihood(
+        lambda k: models.ContinuousBernoulli(net(k, D)), lambda B: torch.rand(B, D), bad=lambda: [-0.1, 1.1]
+    ),
+    "Normal, fixed scale": Likelihood(lambda k: models.Normal(net(k, D), scale=0.7), real),
+    "Normal, per model": Likelihood(lambda k: models.Normal(net(k, D), scale=PositiveParameter(0.7)), real),
+    "Normal, per feature": Likelihood(lambda k: models.Normal(net(k, D), scale=per_feature(0.7)), real),
+    "Normal, by network": Likelihood(lambda k: models.Normal(net(k, (D, D))), real),
+    "Laplace, per feature": Likelihood(lambda k: models.Laplace(net(k, D), scale=per_feature(0.7)), real),
+    "Laplace, by network": Likelihood(lambda k: models.Laplace(net(k, (D, D))), real),
+    "StudentT, fixed df": Likelihood(
+        lambda k: models.StudentT(net(k, D), scale=PositiveParameter(0.7), df=8), real
+    ),
+    "StudentT, learned df": Likelihood(
+        lambda k: models.StudentT(net(k, (D, D)), df=PositiveParameter(8.0)), real
+    ),
+    "Categorical": Likelihood(
+        lambda k: models.Categorical(net(k, D * OPTIONS), num_options=OPTIONS),
+        lambda B: torch.randint(OPTIONS, (B, D)).float(),
+        bad=lambda: [-1.0, OPTIONS, 0.5],
+        values=torch.arange(float(OPTIONS)),
+        has_mean=False,
+    ),
+    "DiscretizedLogistic, by network": Likelihood(
+        lambda k: models.DiscretizedLogistic(net(k, (D, D))),
+        lambda B: torch.randint(256, (B, D)).float(),
+        bad=lambda: [-1.0, 256.0, 0.5],
+        values=torch.arange(256.0),
+    ),
+    "DiscretizedLogistic, per feature": Likelihood(
+        lambda k: models.DiscretizedLogistic(net(k, D), scale=per_feature(0.05)),
+        lambda B: torch.randint(256, (B, D)).float(),
+        bad=lambda: [-1.0, 256.0, 0.5],
+        values=torch.arange(256.0),
+    ),
+    "Poisson": Likelihood(lambda k: models.Poisson(net(k, D)), counts, bad=_WHOLE, values=MANY),
+    "Poisson, library size": Likelihood(
+        lambda k: models.Poisson(net(k, D), library_size=True), counts, library, _WHOLE, MANY
+    ),
+    "NegativeBinomial, per feature": Likelihood(
+        lambda k: models.NegativeBinomial(net(k, D), per_feature(0.5)), counts, bad=_WHOLE, values=MANY
+    ),
+    "NegativeBinomial, near Poisson": Likelihood(
+        lambda k: models.NegativeBinomial(net(k, D), PositiveParameter(1e-3)), counts, bad=_WHOLE, values=MANY
+    ),
+    "NegativeBinomial, by network, library size": Likelihood(
+        lambda k: models.NegativeBinomial(net(k, (D, D)), library_size=True), counts, library, _WHOLE, MANY
+    ),
+    "ZeroInflatedNegativeBinomial": Likelihood(
+        lambda k: models.ZeroInflatedNegativeBinomial(net(k, (D, D, D))), counts, bad=_WHOLE, values=MANY
+    ),
+    "ZeroInflatedNegativeBinomial, library size": Likelihood(
+        lambda k: models.ZeroInflatedNegativeBinomial(net(k, (D, D)), per_feature(0.5), library_size=True),
+        counts,
+        library,
+        _WHOLE,
+        MANY,
+    ),
+    "Multinomial": Likelihood(lambda k: models.Multinomial(net(k, D)), counts, total, _WHOLE),
+    "Multinomial, one total": Likelihood(
+        lambda k: models.Multinomial(net(k, D), total_count=5), fixed_total, bad=_WHOLE
+    ),
+}
+
+
+def guide(in_features: int) -> AmortizedGuide:
+    return AmortizedGuide(DiagonalNormal(net(in_features, (K, K))))
+
+
+def latent_variable() -> tuple[nn.Module, nn.Module]:
+    return models.LatentVariableModel(models.StandardNormal(K), models.Bernoulli(net(K, D))), guide(D)
+
+
+MIXED_COLUMNS = [[0, 3], [1], [4, 2]]
+
+
+def mixed_table() -> tuple[nn.Module, nn.Module]:
+    parts = [
+        (MIXED_COLUMNS[0], models.Normal(net(K, (2, 2)))),
+        (MIXED_COLUMNS[1], models.Categorical(net(K, OPTIONS), num_options=OPTIONS)),
+        (MIXED_COLUMNS[2], models.NegativeBinomial(net(K, 2), dispersion=PositiveParameter(0.5))),
+    ]
+    encoder = DiagonalNormal(models.MissingAsZero(net(10, (K, K))))
+    return models.MixedTableModel(models.LearnedNormal(K), parts), AmortizedGuide(encoder)
+
+
+def mixed_rows(rows: int) -> tuple[Tensor, ...]:
+    whole = counts(rows)
+    numbers = torch.randn(rows, 2)
+    label = torch.randint(OPTIONS, (rows,)).float()
+    x = torch.stack([numbers[:, 0], label, whole[:, 0], numbers[:, 1], whole[:, 1]], 1)
+    observed = torch.rand(rows, 5) > 0.3
+    observed[:, 0] |= ~observed.any(1)
+    return x, observed
+
+
+MODELS = {
+    "LatentVariableModel": Model(latent_variable, lambda B: (torch.bernoulli(torch.full((B, D), 0.5)),)),
+    "MixedTableModel": Model(mixed_table, mixed_rows),
+}

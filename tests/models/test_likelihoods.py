@@ -1,0 +1,131 @@
+"""What likelihoods take: scales of each kind, options, library sizes and totals; and what they refuse."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pyrovae import models
+from pyrovae.nn import MLP, PositiveParameter, positive
+
+
+@pytest.mark.parametrize(
+    "family", [models.Normal, models.Laplace, models.StudentT, models.DiscretizedLogistic]
+)
+def test_every_family_with_a_scale_takes_it_in_every_way(family):
+    torch.manual_seed(0)
+    z = torch.randn(4, 2)
+    one, two = MLP(2, 3), MLP(2, (3, 3))
+    unit = 127.5 if family is models.DiscretizedLogistic else 1.0
+
+    def scale(part):
+        return part(z).base_dist.scale.expand(4, 3) / unit
+
+    features = torch.tensor([0.1, 0.2, 0.3])
+    torch.testing.assert_close(scale(family(one, scale=0.2)), torch.full((4, 3), 0.2))
+    torch.testing.assert_close(scale(family(one, scale=PositiveParameter(0.2))), torch.full((4, 3), 0.2))
+    torch.testing.assert_close(scale(family(one, scale=PositiveParameter(features))), features.expand(4, 3))
+    torch.testing.assert_close(scale(family(two)), positive(two(z)[1]))
+
+
+def test_library_size_multiplies_the_mean():
+    torch.manual_seed(0)
+    z, library = torch.randn(5, 4, 2), torch.tensor([[1.0], [2.0], [50.0], [0.1]])
+    for make in (models.Poisson, lambda n, **k: models.NegativeBinomial(n, 0.5, **k)):
+        network = MLP(2, 3)
+        plain, scaled = make(network)(z).mean, make(network, library_size=True)(z, library).mean
+        torch.testing.assert_close(scaled, plain * library)
+    network = MLP(2, (3, 3))
+    plain = models.ZeroInflatedNegativeBinomial(network, 0.5)(z).mean
+    scaled = models.ZeroInflatedNegativeBinomial(network, 0.5, library_size=True)(z, library).mean
+    torch.testing.assert_close(scaled, plain * library)
+
+
+def test_library_size_of_images_of_counts():
+    network = torch.nn.Sequential(torch.nn.Linear(2, 12), torch.nn.Unflatten(-1, (3, 2, 2)))
+    p = models.Poisson(network, library_size=True)(torch.randn(5, 4, 2), torch.rand(4, 1) + 1)
+    assert (p.batch_shape, p.event_shape) == ((5, 4), (3, 2, 2))
+
+
+def test_categorical_reads_the_options_of_a_feature_side_by_side():
+    torch.manual_seed(0)
+    z, network = torch.randn(4, 2), MLP(2, 6)
+    flat = models.Categorical(network, num_options=3)(z).base_dist.logits
+    torch.testing.assert_close(flat, network(z).reshape(4, 2, 3).log_softmax(-1))
+    shaped = models.Categorical(torch.nn.Sequential(network, torch.nn.Unflatten(-1, (2, 3))))(z)
+    assert (shaped.batch_shape, shaped.event_shape) == ((4,), (2,))
+    torch.testing.assert_close(shaped.base_dist.logits, flat)
+
+
+Z, ONE, TWO = torch.zeros(4, 2), MLP(2, 3), MLP(2, (3, 3))
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: models.Normal(ONE, scale=0.0), ValueError, r"scale is 0.0: expected a positive"),
+        (lambda: models.Laplace(ONE, scale=-1), ValueError, r"scale is -1: expected a positive"),
+        (lambda: models.StudentT(ONE, 1.0, df=float("inf")), ValueError, r"df is inf: expected a positive"),
+        (lambda: models.NegativeBinomial(ONE, 0.0), ValueError, r"dispersion is 0.0: expected a positive"),
+        (lambda: models.Categorical(ONE, 1), ValueError, r"num_options is 1: expected at least 2"),
+        (lambda: models.Multinomial(ONE, 0), ValueError, r"total_count is 0: expected at least 1"),
+        (
+            lambda: models.Normal(ONE)(Z),
+            TypeError,
+            r"network of Normal gave one tensor where 2 tensors \(location, raw",
+        ),
+        (
+            lambda: models.Laplace(TWO, 1.0)(Z),
+            TypeError,
+            r"Laplace gave 2 tensors where one tensor \(location\) is",
+        ),
+        (
+            lambda: models.Poisson(TWO)(Z),
+            TypeError,
+            r"Poisson gave 2 tensors where one tensor \(raw mean\) is",
+        ),
+        (
+            lambda: models.NegativeBinomial(ONE)(Z),
+            TypeError,
+            r"gave one tensor where 2 tensors \(raw mean, raw disp",
+        ),
+        (
+            lambda: models.ZeroInflatedNegativeBinomial(TWO)(Z),
+            TypeError,
+            r"gave 2 tensors where 3 tensors \(gate logits, raw mean, raw dispersion\) are",
+        ),
+        (
+            lambda: models.Categorical(ONE, 2)(Z),
+            ValueError,
+            r"gave 3 logits: expected a multiple of num_options = 2",
+        ),
+        (
+            lambda: models.Poisson(ONE, library_size=True)(Z),
+            TypeError,
+            r"Poisson got one input: .* library size",
+        ),
+        (lambda: models.Multinomial(ONE)(Z), TypeError, r"Multinomial got one input: .* total count"),
+        (
+            lambda: models.Poisson(ONE, library_size=True)(Z, torch.ones(4)),
+            ValueError,
+            r"library size of Poisson has shape \[4\]: expected \[..., 1\].*library_size\[:, None\]",
+        ),
+        (lambda: models.Multinomial(ONE)(Z, torch.ones(4, 3)), ValueError, r"total count .* shape \[4, 3\]"),
+        (
+            lambda: models.NegativeBinomial(ONE, 1.0, library_size=True)(
+                Z, torch.tensor([[1.0], [0.0], [2.0], [3.0]])
+            ),
+            ValueError,
+            r"a library size of NegativeBinomial is 0: expected positive",
+        ),
+    ],
+)
+def test_wrong_arguments_are_named(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_discretized_logistic_maps_the_networks_range_to_8_bits():
+    p = models.DiscretizedLogistic(torch.nn.Identity(), scale=0.01)(torch.tensor([[-1.0, 0.0, 1.0]]))
+    torch.testing.assert_close(p.base_dist.loc, torch.tensor([[0.0, 127.5, 255.0]]))
+    torch.testing.assert_close(p.base_dist.scale, torch.full((1, 3), 1.275))
