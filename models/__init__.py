@@ -7,24 +7,30 @@ over one row's event. They know no plates; the models do.
 if __name__ != "pyrovae.models":
     raise ImportError("import this package as pyrovae.models: under another name it would be a second copy.")
 
+from pyrovae.models.autoregressive import AutoregressiveCategorical
 from pyrovae.models.counts import Multinomial, NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
+from pyrovae.models.deep_markov import DeepMarkovModel
 from pyrovae.models.discretized import DiscretizedLogistic
 from pyrovae.models.flow import FlowPrior, affine_flow, spline_flow
 from pyrovae.models.latent_variable import LatentVariableModel
 from pyrovae.models.likelihoods import Bernoulli, Categorical, ContinuousBernoulli, Laplace, Normal, StudentT
+from pyrovae.models.linear_gaussian import LinearGaussian
 from pyrovae.models.mixed_table import MissingAsZero, MixedTableModel
 from pyrovae.models.mixture import NormalMixture, VampPrior
 from pyrovae.models.priors import LearnedNormal, StandardNormal
 
 __all__ = [
+    "AutoregressiveCategorical",
     "Bernoulli",
     "Categorical",
     "ContinuousBernoulli",
+    "DeepMarkovModel",
     "DiscretizedLogistic",
     "FlowPrior",
     "Laplace",
     "LatentVariableModel",
     "LearnedNormal",
+    "LinearGaussian",
     "MissingAsZero",
     "MixedTableModel",
     "Multinomial",

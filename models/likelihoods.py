@@ -217,5 +217,9 @@ class StudentT(LocationScale):
 
 
 def event_dim(parameter: Tensor, inputs: tuple[Tensor, ...]) -> int:
-    """How many dimensions of a parameter are one row's event, the inputs being [..., features]."""
-    return parameter.dim() - max(i.dim() for i in inputs) + 1
+    """How many dimensions of a parameter are one row's event, the inputs being [..., features].
+
+    At least one: a network that sums up images or sequences gives fewer dimensions than it takes, and what
+    it gives is a vector.
+    """
+    return max(1, parameter.dim() - max(i.dim() for i in inputs) + 1)

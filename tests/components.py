@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae import models
-from pyrovae.guides import AmortizedGuide, DiagonalNormal
-from pyrovae.nn import MLP, PositiveParameter
+from pyrovae.guides import AmortizedGuide, DiagonalNormal, MarkovPosterior
+from pyrovae.nn import GRU, MLP, AutoregressiveGRU, GatedTransition, PositiveParameter, SequenceEncoder
 
 K = 2  # latent dimensions
 D = 3  # entries of a row
@@ -207,7 +207,32 @@ def mixed_rows(rows: int) -> tuple[Tensor, ...]:
     return x, observed
 
 
+def autoregressive() -> tuple[nn.Module, nn.Module]:
+    likelihood = models.AutoregressiveCategorical(AutoregressiveGRU(K, OPTIONS, hidden_size=5), num_steps=4)
+    encoder = SequenceEncoder(3, (K, K), hidden_size=5, embedding=nn.Embedding(OPTIONS, 3))
+    model = models.LatentVariableModel(models.StandardNormal(K), likelihood)
+    return model, AmortizedGuide(DiagonalNormal(encoder))
+
+
+def ragged(rows: int) -> Tensor:
+    return 1 + torch.arange(rows) % 4
+
+
+def deep_markov() -> tuple[nn.Module, nn.Module]:
+    transition = models.Normal(GatedTransition(K, hidden_size=5))
+    model = models.DeepMarkovModel(models.LearnedNormal(K), transition, models.Normal(net(K, (D, D))))
+    step = DiagonalNormal(net(K + 5, (K, K)))
+    return model, AmortizedGuide(MarkovPosterior(GRU(D, 5, past=False, future=True), step, K))
+
+
+def linear_gaussian() -> tuple[nn.Module, nn.Module]:
+    return models.LinearGaussian(K, D), guide(D)
+
+
 MODELS = {
+    "AutoregressiveCategorical": Model(autoregressive, lambda B: (torch.randint(OPTIONS, (B, 4)), ragged(B))),
+    "DeepMarkovModel": Model(deep_markov, lambda B: (torch.randn(B, 4, D), ragged(B))),
+    "LinearGaussian": Model(linear_gaussian, lambda B: (real(B),)),
     "LatentVariableModel": Model(latent_variable, lambda B: (torch.bernoulli(torch.full((B, D), 0.5)),)),
     "MixedTableModel": Model(mixed_table, mixed_rows),
 }

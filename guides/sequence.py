@@ -1,0 +1,55 @@
+"""Posteriors q(z_1..z_T|x) over latent chains."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pyrovae.models.sequences import MarkovSequence
+
+
+class MarkovPosterior(nn.Module):
+    """A chain given the data: q(z|x) = prod_t q(z_t | z_{t-1}, h_t), with states h_t of a recurrent network.
+
+    A conditional distribution of x and lengths, for `AmortizedGuide`. With states that know the future,
+    h_t = h(x_t..x_T), it has the structure of the true posterior of a `DeepMarkovModel`: Krishnan, Shalit,
+    Sontag, "Structured Inference Networks for Nonlinear State Space Models" (2017),
+    https://arxiv.org/abs/1609.09869. With `past=True` too it is the paper's ST-LR.
+
+    Args:
+        network: from x [..., T, D] and lengths [...] to states [..., T, H], e.g. `pyrovae.nn.GRU`.
+        step: a conditional distribution of (z_{t-1}, h_t), event [K], e.g.
+            `DiagonalNormal(MLP(K + network.out_features, (K, K), hidden=[64]))`.
+        latent_size: K: z_0 is a parameter of this size.
+
+    Raises:
+        ValueError: at a call, a step whose event is not [K]; a length below 1 or beyond T, with its row.
+
+    Example:
+        >>> from pyrovae.guides import DiagonalNormal
+        >>> from pyrovae.nn import GRU, MLP
+        >>> network = GRU(3, 16, past=False, future=True)
+        >>> posterior = MarkovPosterior(network, DiagonalNormal(MLP(2 + 16, (2, 2))), latent_size=2)
+        >>> posterior(torch.zeros(5, 7, 3), torch.tensor([7, 1, 2, 3, 4])).event_shape
+        torch.Size([7, 2])
+
+    """
+
+    def __init__(self, network: nn.Module, step: nn.Module, latent_size: int) -> None:
+        super().__init__()
+        if latent_size < 1:
+            raise ValueError(f"latent_size is {latent_size}: expected at least 1.")
+        self.network = network
+        self.step = step
+        self.before = nn.Parameter(torch.zeros(latent_size))
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> MarkovSequence:
+        """The distribution of z [T,K] given x [..., T, D] and lengths [...] (None: all are full)."""
+        states = self.network(x, lengths)
+        first = self.step(self.before, states[..., 0, :])
+        if first.event_shape != self.before.shape:
+            raise ValueError(
+                f"the step gives events of shape {tuple(first.event_shape)} and latent_size is {len(self.before)}: "
+                "both are the size of z_t."
+            )
+        return MarkovSequence(first, self.step, x.shape[-2], [states], lengths)

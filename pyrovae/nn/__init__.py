@@ -1,0 +1,23 @@
+"""Networks for encoders and decoders. They accept any leading dimensions, and several inputs."""
+
+from pyrovae.nn.autoregressive import AutoregressiveGRU
+from pyrovae.nn.convolution import ConvDecoder, ConvEncoder
+from pyrovae.nn.gated import GatedTransition
+from pyrovae.nn.mlp import MLP, join
+from pyrovae.nn.positive import PositiveParameter, positive
+from pyrovae.nn.ragged import step_mask
+from pyrovae.nn.recurrent import GRU, SequenceEncoder
+
+__all__ = [
+    "GRU",
+    "MLP",
+    "AutoregressiveGRU",
+    "ConvDecoder",
+    "ConvEncoder",
+    "GatedTransition",
+    "PositiveParameter",
+    "SequenceEncoder",
+    "join",
+    "positive",
+    "step_mask",
+]
