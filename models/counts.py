@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from pyrovae.models import distributions
 from pyrovae.models.likelihoods import event_dim
 from pyrovae.models.parameters import Spread, check_positive, independent, outputs_of, spread
-from pyrovae.nn import SMALLEST_SCALE, positive
+from pyrovae.nn import positive
+from pyrovae.nn.positive import SMALLEST_SCALE
 
 # Means beyond it say nothing about data, and leave room for their products at float32.
 LARGEST_MEAN = 1e30

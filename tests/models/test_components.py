@@ -302,7 +302,7 @@ def base_of(p):
 def test_extreme_outputs_keep_parameters_finite_and_positive_and_the_density_finite(name):
     part, z, context, x = likelihood_at(name)
     network = part.network
-    outputs = 1 if network.single else len(network.heads)
+    outputs = 1 if network.heads.single else len(network.heads)
     # The square of 1e30 is beyond float32: a location so far off has a density of 0, rightly.
     squares = name.startswith(("Normal", "StudentT"))
     for values in itertools.product(EXTREMES, repeat=outputs):
@@ -356,10 +356,10 @@ def test_model_rows_do_not_depend_on_each_other(name):
     with vae.evaluating():
         vae.rows(*data)
         latents = {n: s.value for n, s in pv.rows.run_guide(vae, data, 3).items()}
-        together = pv.rows.run_model(vae, data, latents)
+        together = pv.rows.run_model(vae, data, latents, 3)
         for row in (0, 7):
             some = tuple(a[row : row + 1] for a in data)
-            alone = pv.rows.run_model(vae, some, {n: v[:, row : row + 1] for n, v in latents.items()})
+            alone = pv.rows.run_model(vae, some, {n: v[:, row : row + 1] for n, v in latents.items()}, 3)
             for site in together:
                 torch.testing.assert_close(
                     alone[site].log_prob, together[site].log_prob[:, row : row + 1], rtol=1e-5, atol=1e-5

@@ -143,9 +143,9 @@ def test_rows_stand_alone(fitted):
         together = rows.row_terms(fitted, (x, lengths), 2)
         chosen = torch.tensor([6, 2])
         latents = {"z": together.latents["z"][:, chosen]}
-        apart = rows.run_model(fitted, (x[chosen], lengths[chosen]), latents)
+        apart = rows.run_model(fitted, (x[chosen], lengths[chosen]), latents, 2)
         shorter = {"z": latents["z"][:, 1:, :3]}
-        cut = rows.run_model(fitted, (x[chosen][1:, :3], lengths[chosen][1:]), shorter)
+        cut = rows.run_model(fitted, (x[chosen][1:, :3], lengths[chosen][1:]), shorter, 2)
     torch.testing.assert_close(apart["x"].log_prob, together.log_likelihood[:, chosen])
     torch.testing.assert_close(apart["z"].log_prob, together.log_prior[:, chosen])
     torch.testing.assert_close(cut["z"].log_prob, together.log_prior[:, [2]])

@@ -51,7 +51,7 @@ def test_a_row_counts_its_observed_entries_alone(pair):
     vae.rows(x, observed)
     with vae.evaluating():
         latents = {"z": torch.randn(3, 12, 2)}
-        sites = pv.rows.run_model(vae, (x, observed), latents)
+        sites = pv.rows.run_model(vae, (x, observed), latents, 3)
         for part, (columns, likelihood) in enumerate(zip(MIXED_COLUMNS, model.likelihoods, strict=True)):
             entries = likelihood(latents["z"]).base_dist.log_prob(x[:, columns])
             exact = (entries * observed[:, columns]).sum(-1)
