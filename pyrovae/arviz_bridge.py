@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pyrovae import contract, rows
 from pyrovae.evidence import row_blocks, seeds_from
+from pyrovae.layout import Arguments, SiteLayout, rows_first
 from pyrovae.psis import pareto_k
 from pyrovae.vae import VAE, check_count
 
@@ -89,7 +90,7 @@ _BY_ROW = ("log_likelihood", "sample_stats")
 _WITHOUT_DRAWS = ("observed_data", "constant_data")
 
 
-def _groups(vae: VAE, arguments: rows.Arguments, num_samples: int) -> dict[str, dict[str, Tensor]]:
+def _groups(vae: VAE, arguments: Arguments, num_samples: int) -> dict[str, dict[str, Tensor]]:
     """All groups for one block of rows, by site: [S, B, ...], observed data [B, ...]."""
     layout = vae.layout
     hidden = {**layout.latents, **layout.enumerated}
@@ -101,8 +102,8 @@ def _groups(vae: VAE, arguments: rows.Arguments, num_samples: int) -> dict[str, 
     prior, prior_predictive = rows.run_prior(vae, arguments, num_samples)
     terms = rows.RowTerms(model_sites, guide_sites, latents, layout, broadcasts=False)
 
-    def users(values: Mapping[str, Tensor], sites: Mapping[str, rows.SiteLayout]) -> dict[str, Tensor]:
-        return {name: rows.rows_first(values[name], site) for name, site in sites.items()}
+    def users(values: Mapping[str, Tensor], sites: Mapping[str, SiteLayout]) -> dict[str, Tensor]:
+        return {name: rows_first(values[name], site) for name, site in sites.items()}
 
     return {
         "posterior": users(everything, hidden),

@@ -20,7 +20,9 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyrovae import rows
-from pyrovae.rows import Arguments, Layout, Program, SiteLayout
+from pyrovae.layout import Arguments, Layout, SiteLayout
+from pyrovae.rows import Program
+from pyrovae.sites import Site, family_name, log_density, sample_sites
 
 PROBE_ROWS = 7  # odd and small: unlikely to equal an event size by chance
 PROBE_SAMPLES = 3
@@ -35,13 +37,19 @@ def inspect_pair(model: Program, guide: Program, arguments: Arguments) -> Layout
 
     """
     arguments = tuple(a[:PROBE_ROWS] if isinstance(a, Tensor) and a.dim() > 0 else a for a in arguments)
-    model_trace = _run("model", model, arguments)
-    guide_trace = _run("guide", guide, arguments)
-    model_sites, guide_sites = dict(rows.sample_sites(model_trace)), dict(rows.sample_sites(guide_trace))
+    num_rows = rows.num_rows(arguments)
+    model_sites = dict(sample_sites(_run("model", model, arguments)))
+    _check_observations(model_sites)
+    _check_plates("model", model_sites, num_rows)
+    for name, site in model_sites.items():
+        if site["is_observed"] and not site_is_factor(site):
+            _check_event("observed", name, site["value"], site["fn"])
+    check_support(model, arguments)
+
+    guide_sites = dict(sample_sites(_run("guide", guide, arguments)))
     enumerated = _enumerated(model_sites, guide_sites)
-    _check_sites(model_sites, guide_sites, enumerated)
-    for which, sites in (("model", model_sites), ("guide", guide_sites)):
-        _check_plates(which, sites, rows.num_rows(arguments))
+    _check_latents(model_sites, guide_sites, enumerated)
+    _check_plates("guide", guide_sites, num_rows)
     latents = {
         name: guide_sites[name]["value"]
         for name, site in model_sites.items()
@@ -49,11 +57,7 @@ def inspect_pair(model: Program, guide: Program, arguments: Arguments) -> Layout
     }
     for name, value in latents.items():
         _check_event("latent", name, value, model_sites[name]["fn"])
-    for name, site in model_sites.items():
-        if site["is_observed"] and not site_is_factor(site):
-            _check_event("observed", name, site["value"], site["fn"])
-    replayed = dict(rows.sample_sites(_run("model", model, arguments, latents)))
-    check_support(model, arguments, latents=latents)
+    replayed = dict(sample_sites(_run("model", model, arguments, latents)))
     for site in (*replayed.values(), *guide_sites.values()):
         _check_log_prob(site)
 
@@ -74,15 +78,19 @@ def inspect_pair(model: Program, guide: Program, arguments: Arguments) -> Layout
     return _find_broadcasting(model, guide, arguments, layout)
 
 
-def check_support(
-    model: Program, arguments: Arguments, first_row: int = 0, latents: Mapping[str, Tensor] | None = None
-) -> None:
+def check_support(model: Program, arguments: Arguments, first_row: int = 0) -> None:
     """Raise for the first row whose observed value lies outside its distribution's support.
 
-    Latents are drawn from the prior unless given; `first_row` is the place of these rows in the data set.
+    Latents are drawn from the prior; `first_row` is the place of these rows in the data set.
     """
-    trace = rows.plain_trace(model, arguments, latents)
-    for name, site in rows.sample_sites(trace):
+    try:
+        trace = rows.plain_trace(model, arguments)
+    except ValueError as error:
+        last = first_row + rows.num_rows(arguments) - 1
+        raise ValueError(
+            f"{error}\n  (rows are counted from row {first_row}, among rows {first_row} to {last})"
+        ) from error
+    for name, site in sample_sites(trace):
         if not site["is_observed"] or site_is_factor(site):
             continue
         value, distribution = site["value"], site["fn"]
@@ -95,7 +103,7 @@ def check_support(
         row = int((~by_row).nonzero()[0, 0])
         raise ValueError(
             f"row {first_row + row} of the data lies outside the support of site '{name}': "
-            f"{rows.family_name(distribution)} takes {_base_constraint(distribution)} values, and this row "
+            f"{family_name(distribution)} takes {_base_constraint(distribution)} values, and this row "
             f"holds {_offending(distribution, value, row)}. {_support_advice(distribution)}"
         )
 
@@ -148,21 +156,23 @@ def _enumerated(model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any]) 
     }
 
 
-def _check_sites(
-    model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any], enumerated: set[str]
-) -> None:
-    latents = {n for n, site in model_sites.items() if not site["is_observed"] and n not in enumerated}
-    observed = [n for n, s in model_sites.items() if s["is_observed"] and not site_is_factor(s)]
-    if not observed:
+def _check_observations(model_sites: Mapping[str, Any]) -> None:
+    if not any(s["is_observed"] and not site_is_factor(s) for s in model_sites.values()):
         raise ValueError(
             f"the model observes nothing: its sites are {_listed(model_sites)}. "
             "Pass the data to one of them, pyro.sample(..., obs=x)."
         )
-    if not latents and not enumerated:
+    if all(site["is_observed"] for site in model_sites.values()):
         raise ValueError(
             f"the model has no latents: every site of it ({_listed(model_sites)}) is observed. "
             "A VAE needs at least one pyro.sample without obs=."
         )
+
+
+def _check_latents(
+    model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any], enumerated: set[str]
+) -> None:
+    latents = {n for n, site in model_sites.items() if not site["is_observed"] and n not in enumerated}
     for name, site in guide_sites.items():
         if site["is_observed"] and not site_is_factor(site):
             raise ValueError(
@@ -232,13 +242,13 @@ def _check_event(kind: str, name: str, value: Tensor, distribution: Any) -> None
         source = "the data hold rows" if kind == "observed" else "the guide draws it with an event"
         raise ValueError(
             f"the {kind} site '{name}' has event shape {tuple(distribution.event_shape)} in the model "
-            f"({rows.family_name(distribution)}), but {source} of shape {tuple(came)}. "
+            f"({family_name(distribution)}), but {source} of shape {tuple(came)}. "
             "Make the last layer, or the data, fit; or move dimensions into the event with .to_event()."
         )
 
 
 def _check_log_prob(site: Any) -> None:
-    site = {**site, "log_prob": rows.log_density(site)}
+    site = {**site, "log_prob": log_density(site)}
     try:
         check_site_shape(site, max_plate_nesting=max(len(site["log_prob"].shape), 8))
     except ValueError as error:
@@ -255,14 +265,14 @@ def _find_broadcasting(model: Program, guide: Program, arguments: Arguments, lay
     pair = _Programs()
     device = next(a.device for a in arguments if isinstance(a, Tensor))
 
-    def guide_sites(broadcasts: bool) -> dict[str, rows.Site]:
+    def guide_sites(broadcasts: bool) -> dict[str, Site]:
         with rows.fixed_seed(0, device):
             return rows.run_guide(pair, arguments, PROBE_SAMPLES, broadcasts=broadcasts)
 
     reference = guide_sites(False)
     latents = {name: reference[name].value for name in layout.latents}
 
-    def agree(broadcast: Any, repeated: dict[str, rows.Site]) -> bool:
+    def agree(broadcast: Any, repeated: dict[str, Site]) -> bool:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -311,7 +321,7 @@ def _support_advice(distribution: Any) -> str:
         "Poisson": "Counts are whole and not negative.",
     }
     return advice.get(
-        rows.family_name(distribution), "Transform the data or choose a likelihood that covers them."
+        family_name(distribution), "Transform the data or choose a likelihood that covers them."
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.rows import Arguments
+from pyrovae.layout import Arguments
 
 
 class Rows:

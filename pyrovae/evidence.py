@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from pyrovae import contract, rows
 from pyrovae.data import Rows
+from pyrovae.layout import Arguments, slice_latents
 from pyrovae.psis import GOOD_K, pareto_k
-from pyrovae.rows import Arguments
 from pyrovae.vae import VAE, check_count
 
 ROWS_AT_ONCE = 256
@@ -231,7 +231,7 @@ def _fill_log_weights(
         some_arguments = tuple(a[some_rows] if isinstance(a, Tensor) else a for a in arguments)
         for s in range(0, S, chunk_size):
             some_samples = slice(s, s + chunk_size)
-            given = rows.slice_latents(latents, vae.layout, some_samples, some_rows)
+            given = slice_latents(latents, vae.layout, some_samples, some_rows)
             count = len(log_weights[some_samples])
             for site in rows.run_model(vae, some_arguments, given, count).values():
                 log_weights[some_samples, some_rows] += site.log_prob.cpu()

@@ -18,7 +18,8 @@ from tqdm import tqdm
 from pyrovae import contract, rows
 from pyrovae.data import Rows
 from pyrovae.evidence import elbo
-from pyrovae.rows import BatchTerms
+from pyrovae.layout import Arguments
+from pyrovae.recording import BatchTerms
 from pyrovae.vae import VAE, check_count
 
 OptimizerFactory: TypeAlias = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -160,7 +161,7 @@ class _Stepper:
         return means
 
     @torch.no_grad()
-    def _summed_out_terms(self, arguments: rows.Arguments) -> Tensor:
+    def _summed_out_terms(self, arguments: Arguments) -> Tensor:
         terms = rows.row_terms(self.vae, arguments, 1)
         log_likelihood, rate = terms.log_likelihood.sum(), (terms.log_guide - terms.log_prior).sum()
         return torch.stack([log_likelihood - rate, log_likelihood, rate])
@@ -171,7 +172,7 @@ class _Stepper:
         pyro.param("pyrovae.trains", self.parameters[0])
         return self.vae.model(*arguments)
 
-    def _step(self, arguments: rows.Arguments) -> Tensor:
+    def _step(self, arguments: Arguments) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.objective.loss_and_grads(self.model, self.guide, *arguments)
         terms = self.terms.take(self.objective.num_particles)

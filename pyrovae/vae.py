@@ -13,8 +13,9 @@ from torch import Tensor
 from pyrovae import contract, rows
 from pyrovae.data import Rows
 from pyrovae.files import load_tensors, save_tensors
+from pyrovae.layout import Arguments, Layout, SiteLayout, pyro_layout, rows_first
 from pyrovae.parameters import PairParameters
-from pyrovae.rows import Arguments, Layout, Program, SiteLayout
+from pyrovae.rows import Program
 
 Latents: TypeAlias = Tensor | Mapping[str, Tensor]
 
@@ -130,7 +131,7 @@ class VAE(PairParameters):
             sites = rows.run_guide(self, arguments, num_samples)
             latents = {name: sites[name].value for name in self.layout.latents}
             latents |= rows.enumerated_draws(self, arguments, latents, num_samples)
-        return {name: rows.rows_first(latents[name], site) for name, site in self._hidden().items()}
+        return {name: rows_first(latents[name], site) for name, site in self._hidden().items()}
 
     def encode(self, x: Any, *context: Any, num_samples: int = 100) -> Latents:
         """Posterior means E[z] under q(z|x), [B, ...].
@@ -149,9 +150,7 @@ class VAE(PairParameters):
             )
         with self.evaluating():
             means = rows.guide_means(self, arguments, num_samples)
-        return _one_or_dict(
-            {n: rows.rows_first(means[n], site)[0] for n, site in self.layout.latents.items()}
-        )
+        return _one_or_dict({n: rows_first(means[n], site)[0] for n, site in self.layout.latents.items()})
 
     def decode(self, z: Latents, *context: Any) -> Latents:
         """Means of p(x|z): [B, ...], or [S, B, ...] for latents [S, B, ...].
@@ -199,9 +198,9 @@ class VAE(PairParameters):
         arguments = self._placeholder(num_rows, context)
         with self.evaluating(), self._explained(arguments):
             latents, observed = rows.run_prior(self, arguments, 1)
-        observed = {n: rows.rows_first(observed[n], site)[0] for n, site in self.layout.observed.items()}
+        observed = {n: rows_first(observed[n], site)[0] for n, site in self.layout.observed.items()}
         self._refuse_nan(observed)
-        return {n: rows.rows_first(latents[n], site)[0] for n, site in self._hidden().items()}, observed
+        return {n: rows_first(latents[n], site)[0] for n, site in self._hidden().items()}, observed
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write parameters and buffers to one safetensors file, atomically; no pickle.
@@ -266,10 +265,10 @@ class VAE(PairParameters):
         self, given: Mapping[str, Tensor], arguments: Arguments, *, needs_x: bool = False
     ) -> dict[str, Tensor]:
         layout = self.layout
-        latents = {n: rows.pyro_layout(given[n], s, layout.sample_dim) for n, s in self._hidden().items()}
+        latents = {n: pyro_layout(given[n], s, layout.sample_dim) for n, s in self._hidden().items()}
         with self.evaluating(), self._explained(arguments if needs_x else None):
             means = rows.observed_means(self, arguments, latents)
-        means = {name: rows.rows_first(means[name], site) for name, site in layout.observed.items()}
+        means = {name: rows_first(means[name], site) for name, site in layout.observed.items()}
         if needs_x:
             self._refuse_nan(means)
         return means

@@ -9,6 +9,8 @@ from torch import nn
 
 import pyrovae as pv
 from pyrovae import rows
+from pyrovae.layout import slice_latents
+from pyrovae.recording import BatchTerms
 from tests.oracles import ExactGuide, LinearGaussian, WideGuide
 
 
@@ -174,7 +176,7 @@ def test_a_row_does_not_depend_on_the_other_rows(linear):
     latents = terms_of(vae, x).latents
     with vae.evaluating():
         whole = rows.run_model(vae, (x,), latents, 4)["x"].log_prob
-        one = rows.slice_latents(latents, vae.layout, slice(None), slice(2, 3))
+        one = slice_latents(latents, vae.layout, slice(None), slice(2, 3))
         alone = rows.run_model(vae, (x[2:3],), one, 4)["x"].log_prob
     torch.testing.assert_close(whole[:, 2:3], alone)
 
@@ -200,7 +202,7 @@ def test_auxiliary_sites_of_the_guide_count_in_q():
 
 def test_batch_terms_tell_the_parts_of_a_pyro_objective(linear):
     vae, x = linear
-    recorder = rows.BatchTerms()
+    recorder = BatchTerms()
     objective = pyro.infer.Trace_ELBO(num_particles=3)
     with vae.evaluating():
         loss = objective.loss(recorder.model(vae.model), recorder.guide(vae.guide), x)

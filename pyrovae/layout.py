@@ -1,0 +1,124 @@
+"""Shapes: Pyro's layout of a site inside, rows first for users, and the way between them.
+
+Inside, a tensor of a site is [S, *inner plates, B, *event], one batch dimension for each plate of the pair,
+of size 1 where the site is not in that plate. Users see [S, B, *inner plates, *event].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Arguments = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class SiteLayout:
+    """A site's event shape and the dims of its plates inside the row plate."""
+
+    event_shape: torch.Size
+    inner_dims: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What one run of a pair showed: its sites, and how many samples at once are drawn.
+
+    `sample_dim` is the plate dimension for samples, left of every plate of the pair. A program that cannot
+    broadcast over it runs on repeated rows instead, with the same results. `latents` are what the guide
+    samples; `enumerated` are the model's discrete latents that are summed out instead.
+    """
+
+    sample_dim: int
+    latents: Mapping[str, SiteLayout]
+    observed: Mapping[str, SiteLayout]
+    enumerated: Mapping[str, SiteLayout] = field(default_factory=dict)
+    guide_broadcasts: bool = True
+    model_broadcasts: bool = True
+
+
+def rows_first(value: Tensor, site: SiteLayout) -> Tensor:
+    """From Pyro's layout to the users': [S, B, *inner plates, *event]; plates not its own are dropped."""
+    row_dim = value.dim() - 1 - len(site.event_shape)
+    keep = {row_dim + 1 + dim for dim in site.inner_dims}
+    for dim in range(row_dim - 1, 0, -1):
+        if dim not in keep:
+            value, row_dim = value.squeeze(dim), row_dim - 1
+    return value.movedim(row_dim, 1)
+
+
+def pyro_layout(value: Tensor, site: SiteLayout, sample_dim: int) -> Tensor:
+    """From the users' layout [S, B, *inner plates, *event] to Pyro's: the inverse of `rows_first`."""
+    event_dim = len(site.event_shape)
+    value = value.movedim(1, value.dim() - 1 - event_dim)
+    for dim in range(-2, sample_dim, -1):
+        if dim not in site.inner_dims:
+            value = value.unsqueeze(value.dim() - event_dim + dim + 1)
+    return value
+
+
+def slice_latents(
+    latents: Mapping[str, Tensor], layout: Layout, samples: slice, rows: slice
+) -> dict[str, Tensor]:
+    """Some samples of some rows."""
+    taken = {}
+    for name, value in latents.items():
+        row_dim = value.dim() - 1 - len(layout.latents[name].event_shape)
+        index = [slice(None)] * value.dim()
+        index[0], index[row_dim] = samples, rows
+        taken[name] = value[tuple(index)]
+    return taken
+
+
+def as_the_program_takes(
+    layout: Layout, latents: Mapping[str, Tensor], broadcasts: bool
+) -> Mapping[str, Tensor]:
+    """Latents as a program takes them: under a samples plate, or on repeated rows."""
+    if broadcasts:
+        return latents
+    sites = {**layout.latents, **layout.enumerated}
+    return {name: _flatten_samples(value, len(sites[name].event_shape)) for name, value in latents.items()}
+
+
+def repeat_rows(arguments: Arguments, num_samples: int) -> Arguments:
+    """The rows S times over; samples vary slowest, so that random numbers come as under a samples plate."""
+    return tuple(
+        argument.repeat(num_samples, *[1] * (argument.dim() - 1))
+        if isinstance(argument, Tensor) and argument.dim() > 0
+        else argument
+        for argument in arguments
+    )
+
+
+def by_row(terms: Tensor, num_samples: int, layout: Layout, broadcasts: bool) -> Tensor:
+    """Sum a site's terms, given in Pyro's batch layout, over all but samples and rows: [S,B]."""
+    if not broadcasts:
+        return terms.reshape(-1, num_samples, terms.shape[-1] // num_samples).sum(0)
+    missing = -layout.sample_dim - terms.dim()
+    terms = terms.reshape((1,) * missing + terms.shape)
+    if terms.dim() > 2:
+        terms = terms.flatten(1, -2).sum(1)
+    return terms.expand(num_samples, -1)
+
+
+def canonical(value: Tensor, num_samples: int, layout: Layout, event_dim: int, *, broadcasts: bool) -> Tensor:
+    """A value in Pyro's layout with every plate dimension present: [S, *inner plates, B, *event]."""
+    batch_dim = -layout.sample_dim
+    if broadcasts:
+        missing = batch_dim - (value.dim() - event_dim)
+        value = value.reshape((1,) * missing + value.shape)
+        return value.expand(num_samples, *value.shape[1:])
+    row_dim = value.dim() - 1 - event_dim
+    value = value.unflatten(row_dim, (num_samples, -1)).movedim(row_dim, 0)
+    missing = batch_dim - (value.dim() - event_dim)
+    return value.reshape(value.shape[:1] + (1,) * missing + value.shape[1:])
+
+
+def _flatten_samples(value: Tensor, event_dim: int) -> Tensor:
+    """From [S, *inner plates, B, *event] to [*inner plates, S*B, *event]."""
+    row_dim = value.dim() - 1 - event_dim
+    return value.movedim(0, row_dim - 1).flatten(row_dim - 1, row_dim)

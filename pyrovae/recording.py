@@ -1,0 +1,69 @@
+"""What a Pyro objective sees while it runs, by parts, so that a training history can tell them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyrovae.rows import Program
+from pyrovae.sites import log_density, sample_sites
+
+
+class BatchTerms:
+    """Collects what a Pyro objective sees while it runs, so that a history can tell its parts.
+
+    Wrap model and guide, run the objective, then read `take(num_particles)`: sums over the batch of the
+    ELBO, log p(x|z) and log q - log p(z), without scales, on the device (nothing is synchronised).
+    `plate_scale` is the N/B of the row plate in the last runs, 1 where it is not subsampled.
+    """
+
+    def __init__(self) -> None:
+        self.plate_scale = 1.0
+        self._guide_traces: list[Any] = []
+        self._model_traces: list[Any] = []
+
+    def model(self, program: Program) -> Program:
+        """The program, with each run recorded."""
+        return _recorded(program, self._model_traces)
+
+    def guide(self, program: Program) -> Program:
+        """The program, with each run recorded."""
+        return _recorded(program, self._guide_traces)
+
+    @torch.no_grad()
+    def take(self, num_particles: int) -> Tensor:
+        """Sums over rows, means over particles: (ELBO, reconstruction, rate); forgets the runs."""
+        log_likelihood = log_prior = log_guide = torch.zeros(())
+        self.plate_scale = _plate_scale(self._model_traces[0])
+        for trace in self._model_traces:
+            for _, site in sample_sites(trace):
+                if site["is_observed"]:
+                    log_likelihood = log_likelihood + log_density(site).sum()
+                else:
+                    log_prior = log_prior + log_density(site).sum()
+        for trace in self._guide_traces:
+            for _, site in sample_sites(trace):
+                log_guide = log_guide + log_density(site).sum()
+        self._model_traces.clear()
+        self._guide_traces.clear()
+        rate = log_guide - log_prior
+        return torch.stack([log_likelihood - rate, log_likelihood, rate]) / num_particles
+
+
+def _plate_scale(trace: Any) -> float:
+    frames = (f for _, site in sample_sites(trace) for f in site["cond_indep_stack"] if f.dim == -1)
+    frame = next(frames)
+    return 1.0 if frame.full_size is None else float(frame.full_size / frame.size)
+
+
+def _recorded(program: Program, traces: list[Any]) -> Program:
+    def run(*arguments: Any, **keywords: Any) -> Any:
+        with poutine.trace() as recorder:
+            result = program(*arguments, **keywords)
+        traces.append(recorder.trace)
+        return result
+
+    return run
