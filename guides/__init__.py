@@ -4,6 +4,23 @@ if __name__ != "pyrovae.guides":
     raise ImportError("import this package as pyrovae.guides: under another name it would be a second copy.")
 
 from pyrovae.guides.amortized import AmortizedGuide
-from pyrovae.guides.posteriors import DiagonalNormal
+from pyrovae.guides.flows import CouplingFlow, Flow, InverseAutoregressiveFlow, NeuralSplineFlow
+from pyrovae.guides.hierarchical import BottomUpGuide, HierarchicalGuide, LadderGuide
+from pyrovae.guides.mixture import MixtureOfNormals
+from pyrovae.guides.posteriors import DiagonalNormal, FullNormal, IsotropicNormal, LowRankNormal
 
-__all__ = ["AmortizedGuide", "DiagonalNormal"]
+__all__ = [
+    "AmortizedGuide",
+    "BottomUpGuide",
+    "CouplingFlow",
+    "DiagonalNormal",
+    "Flow",
+    "FullNormal",
+    "HierarchicalGuide",
+    "InverseAutoregressiveFlow",
+    "IsotropicNormal",
+    "LadderGuide",
+    "LowRankNormal",
+    "MixtureOfNormals",
+    "NeuralSplineFlow",
+]
