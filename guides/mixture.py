@@ -58,16 +58,24 @@ class MixtureOfNormals(nn.Module):
 
 
 class PathwiseMixture(dist.MixtureSameFamily):  # type: ignore[misc]
-    """A mixture of diagonal normals whose samples carry gradients: implicit reparameterization.
+    """A mixture of diagonal normals whose samples carry gradients: z moves with the parameters.
 
-    With u_d = F(z_d | z_1..z_{d-1}), the conditional distribution functions, uniform whatever the parameters,
+    Locations and scales move a sample by its components' shares in it, r_c = w_c N_c(z) / q(z):
 
-        dz = -(du/dz)^{-1} du/dparameters,    du/dz lower triangular
+        dz = sum_c r_c (dm_c + (z - m_c) / s_c * ds_c)
 
-    Figurnov, Mohamed, Mnih, "Implicit Reparameterization Gradients" (2018),
-    https://arxiv.org/abs/1805.08498.
-    (`pyro.distributions.MixtureOfDiagNormals` has gradients of this kind too, but those of its weights are
-    right for unit scales only.)
+    a velocity that solves the transport equation dq = -div(q dz) and is bounded. Weights move it so that the
+    conditional distribution functions u_d = F(z_d | z_1..z_{d-1}) stay what they are:
+
+        dz = -(du/dz)^{-1} du/dw,    du/dz lower triangular
+
+    Jankowiak, Obermeyer, "Pathwise Derivatives Beyond the Reparameterization Trick" (2018),
+    https://arxiv.org/abs/1806.01851; Figurnov, Mohamed, Mnih, "Implicit Reparameterization Gradients" (2018),
+    https://arxiv.org/abs/1805.08498. (`pyro.distributions.MixtureOfDiagNormals` is of this kind too, but its
+    gradient of the weights is right for unit scales only.)
+
+    The gradient of the weights has heavy tails where components lie far apart: mass must cross the gap
+    between them, where samples are rare and move far.
 
     Args:
         mixture_distribution: a Categorical, batch [...].
@@ -85,26 +93,36 @@ class PathwiseMixture(dist.MixtureSameFamily):  # type: ignore[misc]
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Draw [*sample_shape, *batch, K], differentiable in all parameters."""
         z: Tensor = self.sample(torch.Size(sample_shape))
-        normals: Any = self.component_distribution
-        scale = normals.base_dist.scale
-        standard = (z.unsqueeze(-2) - normals.base_dist.loc) / scale
-        log_normal = -0.5 * standard**2 - scale.log()
+        normals: Any = self.component_distribution.base_dist
+        logits: Tensor = self.mixture_distribution.logits
+        with torch.no_grad():
+            standard = (z.unsqueeze(-2) - normals.loc) / normals.scale
+            log_normal = -0.5 * standard**2 - normals.scale.log()
+            shares = torch.softmax(logits + log_normal.sum(-1), -1).unsqueeze(-1)
+        by_components = (shares * (normals.loc + normals.scale * standard)).sum(-2)
+        return z + _zero(by_components) - self._by_weights(logits, standard, log_normal, normals.scale)
+
+    def _by_weights(self, logits: Tensor, standard: Tensor, log_normal: Tensor, scale: Tensor) -> Tensor:
+        """Zero, whose derivative by the logits is (du/dz)^{-1} du/dlogits."""
         # Weights of the components given the dimensions before d: [..., C, K].
         before = log_normal.cumsum(-1) - log_normal
-        logits: Tensor = self.mixture_distribution.logits
         weights = torch.softmax(logits.unsqueeze(-1) + before, dim=-2)
-        below = torch.special.ndtr(standard)
+        with torch.no_grad():
+            below = torch.special.ndtr(standard)
         uniform = (weights * below).sum(-2)
         with torch.no_grad():
             # du_d/dz_j for j < d: the weights move with z_j; for j = d: the conditional density.
-            slopes = -standard / scale
             excess = weights * (below - uniform.unsqueeze(-2))
-            jacobian = torch.einsum("...cd,...cj->...dj", excess, slopes).tril(-1)
+            jacobian = torch.einsum("...cd,...cj->...dj", excess, -standard / scale).tril(-1)
             density = (weights * (log_normal - _LOG_ROOT_TWO_PI).exp()).sum(-2)
-            jacobian = jacobian + torch.diag_embed(density.clamp(min=torch.finfo(z.dtype).tiny))
-        moved = uniform - uniform.detach()
-        step = torch.linalg.solve_triangular(jacobian, moved.unsqueeze(-1), upper=False)
-        return z - step.squeeze(-1)
+            jacobian = jacobian + torch.diag_embed(density.clamp(min=torch.finfo(density.dtype).tiny))
+        step = torch.linalg.solve_triangular(jacobian, _zero(uniform).unsqueeze(-1), upper=False)
+        return step.squeeze(-1)
 
 
 _LOG_ROOT_TWO_PI = 0.9189385332046727
+
+
+def _zero(value: Tensor) -> Tensor:
+    """Zero with the derivatives of `value`."""
+    return value - value.detach()

@@ -77,7 +77,7 @@ def trained(name, make=None):
     vae = pv.VAE(model, (make or GUIDES[name])(model))
     x = evidence().sample((128,))
     objective = pyro.infer.Trace_ELBO(num_particles=4, vectorize_particles=True, max_plate_nesting=1)
-    for rate, epochs in ((3e-2, 120), (5e-3, 80), (5e-4, 40)):
+    for rate, epochs in ((3e-2, 180), (5e-3, 80), (5e-4, 60)):
         pv.fit(
             vae, x, epochs=epochs, objective=objective, seed=0, progress=False,
             optimizer=lambda p, rate=rate: torch.optim.Adam(p, lr=rate),

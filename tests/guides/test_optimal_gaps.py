@@ -58,7 +58,7 @@ def trained(posterior, epochs=200):
     torch.manual_seed(1)
     x = evidence().sample((N,))
     objective = pyro.infer.Trace_ELBO(num_particles=4, vectorize_particles=True, max_plate_nesting=1)
-    for rate, num_epochs in ((3e-2, epochs), (5e-3, 75), (5e-4, 40)):
+    for rate, num_epochs in ((3e-2, epochs), (5e-3, 75), (5e-4, 75)):
         pv.fit(
             vae, x, epochs=num_epochs, objective=objective, seed=0, progress=False,
             optimizer=lambda p, rate=rate: torch.optim.Adam(p, lr=rate),

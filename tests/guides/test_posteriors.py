@@ -344,7 +344,7 @@ def test_mixture_gradient_is_that_of_the_conditional_quantiles(K):
         return torch.stack(z)
 
     direction = torch.randn(K, dtype=torch.float64)
-    for seed in range(2):
+    for seed in range(4):
         torch.manual_seed(seed)
         parameters = start.clone().requires_grad_()
         z = mixture(parameters).rsample()
@@ -352,7 +352,8 @@ def test_mixture_gradient_is_that_of_the_conditional_quantiles(K):
         u = conditionals(z.detach(), start)
         torch.testing.assert_close(quantiles(u, start), z.detach(), rtol=1e-9, atol=1e-9)
         step = 1e-5
-        for i in range(len(start)):
+        # In one dimension there is no other velocity; in several only the weights' keeps the quantiles.
+        for i in range(0 if K == 1 else 2 * C * K, len(start)):
             moved = step * torch.eye(len(start), dtype=torch.float64)[i]
             difference = (quantiles(u, start + moved) - quantiles(u, start - moved)) @ direction / (2 * step)
             torch.testing.assert_close(gradient[i], difference, rtol=1e-5, atol=1e-7)

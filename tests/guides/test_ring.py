@@ -22,7 +22,7 @@ def network(sizes):
 
 
 GUIDES = {
-    "mixture": (lambda: guides.MixtureOfNormals(network((8 * K, 8 * K, 8)))),
+    "mixture": (lambda: guides.MixtureOfNormals(network((16 * K, 16 * K, 16)))),
     "inverse autoregressive": lambda: guides.InverseAutoregressiveFlow(
         network((K, K, H)), K, H, num_layers=3
     ),
@@ -41,11 +41,11 @@ def exact_log_marginal():
     return torch.stack([torch.logsumexp(prior + normal.log_prob(x), 0) for x in X[:, 0].double()])
 
 
-def gap(posterior):
+def gap(posterior, steps=((2e-2, 250), (4e-3, 120))):
     model = pv.models.LatentVariableModel(pv.models.StandardNormal(K), pv.models.Normal(Radius(), scale=S))
     vae = pv.VAE(model, guides.AmortizedGuide(posterior))
     objective = pyro.infer.Trace_ELBO(num_particles=4, vectorize_particles=True, max_plate_nesting=1)
-    for rate, epochs in ((2e-2, 250), (4e-3, 120)):
+    for rate, epochs in steps:
         pv.fit(
             vae, X, epochs=epochs, objective=objective, seed=0, progress=False,
             optimizer=lambda p, rate=rate: torch.optim.Adam(p, lr=rate),
@@ -63,5 +63,7 @@ def diagonal_gap():
 def test_closes_four_fifths_of_the_diagonal_gap(name, diagonal_gap):
     assert diagonal_gap > 1.0
     torch.manual_seed(0)
-    found = gap(GUIDES[name]())
+    # At larger steps components of a mixture merge, for one seed in six.
+    steps = {"steps": ((1e-2, 400), (2e-3, 150))} if name == "mixture" else {}
+    found = gap(GUIDES[name](), **steps)
     assert -0.01 < found < 0.2 * diagonal_gap, (name, found, diagonal_gap)
