@@ -5,7 +5,26 @@ if __name__ != "pyrovae.guides":
 
 from pyrovae.guides.amortized import AmortizedGuide
 from pyrovae.guides.exact import ExactGuide
-from pyrovae.guides.posteriors import DiagonalNormal
+from pyrovae.guides.flows import CouplingFlow, Flow, InverseAutoregressiveFlow, NeuralSplineFlow
+from pyrovae.guides.hierarchical import BottomUpGuide, HierarchicalGuide, LadderGuide
+from pyrovae.guides.mixture import MixtureOfNormals
+from pyrovae.guides.posteriors import DiagonalNormal, FullNormal, IsotropicNormal, LowRankNormal
 from pyrovae.guides.sequence import MarkovPosterior
 
-__all__ = ["AmortizedGuide", "DiagonalNormal", "ExactGuide", "MarkovPosterior"]
+__all__ = [
+    "AmortizedGuide",
+    "BottomUpGuide",
+    "CouplingFlow",
+    "DiagonalNormal",
+    "ExactGuide",
+    "Flow",
+    "FullNormal",
+    "HierarchicalGuide",
+    "InverseAutoregressiveFlow",
+    "IsotropicNormal",
+    "LadderGuide",
+    "LowRankNormal",
+    "MarkovPosterior",
+    "MixtureOfNormals",
+    "NeuralSplineFlow",
+]

@@ -12,6 +12,7 @@ from pyrovae.models.counts import Multinomial, NegativeBinomial, Poisson, ZeroIn
 from pyrovae.models.deep_markov import DeepMarkovModel
 from pyrovae.models.discretized import DiscretizedLogistic
 from pyrovae.models.flow import FlowPrior, affine_flow, spline_flow
+from pyrovae.models.hierarchical import HierarchicalModel
 from pyrovae.models.latent_variable import LatentVariableModel
 from pyrovae.models.likelihoods import Bernoulli, Categorical, ContinuousBernoulli, Laplace, Normal, StudentT
 from pyrovae.models.linear_gaussian import LinearGaussian
@@ -45,3 +46,4 @@ __all__ = [
     "affine_flow",
     "spline_flow",
 ]
+__all__ = ["Bernoulli", "HierarchicalModel", "LatentVariableModel", "Normal", "StandardNormal"]

@@ -44,9 +44,12 @@ def inspect_pair(model: Program, guide: Program, arguments: Arguments) -> Layout
     for name, site in model_sites.items():
         if site["is_observed"] and not site_is_factor(site):
             _check_event("observed", name, site["value"], site["fn"])
+    try:
+        guide_sites = dict(sample_sites(_run("guide", guide, arguments)))
+    except ValueError:
+        check_support(model, arguments)  # bad data may be why, e.g. labels that the guide cannot embed
+        raise
     check_support(model, arguments)
-
-    guide_sites = dict(sample_sites(_run("guide", guide, arguments)))
     enumerated = _enumerated(model_sites, guide_sites)
     _check_latents(model_sites, guide_sites, enumerated)
     _check_plates("guide", guide_sites, num_rows)
@@ -88,7 +91,7 @@ def check_support(model: Program, arguments: Arguments, first_row: int = 0) -> N
     except ValueError as error:
         last = first_row + rows.num_rows(arguments) - 1
         raise ValueError(
-            f"{error}\n  (rows are counted from row {first_row}, among rows {first_row} to {last})"
+            f"{error}\n  (among rows {first_row} to {last} of the data, counted from the first of them)"
         ) from error
     for name, site in sample_sites(trace):
         if not site["is_observed"] or site_is_factor(site):

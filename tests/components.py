@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae import models
-from pyrovae.guides import AmortizedGuide, DiagonalNormal, MarkovPosterior
+from pyrovae.guides import AmortizedGuide, DiagonalNormal, HierarchicalGuide, MarkovPosterior
 from pyrovae.nn import GRU, MLP, AutoregressiveGRU, GatedTransition, PositiveParameter, SequenceEncoder
 
 K = 2  # latent dimensions
@@ -229,7 +229,14 @@ def linear_gaussian() -> tuple[nn.Module, nn.Module]:
     return models.LinearGaussian(K, D), guide(D)
 
 
+def hierarchical() -> tuple[nn.Module, nn.Module]:
+    priors = [models.StandardNormal(K), models.Normal(net(K, (K, K)))]
+    model = models.HierarchicalModel(priors, models.Bernoulli(net(K, D)))
+    return model, HierarchicalGuide([DiagonalNormal(net(D, (K, K))), DiagonalNormal(net(D + K, (K, K)))])
+
+
 MODELS = {
+    "HierarchicalModel": Model(hierarchical, lambda B: (torch.bernoulli(torch.full((B, D), 0.5)),)),
     "AutoregressiveCategorical": Model(autoregressive, lambda B: (torch.randint(OPTIONS, (B, 4)), ragged(B))),
     "DeepMarkovModel": Model(deep_markov, lambda B: (torch.randn(B, 4, D), ragged(B))),
     "LinearGaussian": Model(linear_gaussian, lambda B: (real(B),)),

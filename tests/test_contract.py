@@ -251,9 +251,7 @@ def test_validation_data_are_named():
 @pytest.mark.parametrize("call", CALLS)
 def test_rows_of_another_shape(call):
     vae = composed()
-    with pytest.raises(
-        ValueError, match=r"(?s)the guide failed on its first rows: .*6 features and got 5.*\[7, 5\]"
-    ):
+    with pytest.raises(ValueError, match=r"'x' has event shape \(6,\) in the model.*rows of shape \(5,\)"):
         call(vae, binary_rows(D=5))
     vae.rows(binary_rows())
     with pytest.raises(ValueError, match=r"x has rows of shape \[5\]: this VAE takes rows of shape \[6\]"):
