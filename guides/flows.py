@@ -181,7 +181,8 @@ class NeuralSplineFlow(Flow):
 
     The splines g_d act on [-bound, bound] and are the identity outside; the affine layers carry shifts and
     correlations, which splines in a box cannot. Hence it contains `InverseAutoregressiveFlow` with as many
-    layers (but for the slopes at the ends of Pyro's splines, 0.999 in the place of 1). Sampling with its density is one pass; the density of a value from elsewhere takes K.
+    layers (but for the slopes at the ends of Pyro's splines, 0.999 in the place of 1). Sampling with its
+    density is one pass; the density of a value from elsewhere takes K.
 
     Durkan, Bekasov, Murray, Papamakarios, "Neural Spline Flows" (2019), https://arxiv.org/abs/1906.04032,
     with affine autoregressive layers in the place of their linear ones.
