@@ -4,6 +4,7 @@ if __name__ != "pyrovae.guides":
     raise ImportError("import this package as pyrovae.guides: under another name it would be a second copy.")
 
 from pyrovae.guides.amortized import AmortizedGuide
+from pyrovae.guides.auto import AutoGuide
 from pyrovae.guides.exact import ExactGuide
 from pyrovae.guides.flows import CouplingFlow, Flow, InverseAutoregressiveFlow, NeuralSplineFlow
 from pyrovae.guides.hierarchical import BottomUpGuide, HierarchicalGuide, LadderGuide
@@ -13,6 +14,7 @@ from pyrovae.guides.sequence import MarkovPosterior
 
 __all__ = [
     "AmortizedGuide",
+    "AutoGuide",
     "BottomUpGuide",
     "CouplingFlow",
     "DiagonalNormal",

@@ -28,6 +28,23 @@ PROBE_ROWS = 7  # odd and small: unlikely to equal an event size by chance
 PROBE_SAMPLES = 3
 
 
+def inspect_model(model: Program, arguments: Arguments) -> dict[str, Any]:
+    """Check the model alone on a few rows, and hand back its traced sites.
+
+    Raises:
+        ValueError, TypeError: as `inspect_pair`.
+
+    """
+    arguments = _few(arguments)
+    sites = dict(sample_sites(_run("model", model, arguments)))
+    _check_observations(sites)
+    _check_plates("model", sites, rows.num_rows(arguments))
+    for name, site in sites.items():
+        if site["is_observed"] and not site_is_factor(site):
+            _check_event("observed", name, site["value"], site["fn"])
+    return sites
+
+
 def inspect_pair(model: Program, guide: Program, arguments: Arguments) -> Layout:
     """Check a pair on a few rows and find its layout. Run it under the pair's scope, without gradients.
 
@@ -36,14 +53,9 @@ def inspect_pair(model: Program, guide: Program, arguments: Arguments) -> Layout
         TypeError: the arguments have a type that the programs cannot use.
 
     """
-    arguments = tuple(a[:PROBE_ROWS] if isinstance(a, Tensor) and a.dim() > 0 else a for a in arguments)
+    arguments = _few(arguments)
     num_rows = rows.num_rows(arguments)
-    model_sites = dict(sample_sites(_run("model", model, arguments)))
-    _check_observations(model_sites)
-    _check_plates("model", model_sites, num_rows)
-    for name, site in model_sites.items():
-        if site["is_observed"] and not site_is_factor(site):
-            _check_event("observed", name, site["value"], site["fn"])
+    model_sites = inspect_model(model, arguments)
     try:
         guide_sites = dict(sample_sites(_run("guide", guide, arguments)))
     except ValueError:
@@ -109,6 +121,10 @@ def check_support(model: Program, arguments: Arguments, first_row: int = 0) -> N
             f"{family_name(distribution)} takes {_base_constraint(distribution)} values, and this row "
             f"holds {_offending(distribution, value, row)}. {_support_advice(distribution)}"
         )
+
+
+def _few(arguments: Arguments) -> Arguments:
+    return tuple(a[:PROBE_ROWS] if isinstance(a, Tensor) and a.dim() > 0 else a for a in arguments)
 
 
 def _run(

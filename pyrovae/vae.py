@@ -19,6 +19,8 @@ from pyrovae.rows import Program
 
 Latents: TypeAlias = Tensor | Mapping[str, Tensor]
 
+ROWS_TO_BUILD_FROM = 1000
+
 
 class VAE(PairParameters):
     """A generative model p(x, z) and an amortized guide q(z|x): two Pyro programs of one signature.
@@ -33,7 +35,8 @@ class VAE(PairParameters):
 
     Args:
         model: p(x, z) as a Pyro program; observes `x` with `obs=`.
-        guide: q(z|x) as a Pyro program; samples every latent of the model.
+        guide: q(z|x) as a Pyro program; samples every latent of the model. None derives one from the model,
+            `pyrovae.guides.AutoGuide(model)`.
         example: a few rows, `x` or `(x, *context)`, to inspect the pair at once.
 
     Raises:
@@ -51,7 +54,11 @@ class VAE(PairParameters):
 
     """
 
-    def __init__(self, model: Program, guide: Program, *, example: Any = None) -> None:
+    def __init__(self, model: Program, guide: Program | None = None, *, example: Any = None) -> None:
+        if guide is None:
+            from pyrovae.guides import AutoGuide
+
+            guide = AutoGuide(model)
         for which, program in (("model", model), ("guide", guide)):
             if isinstance(program, type) or not callable(program):
                 raise TypeError(
@@ -224,6 +231,9 @@ class VAE(PairParameters):
         """
         saved, facts = load_tensors(path, "VAE")
         layout, row_specs = _from_json(facts["pair"])
+        if self._layout is None and row_specs is not None:
+            with rows.fixed_seed(0, self.device):  # what it draws is overwritten
+                self._build_guide(_ones(row_specs, self.device))
         if differences := self.take_values(saved):
             raise ValueError(f"{path} belongs to another architecture: {differences}.")
         self._layout, self._row_specs = layout or self._layout, row_specs or self._row_specs
@@ -231,12 +241,22 @@ class VAE(PairParameters):
 
     # Behind these
 
+    def _build_guide(self, arguments: Arguments) -> None:
+        """A guide that is built from data, such as AutoGuide, has a method `build(*arguments)`."""
+        build = getattr(self.guide, "build", None)
+        if build is not None:
+            with self.evaluating():
+                build(*arguments)
+
     def _hidden(self) -> dict[str, SiteLayout]:
         """All latents of the model: the guide's and the enumerated ones."""
         return {**self.layout.latents, **self.layout.enumerated}
 
     def _inspect(self, data: Rows) -> None:
         arguments = data.take(slice(0, contract.PROBE_ROWS), self.device)
+        with rows.fixed_seed(0, self.device), self.evaluating():
+            contract.inspect_model(self.model, arguments)
+        self._build_guide(data.take(slice(0, ROWS_TO_BUILD_FROM), self.device))
         with rows.fixed_seed(0, self.device), self.evaluating():
             self._layout = contract.inspect_pair(self.model, self.guide, arguments)
         self._row_specs = [(a.dtype, a.shape[1:]) if isinstance(a, Tensor) else None for a in data.arguments]
@@ -317,6 +337,14 @@ def check_count(name: str, value: int) -> None:
     """Raise unless `value` is a whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} is {value!r}: expected a whole number of at least 1.")
+
+
+def _ones(specs: RowSpecs, device: torch.device) -> Arguments:
+    """Rows to build a guide from where there are no data: only their shapes matter."""
+    return tuple(
+        None if spec is None else torch.ones((contract.PROBE_ROWS, *spec[1]), dtype=spec[0], device=device)
+        for spec in specs
+    )
 
 
 RowSpecs: TypeAlias = list[tuple[torch.dtype, torch.Size] | None]

@@ -1,0 +1,431 @@
+"""A guide for any model, derived from the model's own structure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.infer.inspect import get_dependencies
+from torch import Tensor, nn
+from torch.distributions import biject_to, constraints
+
+from pyrovae.guides.families import diagonal_normal
+from pyrovae.guides.features import RowFeatures
+from pyrovae.guides.inversion import faithful_inverse
+from pyrovae.guides.posteriors import DiagonalNormal
+from pyrovae.guides.sequence import MarkovPosterior
+from pyrovae.models.sequences import MarkovSequence
+from pyrovae.nn import GRU, MLP, ConvEncoder
+from pyrovae.rows import plain_trace
+from pyrovae.sites import family_name, sample_sites
+
+Family: TypeAlias = Callable[[int, int, Sequence[int]], nn.Module]
+
+JOINT = "_latents"
+
+
+class AutoGuide(nn.Module):
+    """q(z|x) for any model with latents by row: one encoder, and a head for each latent site.
+
+    The model is run once and its dependencies are inverted (`pyrovae.guides.inversion`): a head takes the
+    encoder's features of the data and the latents that its own depends on in the posterior. It draws in
+    unconstrained space and maps to its site's support by `biject_to`. `print(guide)` shows the factorization.
+    Discrete latents get a head of their kind; those that the model enumerates are left to it. Latents in a
+    plate inside the rows, ragged chains (`pyrovae.models.DeepMarkovModel`) and masked sites are covered.
+
+    It is built when its VAE sees the first batch, which also sets the standardization of the encoder's input.
+
+    Args:
+        model: p(x, z) as a Pyro program.
+        family: makes a posterior over `latent_size` numbers from `in_features`; a function
+            (in_features, latent_size, hidden) -> conditional distribution, such as `full_normal` or
+            `neural_spline_flow` of `pyrovae.guides.families`. Sites of one number are diagonal in any family.
+        joint: one posterior of the family over all latents together, instead of one for each site.
+        encoder: from (x, *context) to features [B, H]; None makes a convolutional one for rows of shape
+            [C, H, W] and an MLP for others, on standardized input.
+        hidden: sizes of the encoder's hidden layers; heads that condition on latents have one of the last size.
+
+    Raises:
+        ValueError: when built: a model without latents, a discrete latent of unbounded support that is not
+            enumerated, a support without a bijection, an encoder whose output is not [B, H].
+
+    Example:
+        >>> import pyrovae as pv
+        >>> from pyrovae.models import Bernoulli, HierarchicalModel, Normal, StandardNormal
+        >>> model = HierarchicalModel([StandardNormal(2), Normal(MLP(2, (4, 4)))], Bernoulli(MLP(4, 64)))
+        >>> vae = pv.VAE(model, AutoGuide(model), example=torch.zeros(5, 64))
+        >>> print(vae.guide)
+        AutoGuide: q(z2|x) q(z1|z2)
+
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        family: Family = diagonal_normal,
+        joint: bool = False,
+        encoder: nn.Module | None = None,
+        hidden: Sequence[int] = (128,),
+    ) -> None:
+        super().__init__()
+        if not hidden:
+            raise ValueError("hidden is empty: the encoder needs at least one hidden layer.")
+        self._model = (model,)  # in a tuple: its parameters are its own
+        self.family = family
+        self.joint = joint
+        self.hidden = tuple(hidden)
+        self.encoder = encoder
+        self.heads = nn.ModuleDict()
+        self.sites: dict[str, _Site] = {}
+        self.parents: dict[str, list[str]] = {}
+        self._rows: tuple[str, int | None] = ("rows", None)
+        self._reads_model = False
+
+    @property
+    def is_built(self) -> bool:
+        """Whether the guide has seen its model run."""
+        return bool(self.parents)
+
+    def build(self, *arguments: Any) -> None:
+        """Read the model's structure off a run on some rows (x, *context), and make the networks."""
+        if self.is_built:
+            return
+        trace = plain_trace(self._model[0], arguments)
+        traced = dict(sample_sites(trace))
+        hidden = {n: s for n, s in traced.items() if not s["is_observed"]}
+        enumerated = [n for n, s in hidden.items() if s["infer"].get("enumerate") == "parallel"]
+        depth = max(
+            (-1 - f.dim for s in traced.values() for f in s["cond_indep_stack"] if f.vectorized), default=0
+        )
+        sites = {n: _site(n, s, depth) for n, s in hidden.items() if n not in enumerated}
+        if not hidden:
+            raise ValueError("the model has no latents: there is nothing for a guide to sample.")
+        self._rows = _row_plate(traced)
+        dependencies: Any = get_dependencies(self._model[0], arguments)["prior_dependencies"]
+        parents = {n: [p for p in dependencies.get(n, ()) if p != n] for n in traced}
+        self.parents = faithful_inverse(parents, list(sites), enumerated)
+        self.sites = sites
+        self._reads_model = any(hidden[n]["mask"] is not None or _ragged(hidden[n]["fn"]) for n in sites)
+        if sites:
+            self._make_networks(arguments, hidden)
+
+    def forward(self, x: Tensor, *context: Any) -> None:
+        """Sample the latents of rows x, [B, *event], and their context."""
+        if not self.is_built and not self.sites:
+            self.build(x, *context)
+        if not self.sites:
+            return
+        features = self._encode(x, *context)
+        model_sites = self._model_sites(x, *context) if self._reads_model else {}
+        name, full_size = self._rows
+        subsample = None if full_size is None else len(x)
+        with pyro.plate(name, len(x) if full_size is None else full_size, subsample_size=subsample, dim=-1):
+            if self.joint:
+                self._sample_joint(features)
+            else:
+                self._sample_by_site(features, x, context, model_sites)
+
+    def __repr__(self) -> str:
+        if not self.is_built:
+            return "AutoGuide (built at the first batch)"
+        observed = sorted({p for above in self.parents.values() for p in above if p not in self.sites})
+        if self.joint:
+            return f"AutoGuide: q({','.join(self.sites)}|{','.join(observed)})"
+        factors = [
+            f"q({name}|{','.join(above)})" if above else f"q({name})" for name, above in self.parents.items()
+        ]
+        return "AutoGuide: " + " ".join(factors)
+
+    # Building
+
+    def _make_networks(self, arguments: tuple[Any, ...], hidden: dict[str, Any]) -> None:
+        if self.encoder is None:
+            self.encoder = _default_encoder(arguments, self.hidden)
+        self.encoder.to(arguments[0].device)
+        width = self._encode(*arguments).shape[-1]
+        if self.joint:
+            discrete = [name for name, site in self.sites.items() if site.discrete]
+            chains = [name for name in self.sites if isinstance(hidden[name]["fn"], MarkovSequence)]
+            if discrete or chains or self._reads_model:
+                raise ValueError(
+                    f"joint=True covers continuous latents that are always there, and this model has discrete, "
+                    f"masked or ragged ones ({', '.join(discrete or chains or self.sites)}): use joint=False."
+                )
+            size = sum(site.size for site in self.sites.values())
+            self.heads[_key(JOINT)] = self._head(width, size, ())
+        else:
+            for name, above in self.parents.items():
+                latent = [p for p in above if p in self.sites]
+                in_features = sum(self.sites[p].num_features for p in latent)
+                in_features += width if len(latent) < len(above) else 0
+                self.heads[_key(name)] = self._site_head(
+                    name, max(in_features, 1), bool(latent), hidden, arguments
+                )
+        self.heads.to(arguments[0].device)
+
+    def _site_head(
+        self,
+        name: str,
+        in_features: int,
+        has_parents: bool,
+        hidden: dict[str, Any],
+        arguments: tuple[Any, ...],
+    ) -> nn.Module:
+        site, fn = self.sites[name], hidden[name]["fn"]
+        if isinstance(fn, MarkovSequence):
+            return _chain_posterior(fn, arguments[0], self.hidden[-1])
+        layers = (self.hidden[-1],) if has_parents else ()
+        if site.discrete:
+            return MLP(in_features, site.size, layers)
+        return self._head(in_features, site.size, layers)
+
+    def _head(self, in_features: int, size: int, layers: Sequence[int]) -> nn.Module:
+        family = self.family if size > 1 else diagonal_normal
+        return family(in_features, size, layers)
+
+    # Sampling
+
+    def _encode(self, *arguments: Any) -> Tensor:
+        assert self.encoder is not None
+        features = self.encoder(*arguments)
+        B = len(arguments[0])
+        if not isinstance(features, Tensor) or features.dim() != 2 or len(features) != B:
+            shape = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            raise ValueError(f"the encoder gave {shape} for {B} rows: expected features [{B}, H].")
+        return features
+
+    def _model_sites(self, *arguments: Any) -> dict[str, Any]:
+        """The model's own sites on these rows: their masks and lengths are not the guide's to know."""
+        with torch.no_grad(), poutine.block():
+            return dict(sample_sites(plain_trace(self._model[0], arguments)))
+
+    def _sample_by_site(
+        self, features: Tensor, x: Tensor, context: tuple[Any, ...], model_sites: dict[str, Any]
+    ) -> None:
+        drawn: dict[str, Tensor] = {}
+        for name, above in self.parents.items():
+            site, head = self.sites[name], self.heads[_key(name)]
+            inputs = [drawn[p] for p in above if p in self.sites]
+            if len(inputs) < len(above):
+                inputs.insert(0, features)
+            mask = model_sites[name]["mask"] if self._reads_model else None
+            with poutine.mask(mask=True if mask is None else mask):
+                if isinstance(head, MarkovPosterior):
+                    real_steps = model_sites[name]["fn"].real_steps if self._reads_model else None
+                    fn = head(x.flatten(2), None if real_steps is None else real_steps.sum(-1))
+                    drawn[name] = pyro.sample(name, fn).flatten(-2)
+                else:
+                    drawn[name] = site.sample(head, inputs or [features.new_ones(len(x), 1)])
+
+    def _sample_joint(self, features: Tensor) -> None:
+        posterior = self.heads[_key(JOINT)](features)
+        whole = pyro.sample(JOINT, posterior, infer={"is_auxiliary": True})
+        sizes = [site.size for site in self.sites.values()]
+        for site, part in zip(self.sites.values(), whole.split(sizes, -1), strict=True):
+            site.place(part)
+
+
+@dataclass(frozen=True)
+class _Site:
+    """A latent site of the model: what its head must give, and how it becomes the site's value."""
+
+    name: str
+    event_shape: torch.Size
+    support: Any
+    plates: tuple[tuple[str, int, int], ...]  # name, size and dim of those inside the rows
+    depth: int  # how many plate dimensions the model has inside the rows
+    discrete: str = ""  # the family's name, if it is discrete
+    num_options: int = 0
+
+    @property
+    def unconstrained_shape(self) -> torch.Size:
+        if self.discrete:
+            return torch.Size([self.num_options])
+        return torch.Size(biject_to(self.support).inverse_shape(self.event_shape))
+
+    @property
+    def inner_shape(self) -> tuple[int, ...]:
+        """Batch dimensions between samples and rows, outermost first; 1 where the site is in no plate."""
+        sizes = {dim: size for _, size, dim in self.plates}
+        return tuple(sizes.get(dim, 1) for dim in range(-1 - self.depth, -1))
+
+    @property
+    def size(self) -> int:
+        """Numbers that a head gives for one row: unconstrained coordinates, or logits."""
+        return math.prod(self.unconstrained_shape) * math.prod(self.inner_shape)
+
+    @property
+    def num_features(self) -> int:
+        """Numbers that it hands to the heads below it."""
+        return self.size
+
+    def sample(self, head: nn.Module, inputs: list[Tensor]) -> Tensor:
+        """Draw the site from its head; returns the unconstrained draw as features [..., B, F]."""
+        if self.discrete:
+            logits = self._spread(head(*inputs), self.unconstrained_shape)
+            value = self._in_plates(_DISCRETE[self.discrete](logits))
+            if self.discrete == "Categorical":
+                value = nn.functional.one_hot(value, self.num_options)
+            return self._gather(
+                value.to(logits.dtype), len(self.unconstrained_shape) * (self.discrete != "Bernoulli")
+            )
+        posterior = head(*inputs)
+        event_dim = len(self.unconstrained_shape)
+        if not self.depth and self.unconstrained_shape == posterior.event_shape:
+            base = posterior  # as it is: its KL has a closed form
+        elif isinstance(posterior, dist.Independent) and isinstance(posterior.base_dist, dist.Normal):
+            location, scale = (
+                self._spread(p, self.unconstrained_shape)
+                for p in (posterior.base_dist.loc, posterior.base_dist.scale)
+            )
+            base = dist.Normal(location, scale).to_event(event_dim)
+        else:
+            draw = pyro.sample(f"{JOINT}_{self.name}", posterior, infer={"is_auxiliary": True})
+            return self.place(draw)
+        bijection = biject_to(self.support)
+        if _is_real(self.support):
+            return self._gather(self._in_plates(base), event_dim)
+        value = self._in_plates(dist.TransformedDistribution(base, [bijection]))
+        return self._gather(bijection.inv(value), event_dim)
+
+    def place(self, draw: Tensor) -> Tensor:
+        """Put unconstrained numbers [..., B, size] at the site, their density being counted already."""
+        unconstrained = self._spread(draw, self.unconstrained_shape)
+        bijection = biject_to(self.support)
+        value = bijection(unconstrained)
+        log_density = -bijection.log_abs_det_jacobian(unconstrained, value)
+        extra = log_density.dim() - (value.dim() - len(self.event_shape))
+        if extra > 0:
+            log_density = log_density.flatten(-extra).sum(-1)
+        self._in_plates(dist.Delta(value, log_density=log_density, event_dim=len(self.event_shape)))
+        return draw
+
+    def _in_plates(self, distribution: Any) -> Tensor:
+        with _plates(self.plates):
+            return pyro.sample(self.name, distribution)
+
+    def _spread(self, numbers: Tensor, shape: torch.Size) -> Tensor:
+        """From [..., B, size] to Pyro's layout [..., *inner, B, *shape]."""
+        inner = self.inner_shape
+        numbers = numbers.reshape(*numbers.shape[:-1], *inner, *shape)
+        row_dim = numbers.dim() - len(shape) - len(inner) - 1
+        return numbers.movedim(row_dim, row_dim + len(inner))
+
+    def _gather(self, value: Tensor, event_dim: int) -> Tensor:
+        """From Pyro's layout [..., *inner, B, *event] to [..., B, F]; the inverse of `_spread`."""
+        missing = self.depth + 1 - (value.dim() - event_dim)
+        value = value.reshape((1,) * missing + value.shape)
+        row_dim = value.dim() - event_dim - 1
+        value = value.movedim(row_dim, row_dim - self.depth)
+        return value.reshape(*value.shape[: row_dim - self.depth + 1], -1)
+
+
+_DISCRETE: dict[str, Callable[[Tensor], Any]] = {
+    "Bernoulli": lambda logits: dist.Bernoulli(logits=logits.squeeze(-1)),
+    "Categorical": lambda logits: dist.Categorical(logits=logits),
+    "OneHotCategorical": lambda logits: dist.OneHotCategorical(logits=logits),
+}
+
+
+def _site(name: str, traced: Any, depth: int) -> _Site:
+    fn = traced["fn"]
+    frames = [frame for frame in traced["cond_indep_stack"] if frame.vectorized and frame.dim != -1]
+    plates = tuple((frame.name, frame.size, frame.dim) for frame in frames)
+    support = fn.support
+    if family_name(fn) == "VonMises":
+        support = constraints.interval(
+            -math.pi, math.pi
+        )  # torch says "real", over which it does not normalize
+    if getattr(support, "is_discrete", False):
+        family = family_name(fn)
+        if family not in _DISCRETE or (family == "Bernoulli" and fn.event_shape):
+            raise ValueError(
+                f"the latent '{name}' is discrete ({family}, event shape {tuple(fn.event_shape)}) and has no head: "
+                "have it summed out with infer={'enumerate': 'parallel'} if its support is finite, put it into a plate "
+                "of single sites, or write the guide."
+            )
+        options = 1 if family == "Bernoulli" else int(fn.probs.shape[-1])
+        return _Site(name, fn.event_shape, support, plates, depth, family, options)
+    if isinstance(fn, MarkovSequence):
+        support = constraints.independent(constraints.real, 2)
+    try:
+        biject_to(support)
+    except NotImplementedError:
+        raise ValueError(
+            f"the latent '{name}' has the support {support}, to which no bijection is known: write its guide, or "
+            "register one with torch.distributions.biject_to."
+        ) from None
+    return _Site(name, fn.event_shape, support, plates, depth)
+
+
+def _row_plate(traced: dict[str, Any]) -> tuple[str, int | None]:
+    for name, site in traced.items():
+        for frame in site["cond_indep_stack"]:
+            if frame.dim == -1:
+                return frame.name, frame.full_size if frame.full_size != frame.size else None
+        raise ValueError(
+            f"site '{name}' of the model stands outside a row plate. Open `pyro.plate(\"rows\", len(x))` around it."
+        )
+    raise ValueError("the model has no sample statements.")
+
+
+def _default_encoder(arguments: tuple[Any, ...], hidden: Sequence[int]) -> nn.Module:
+    x, *context = arguments
+    if x.dim() == 4 and not context and x.is_floating_point():
+        return nn.Sequential(ConvEncoder(tuple(x.shape[1:]), hidden[-1]), nn.ReLU())
+    features = RowFeatures(arguments)
+    return _Sequential(features, MLP(features.size, hidden[-1], hidden[:-1]), nn.ReLU())
+
+
+class _Sequential(nn.Sequential):
+    """nn.Sequential whose first module takes several arguments."""
+
+    def forward(self, *arguments: Any) -> Any:
+        first, *rest = self
+        features = first(*arguments)
+        for module in rest:
+            features = module(features)
+        return features
+
+
+def _chain_posterior(fn: MarkovSequence, x: Tensor, width: int) -> MarkovPosterior:
+    latent_size = fn.event_shape[-1]
+    network = GRU(x[0, 0].numel(), width, past=False, future=True)
+    step = DiagonalNormal(MLP(latent_size + network.out_features, (latent_size, latent_size), [width]))
+    return MarkovPosterior(network, step, latent_size)
+
+
+def _ragged(fn: Any) -> bool:
+    return getattr(fn, "real_steps", None) is not None
+
+
+def _is_real(support: Any) -> bool:
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support in (constraints.real, constraints.real_vector)
+
+
+class _plates:  # noqa: N801 - reads as a statement
+    """Several plates at once."""
+
+    def __init__(self, plates: Sequence[tuple[str, int, int]]) -> None:
+        self.opened = [pyro.plate(name, size, dim=dim) for name, size, dim in plates]
+
+    def __enter__(self) -> None:
+        for plate in self.opened:
+            plate.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        for plate in reversed(self.opened):
+            plate.__exit__(*error)
+
+
+def _key(name: str) -> str:
+    return name.replace(".", "/_")  # nn.ModuleDict refuses dots
