@@ -1,0 +1,66 @@
+"""Every model of the component table with every guide that fits it: fit, evaluate, generate, save, load."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import pyrovae as pv
+from pyrovae.guides import AutoGuide, BottomUpGuide, DiagonalNormal, HierarchicalGuide, LadderGuide, families
+from pyrovae.models import HierarchicalModel
+from pyrovae.nn import MLP
+from tests.components import MODELS, D, K
+
+FAMILIES = {n: getattr(families, n) for n in vars(families) if n.endswith(("_normal", "_flow", "_normals"))}
+
+
+def diagonal(in_features):
+    return DiagonalNormal(MLP(in_features, (K, K)))
+
+
+LEVELS = {
+    "top-down": lambda model: HierarchicalGuide([diagonal(D), diagonal(D + K)]),
+    "bottom-up": lambda model: BottomUpGuide([diagonal(K), diagonal(D)]),
+    "ladder": lambda model: LadderGuide(model, [diagonal(D), diagonal(D)]),
+}
+
+
+def guides_of(name):
+    for family in FAMILIES:
+        yield family, lambda model, f=family: AutoGuide(model, family=FAMILIES[f], hidden=(6,))
+        yield f"{family}, joint", lambda model, f=family: AutoGuide(
+            model, family=FAMILIES[f], joint=True, hidden=(6,)
+        )
+    yield "by hand", None
+    if name == "HierarchicalModel":
+        yield from LEVELS.items()
+
+
+PAIRS = [(name, guide) for name in MODELS for guide, _ in guides_of(name)]
+
+
+def build(name, guide):
+    torch.manual_seed(0)
+    model, by_hand = MODELS[name].make()
+    make = dict(guides_of(name))[guide]
+    return pv.VAE(model, by_hand if make is None else make(model))
+
+
+@pytest.mark.parametrize("name, guide", PAIRS, ids=[f"{n}-{g}" for n, g in PAIRS])
+def test_runs_through_everything(name, guide, tmp_path):
+    vae, data = build(name, guide), MODELS[name].data(12)
+    cannot = {"DeepMarkovModel", "GaussianMixture"} if guide.endswith("joint") else set()
+    if name in cannot:
+        with pytest.raises(ValueError, match="use joint=False"):
+            vae.rows(*data)
+        return
+    pv.fit(vae, data, epochs=1, batch_size=6, seed=0, progress=False)
+    vae.save(tmp_path / "vae")
+    fresh = build(name, guide).load(tmp_path / "vae")
+    for result in (pv.elbo, pv.log_marginal):
+        a, b = (result(v, *data, num_samples=8, seed=1).to_frame() for v in (vae, fresh))
+        assert a.equals(b)
+        assert torch.tensor(a.drop(columns="khat", errors="ignore").to_numpy()).isfinite().all()
+    drawn = vae.generate(12, *data[1:])
+    assert len(drawn if isinstance(drawn, torch.Tensor) else next(iter(drawn.values()))) == 12
+    assert isinstance(vae.model, HierarchicalModel) == (name == "HierarchicalModel")
