@@ -38,7 +38,7 @@ def inspect_model(model: Program, arguments: Arguments) -> dict[str, Any]:
     arguments = _few(arguments)
     sites = dict(sample_sites(_run("model", model, arguments)))
     _check_observations(sites)
-    _check_plates("model", sites, rows.num_rows(arguments))
+    _check_plates("model", model, sites, arguments)
     for name, site in sites.items():
         if site["is_observed"] and not site_is_factor(site):
             _check_event("observed", name, site["value"], site["fn"])
@@ -54,7 +54,6 @@ def inspect_pair(model: Program, guide: Program, arguments: Arguments) -> Layout
 
     """
     arguments = _few(arguments)
-    num_rows = rows.num_rows(arguments)
     model_sites = inspect_model(model, arguments)
     try:
         guide_sites = dict(sample_sites(_run("guide", guide, arguments)))
@@ -64,7 +63,7 @@ def inspect_pair(model: Program, guide: Program, arguments: Arguments) -> Layout
     check_support(model, arguments)
     enumerated = _enumerated(model_sites, guide_sites)
     _check_latents(model_sites, guide_sites, enumerated)
-    _check_plates("guide", guide_sites, num_rows)
+    _check_plates("guide", guide, guide_sites, arguments)
     latents = {
         name: guide_sites[name]["value"]
         for name, site in model_sites.items()
@@ -79,16 +78,24 @@ def inspect_pair(model: Program, guide: Program, arguments: Arguments) -> Layout
     frames = [f for s in (*model_sites.values(), *guide_sites.values()) for f in _plates(s)]
 
     def layouts(names: Iterable[str]) -> dict[str, SiteLayout]:
-        inner = {
-            name: tuple(sorted(f.dim for f in _plates(model_sites[name]) if f.dim != -1)) for name in names
-        }
-        return {name: SiteLayout(model_sites[name]["fn"].event_shape, dims) for name, dims in inner.items()}
+        found = {}
+        for name in names:
+            inner = sorted(
+                (f for f in _plates(model_sites[name]) if f.dim != -1), key=lambda frame: frame.dim
+            )
+            dims, sizes = tuple(f.dim for f in inner), tuple(f.size for f in inner)
+            found[name] = SiteLayout(model_sites[name]["fn"].event_shape, dims, sizes)
+        return found
 
     layout = Layout(
         sample_dim=min(frame.dim for frame in frames) - 1,
         latents=layouts(latents),
         observed=layouts(n for n, s in model_sites.items() if s["is_observed"] and not site_is_factor(s)),
         enumerated=layouts(n for n in model_sites if n in enumerated),
+    )
+    _check_rows_stand_alone("model", model, arguments, latents, layout)
+    _check_rows_stand_alone(
+        "guide", guide, arguments, {n: s["value"] for n, s in guide_sites.items()}, layout
     )
     return _find_broadcasting(model, guide, arguments, layout)
 
@@ -139,6 +146,11 @@ def _run(
             f"the {which} failed on its first rows{at}: {type(error).__name__}: {error}\n  It got ({given})."
         )
         advice = _dtype_advice(error, arguments)
+        if "inside plate" in str(error) or "invalid log_prob shape" in str(error):
+            raise ValueError(
+                f"{message} A distribution's batch does not fit its plates: dimensions that belong to one row go into "
+                "the event, with .to_event(1)."
+            ) from error
         if advice:
             raise TypeError(f"{message} {advice}") from error
         raise ValueError(
@@ -155,8 +167,8 @@ def _dtype_advice(error: Exception, arguments: Arguments) -> str:
             name = "x" if place == 0 else f"context {place}"
             if not a.is_floating_point():
                 return (
-                    f"{name} holds integers ({a.dtype}) where the networks need {wanted}: convert it first, "
-                    "for 8-bit images with x.float() / 255."
+                    f"{name} holds integers ({a.dtype}) where the networks need {wanted}: convert it first, with "
+                    f"{as_float(a.dtype)}."
                 )
             return (
                 f"{name} is {a.dtype} and the networks are probably {wanted}: convert it with .to({wanted})."
@@ -173,6 +185,11 @@ def _enumerated(model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any]) 
         and name not in guide_sites
         and site["infer"].get("enumerate") == "parallel"
     }
+
+
+def as_float(dtype: torch.dtype) -> str:
+    """How to make floating-point numbers of such a tensor."""
+    return "x.float() / 255 (8-bit images)" if dtype == torch.uint8 else ".float()"
 
 
 def _check_observations(model_sites: Mapping[str, Any]) -> None:
@@ -201,6 +218,11 @@ def _check_latents(
     sampled = {
         n for n, s in guide_sites.items() if not s["is_observed"] and not s["infer"].get("is_auxiliary")
     }
+    if any(name.endswith("_unobserved") for name in latents - sampled):
+        raise ValueError(
+            "the model uses obs_mask=, whose missing entries become latents of Pyro's. Leave missing entries out with "
+            "poutine.mask or distribution.mask(...) and obs= instead."
+        )
     if latents - sampled:
         raise ValueError(
             f"the guide forgets the latent {_listed(latents - sampled)} of the model: it samples "
@@ -219,7 +241,8 @@ def _plates(site: Any) -> list[Any]:
     return [frame for frame in site["cond_indep_stack"] if frame.vectorized]
 
 
-def _check_plates(which: str, sites: Mapping[str, Any], num_rows: int) -> None:
+def _check_plates(which: str, program: Program, sites: Mapping[str, Any], arguments: Arguments) -> None:
+    num_rows = rows.num_rows(arguments)
     remedy = 'Put every sample statement inside `with pyro.plate("rows", len(x)):`.'
     row_plates: dict[str, str] = {}
     for name, site in sites.items():
@@ -235,7 +258,11 @@ def _check_plates(which: str, sites: Mapping[str, Any], num_rows: int) -> None:
             )
         row_plates.setdefault(frame.name, name)
         for dim, inner in frames.items():
-            if dim != -1 and inner.size == num_rows and num_rows > 1:
+            if (
+                dim != -1
+                and inner.size == num_rows > 1
+                and _follows_the_batch(program, inner.name, arguments)
+            ):
                 raise ValueError(
                     f"site '{name}' of the {which} lies in a second batch plate, '{inner.name}' at dim {dim}, "
                     f"of the batch's {num_rows} rows beside '{frame.name}'. Rows go into one plate at dim -1; "
@@ -252,6 +279,13 @@ def _check_plates(which: str, sites: Mapping[str, Any], num_rows: int) -> None:
             f"the {which} has a second batch plate at dim -1: {places}. Rows go into one plate; "
             "open it once, around all sample statements."
         )
+
+
+def _follows_the_batch(program: Program, plate: str, arguments: Arguments) -> bool:
+    """Whether an inner plate that is as large as the batch shrinks with it."""
+    fewer = tuple(a[:-1] if isinstance(a, Tensor) and a.dim() > 0 else a for a in arguments)
+    frames = (f for _, site in sample_sites(rows.plain_trace(program, fewer)) for f in _plates(site))
+    return any(frame.name == plate and frame.size == rows.num_rows(fewer) for frame in frames)
 
 
 def _check_event(kind: str, name: str, value: Tensor, distribution: Any) -> None:
@@ -272,6 +306,31 @@ def _check_log_prob(site: Any) -> None:
         check_site_shape(site, max_plate_nesting=max(len(site["log_prob"].shape), 8))
     except ValueError as error:
         raise ValueError(str(error).strip()) from None
+
+
+def _check_rows_stand_alone(
+    which: str, program: Program, arguments: Arguments, values: Mapping[str, Tensor], layout: Layout
+) -> None:
+    """Score the same draws with and without the first row: the others' densities must not change."""
+    if rows.num_rows(arguments) < 2 or layout.enumerated:
+        return
+    fewer = tuple(a[1:] if isinstance(a, Tensor) and a.dim() > 0 else a for a in arguments)
+    traced = dict(sample_sites(rows.plain_trace(program, arguments, values)))
+    without_first = {
+        name: value.narrow(
+            row := value.dim() - 1 - len(traced[name]["fn"].event_shape), 1, value.shape[row] - 1
+        )
+        for name, value in values.items()
+        if not traced[name]["is_observed"]
+    }
+    alone = dict(sample_sites(rows.plain_trace(program, fewer, without_first)))
+    for name, site in traced.items():
+        whole = log_density(site)
+        if whole.dim() and whole.shape[-1] > 1 and not _same(whole[..., 1:], log_density(alone[name])):
+            raise ValueError(
+                f"the density of site '{name}' of the {which} in one row depends on the other rows of the batch. Rows "
+                "are independent given the parameters: take no means or norms over dimension 0."
+            )
 
 
 def _find_broadcasting(model: Program, guide: Program, arguments: Arguments, layout: Layout) -> Layout:

@@ -155,6 +155,10 @@ def _print_table(table: pd.DataFrame, exact: dict[str, np.ndarray], by_row: np.n
     shown["Pareto k < 0.7"] = ["" if pd.isna(v) else f"{v:.0%}" for v in both["Pareto k < 0.7"]]
     print(f"\nNats per row, higher is better; log p(x) by importance sampling, {NUM_SAMPLES} samples a row")
     print(shown.to_string())
+    print(
+        "Rows with Pareto k above 0.7 make their mean uncertain beyond its standard error: their log p(x) is more likely\n"
+        "too low than too high."
+    )
     name, best = max(exact.items(), key=lambda item: item[1].mean())
     gain = by_row - best
     print(

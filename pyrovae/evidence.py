@@ -281,7 +281,7 @@ def _draws_at_once(vae: VAE) -> int:
 
 
 def _latent_numbers(vae: VAE) -> int:
-    return max(1, sum(math.prod(latent.event_shape) for latent in vae.layout.latents.values()))
+    return max(1, sum(latent.numel for latent in vae.layout.latents.values()))
 
 
 def _row_numbers(data: Rows) -> int:

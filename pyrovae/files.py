@@ -25,6 +25,8 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], objec
 
     """
     path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} into.")
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
@@ -68,7 +70,12 @@ def load_tensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Ten
             tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path} is not a saved {kind}, or it is truncated or damaged: {error}.") from error
-    facts = json.loads(header) if header is not None else {}
+    try:
+        facts = json.loads(header) if header is not None else {}
+    except json.JSONDecodeError:
+        facts = {}
+    if not isinstance(facts, dict):
+        facts = {}
     if facts.get("kind") != kind:
         found = f"a saved {facts['kind']}" if "kind" in facts else "a safetensors file of another program"
         raise ValueError(f"{path} is not a saved {kind} but {found}.")

@@ -6,6 +6,7 @@ of size 1 where the site is not in that plate. Users see [S, B, *inner plates, *
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,10 +19,16 @@ Arguments = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class SiteLayout:
-    """A site's event shape and the dims of its plates inside the row plate."""
+    """A site's event shape and the dims and sizes of its plates inside the row plate."""
 
     event_shape: torch.Size
     inner_dims: tuple[int, ...] = ()
+    inner_sizes: tuple[int, ...] = ()
+
+    @property
+    def numel(self) -> int:
+        """Numbers in one draw of one row."""
+        return math.prod(self.event_shape) * math.prod(self.inner_sizes)
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,13 @@ parameter of an `nn.Module`, so devices, optimizers and files see one kind.
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from types import ModuleType
 from typing import Any
 
 import pyro
@@ -53,10 +56,45 @@ class PairParameters(nn.Module):
             "params": {_unescape(name): parameter for name, parameter in self.store.items()},
             "constraints": dict(self._constraints),
         }
-        loaded = _GiveLoadedValues(self._loaded) if self._loaded else nullcontext()
-        with pyro.get_param_store().scope(state) as state, loaded:
+        outside = pyro.get_param_store().named_parameters()
+        trained = {name: value for name, value in outside if _escape(name) not in self.store}
+        given = _GiveValues(self._loaded, trained) if self._loaded or trained else None
+        with pyro.get_param_store().scope(state) as state, given or nullcontext():
             yield
         self._adopt(state)
+        if given is not None and given.taken:
+            warnings.warn(
+                f"{', '.join(map(repr, sorted(given.taken)))} start from the values that Pyro's global store holds "
+                "under these names. If they are left from something else, call pyro.clear_param_store() first.",
+                stacklevel=4,
+            )
+
+    def warn_of_untrained_modules(self) -> None:
+        """Warn of modules that a plain function reaches and does not hand to `pyro.module`."""
+        held = {id(p) for p in self.parameters()}
+        idle = [
+            n
+            for n, m in self._reachable.items()
+            if any(p.requires_grad and id(p) not in held for p in m.parameters())
+        ]
+        if idle and not isinstance(self.model, nn.Module):
+            names = ", ".join(f"'{name.split('_', 1)[1]}'" for name in idle)
+            warnings.warn(
+                f"model or guide can reach the module {names} and does not hand it to pyro.module: it will not be "
+                "trained or saved. Call pyro.module(name, module) there, or freeze it with requires_grad_(False).",
+                stacklevel=2,
+            )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """A copy with parameters of its own; functions cannot be copied, and they hold on to their modules."""
+        if self._reachable and any(name in self.reached for name in self._reachable):
+            raise TypeError(
+                "a VAE of plain functions cannot be copied: the functions would go on using the modules of this one. "
+                "Build a second one and load() what this one saves."
+            )
+        memo[id(self)] = twin = type(self).__new__(type(self))
+        twin.__dict__.update({key: copy.deepcopy(value, memo) for key, value in self.__dict__.items()})
+        return twin
 
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and saved buffers by name, each tensor once."""
@@ -112,32 +150,44 @@ class PairParameters(nn.Module):
             self._loaded.pop(name, None)
 
 
-class _GiveLoadedValues(Messenger):
-    """Gives parameters that `pyro.param` makes for the first time the values of a loaded file."""
+class _GiveValues(Messenger):
+    """Gives parameters that `pyro.param` makes for the first time the values of a loaded file.
 
-    def __init__(self, loaded: Mapping[str, Tensor]) -> None:
+    Else those that the user's own store holds, for a pair that was trained by plain Pyro. Parameters of
+    modules are left alone there: they are their modules' own.
+    """
+
+    def __init__(self, loaded: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.loaded = loaded
+        self.loaded, self.trained = loaded, trained
+        self.taken: set[str] = set()
 
     def _pyro_post_param(self, msg: Any) -> None:
-        saved = self.loaded.get(msg["name"])
-        if saved is None:
-            return
+        name = msg["name"]
         unconstrained = msg["value"].unconstrained()
-        if unconstrained.shape != saved.shape:
+        value = self.loaded.get(name)
+        if value is None and not isinstance(unconstrained, nn.Parameter):
+            value = self.trained.get(name)
+        if value is None or name in self.taken:
+            return
+        source = "the loaded file" if name in self.loaded else "Pyro's global store"
+        if unconstrained.shape != value.shape:
             raise ValueError(
-                f"the loaded file belongs to another architecture: parameter '{msg['name']}' has shape "
-                f"{list(saved.shape)} there and {list(unconstrained.shape)} here."
+                f"{source} belongs to another architecture: parameter '{name}' has shape {list(value.shape)} there and "
+                f"{list(unconstrained.shape)} here."
             )
         with torch.no_grad():
-            unconstrained.copy_(saved)
-        msg["value"] = pyro.get_param_store()[msg["name"]]
+            unconstrained.copy_(value)
+        if name not in self.loaded:
+            self.taken.add(name)
+        msg["value"] = pyro.get_param_store()[name]
 
 
 def _program_modules(program: Any) -> tuple[nn.Module | None, dict[str, nn.Module]]:
     """The module whose method a program is, and the modules that it can reach by name."""
     if isinstance(program, nn.Module):
         return None, {}
+    given: dict[str, Any]
     if isinstance(program, functools.partial):
         owner, found = _program_modules(program.func)
         given = {str(place): value for place, value in enumerate(program.args)} | program.keywords
@@ -149,8 +199,27 @@ def _program_modules(program: Any) -> tuple[nn.Module | None, dict[str, nn.Modul
         given = {} if names is None else {**names.globals, **names.nonlocals}
         if owner is not None and not isinstance(owner, nn.Module):
             given |= vars(owner)
-    found |= {name: value for name, value in given.items() if isinstance(value, nn.Module)}
+    for name, value in given.items():
+        found |= _modules_within(name, value, depth=3)
     return owner if isinstance(owner, nn.Module) else None, found
+
+
+def _modules_within(name: str, value: Any, depth: int) -> dict[str, nn.Module]:
+    """Modules that a variable holds: itself, or in containers and plain objects."""
+    if isinstance(value, nn.Module):
+        return {name: value}
+    inside: Mapping[Any, Any] = {}
+    if isinstance(value, Mapping):
+        inside = value
+    elif isinstance(value, list | tuple):
+        inside = dict(enumerate(value))
+    elif hasattr(value, "__dict__") and not isinstance(value, type | ModuleType) and not callable(value):
+        inside = vars(value)
+    found: dict[str, nn.Module] = {}
+    if depth:
+        for key, item in inside.items():
+            found |= _modules_within(f"{name}_{key}".replace(".", "_"), item, depth - 1)
+    return found
 
 
 def _bound_modules(model: Program, guide: Program) -> dict[str, nn.Module]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from pyrovae.sites import log_density, sample_sites
 class BatchTerms:
     """Collects what a Pyro objective sees while it runs, so that a history can tell its parts.
 
-    Wrap model and guide, run the objective, then read `take(num_particles)`: sums over the batch of the
+    Wrap model and guide, run the objective, then read `take(objective)`: sums over the batch of the
     ELBO, log p(x|z) and log q - log p(z), without scales, on the device (nothing is synchronised).
     `plate_scale` is the N/B of the row plate in the last runs, 1 where it is not subsampled.
     """
@@ -34,23 +35,37 @@ class BatchTerms:
         return _recorded(program, self._guide_traces)
 
     @torch.no_grad()
-    def take(self, num_particles: int) -> Tensor:
-        """Sums over rows, means over particles: (ELBO, reconstruction, rate); forgets the runs."""
-        log_likelihood = log_prior = log_guide = torch.zeros(())
-        self.plate_scale = _plate_scale(self._model_traces[0])
-        for trace in self._model_traces:
-            for _, site in sample_sites(trace):
-                if site["is_observed"]:
-                    log_likelihood = log_likelihood + log_density(site).sum()
-                else:
-                    log_prior = log_prior + log_density(site).sum()
-        for trace in self._guide_traces:
-            for _, site in sample_sites(trace):
-                log_guide = log_guide + log_density(site).sum()
+    def take(self, objective: Any) -> Tensor | None:
+        """Sums over rows, means over particles: (ELBO, reconstruction, rate); forgets the runs.
+
+        None where a program was run under enumeration: its traces hold no draws then.
+        """
+        # An objective may have run the pair before, to guess its plates: only the last runs count.
+        runs = 1 if objective.vectorize_particles else objective.num_particles
+        models, guides = self._model_traces[-runs:], self._guide_traces[-runs:]
         self._model_traces.clear()
         self._guide_traces.clear()
+        self.plate_scale = _plate_scale(models[0])
+        log_likelihood = log_prior = log_guide = torch.zeros(())
+        for site in _sites(models):
+            if site["infer"].get("_enumerate_dim") is not None:
+                return None
+            if site["is_observed"]:
+                log_likelihood = log_likelihood + log_density(site).sum()
+            else:
+                log_prior = log_prior + log_density(site).sum()
+        for site in _sites(guides):
+            if site["infer"].get("_enumerate_dim") is not None:
+                return None
+            log_guide = log_guide + log_density(site).sum()
         rate = log_guide - log_prior
-        return torch.stack([log_likelihood - rate, log_likelihood, rate]) / num_particles
+        return torch.stack([log_likelihood - rate, log_likelihood, rate]) / objective.num_particles
+
+
+def _sites(traces: list[Any]) -> Iterator[Any]:
+    for trace in traces:
+        for _, site in sample_sites(trace):
+            yield site
 
 
 def _plate_scale(trace: Any) -> float:

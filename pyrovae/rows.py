@@ -84,10 +84,11 @@ class RowTerms:
 
     @property
     def rate(self) -> Tensor:
-        """KL from q(z|x) to p(z): analytic for each site that has a closed form, else log q - log p.
+        """KL from q(z|x) to p(z): in closed form for each site where that is right, else log q - log p.
 
-        The closed form conditions on the sampled values of the latents above it, so its mean over samples
-        is the KL of the whole hierarchy.
+        A site's closed form takes the latents that p conditions it on as given. So it is right only where the
+        guide has drawn those before the site: drawn after it, they depend on its value, and integrating the
+        site out would forget that.
         """
         own = [name for name in self.latents if name in self.model_sites]
         terms = [self.site_rate(name) for name in own]
@@ -99,7 +100,8 @@ class RowTerms:
     def site_rate(self, name: str) -> Tensor:
         """The rate of one latent site, [S,B]."""
         q, p = self.guide_sites[name], self.model_sites[name]
-        analytic = _analytic_kl(q, p)
+        given = set(_before(name, self.model_sites)) & set(self.latents)
+        analytic = _analytic_kl(q, p) if given <= set(_before(name, self.guide_sites)) else None
         if analytic is None:
             return q.log_prob - p.log_prob
         return by_row(analytic, len(q.log_prob), self.layout, self.broadcasts)
@@ -191,6 +193,10 @@ def guide_means(pair: Pair, arguments: Arguments, num_samples: int) -> dict[str,
     sites = run_guide(pair, arguments, num_samples)
     means = {}
     for name in pair.layout.latents:
+        if family_name(sites[name].distribution) == "Categorical":
+            raise ValueError(
+                f"the latent '{name}' is categorical: its values are labels and have no mean. Use sample_posterior()."
+            )
         mean = _site_mean(sites[name], num_samples, pair.layout, pair.layout.guide_broadcasts)
         draws = sites[name].value if mean is None else mean
         means[name] = draws.to(torch.get_default_dtype()).mean(0, keepdim=True)
@@ -267,6 +273,13 @@ def fixed_seed(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def same_random_state(device: torch.device) -> Iterator[None]:
+    """Draw on from torch's random state inside and put it back afterwards."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
 class _RowsAsGiven(Messenger):
     """A subsampled row plate takes the rows at hand, in their order, and draws no random numbers.
 
@@ -330,15 +343,23 @@ def _ancestral(
 
 def _analytic_kl(q: Site, p: Site) -> Tensor | None:
     """KL(q || p) in Pyro's batch layout where torch or Pyro registers a closed form."""
+    if p.distribution is None:
+        return None  # one of several sites that enumeration couples
     if q.mask is not None or p.mask is not None:
         return None  # masks act on the sampled terms, site by site
     if family_name(q.distribution) == "Delta":
         return None  # its registered KL leaves out the log density that it carries
+    shape = torch.broadcast_shapes(q.distribution.batch_shape, p.distribution.batch_shape)
     try:
-        kl: Tensor = kl_divergence(q.distribution, p.distribution)
+        kl: Tensor = kl_divergence(q.distribution.expand(shape), p.distribution.expand(shape))
     except NotImplementedError:
         return None
     return kl
+
+
+def _before(name: str, sites: Mapping[str, Site]) -> list[str]:
+    names = list(sites)
+    return names[: names.index(name)]
 
 
 def _site_mean(site: Site, num_samples: int, layout: Layout, broadcasts: bool) -> Tensor | None:
@@ -346,7 +367,7 @@ def _site_mean(site: Site, num_samples: int, layout: Layout, broadcasts: bool) -
         mean: Tensor = site.distribution.mean
     except NotImplementedError:
         return None
-    if bool(mean.isnan().any()):  # families without a mean, such as Cauchy and Categorical
+    if bool(mean.isnan().any()):  # families without a mean, such as Cauchy
         return None
     event_dim = len(site.distribution.event_shape)
     return canonical(mean, num_samples, layout, event_dim, broadcasts=broadcasts)

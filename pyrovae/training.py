@@ -51,7 +51,7 @@ def fit(
         vae: the pair; its parameters are trained in place.
         data: `x` or the tuple `(x, *context)`, tensors or NumPy arrays with N rows.
         epochs: passes over the data.
-        batch_size: rows a step; at most N are taken.
+        batch_size: rows a step; at most N are taken. Modules train in the mode (train or eval) that they are in.
         objective: any `pyro.infer.ELBO`; None takes `pyro.infer.Trace_ELBO()`, or
             `pyro.infer.TraceEnum_ELBO` where the model enumerates discrete latents.
         optimizer: makes a torch optimizer from parameters, e.g. `lambda p: torch.optim.Adam(p, lr=3e-4)`, or
@@ -85,9 +85,10 @@ def fit(
     """
     check_count("epochs", epochs)
     check_count("batch_size", batch_size)
-    if objective is not None and not isinstance(objective, pyro.infer.ELBO):
+    if objective is not None and not _is_supported(objective):
         raise TypeError(
-            f"objective is {objective!r}: expected a pyro.infer.ELBO such as pyro.infer.Trace_ELBO()."
+            f"objective is {objective!r}: expected a pyro.infer.ELBO such as pyro.infer.Trace_ELBO(), neither a "
+            "jitted one nor one with two losses."
         )
     if device is not None:
         vae.to(available(device))
@@ -114,6 +115,16 @@ def fit(
     return pd.DataFrame(history, columns=list(COLUMNS))
 
 
+def _is_supported(objective: Any) -> bool:
+    unlike: tuple[type, ...] = (
+        pyro.infer.ReweightedWakeSleep,
+        pyro.infer.JitTrace_ELBO,
+        pyro.infer.JitTraceEnum_ELBO,
+    )
+    unlike += (pyro.infer.JitTraceGraph_ELBO, pyro.infer.JitTraceMeanField_ELBO)
+    return isinstance(objective, pyro.infer.ELBO) and not isinstance(objective, unlike)
+
+
 def _default_objective(vae: VAE) -> pyro.infer.ELBO:
     if not vae.layout.enumerated:
         return pyro.infer.Trace_ELBO()
@@ -129,6 +140,8 @@ def available(device: str | torch.device) -> torch.device:
     """
     try:
         device = torch.device(device)
+        if device.type == "meta":
+            raise RuntimeError("meta tensors hold no values")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         names = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
@@ -152,7 +165,6 @@ class _Stepper:
 
     def epoch(self, data: Rows) -> list[float]:
         """Loss, ELBO, reconstruction and rate: means over the epoch's rows."""
-        self.vae.train()
         totals = torch.zeros(4, dtype=torch.float64)
         with self.vae.scope():
             for index in torch.randperm(len(data)).split(self.batch_size):
@@ -161,7 +173,7 @@ class _Stepper:
         return means
 
     @torch.no_grad()
-    def _summed_out_terms(self, arguments: Arguments) -> Tensor:
+    def _drawn_terms(self, arguments: Arguments) -> Tensor:
         terms = rows.row_terms(self.vae, arguments, 1)
         log_likelihood, rate = terms.log_likelihood.sum(), (terms.log_guide - terms.log_prior).sum()
         return torch.stack([log_likelihood - rate, log_likelihood, rate])
@@ -175,12 +187,13 @@ class _Stepper:
     def _step(self, arguments: Arguments) -> Tensor:
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.objective.loss_and_grads(self.model, self.guide, *arguments)
-        terms = self.terms.take(self.objective.num_particles)
-        if self.vae.layout.enumerated:  # what the objective saw is not summed out
-            terms = self._summed_out_terms(arguments)
+        terms = self.terms.take(self.objective)
+        if terms is None:
+            terms = self._drawn_terms(arguments)
         plate_scale = self.terms.plate_scale
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        torch._foreach_mul_(gradients, 1 / (self.batch_size * plate_scale))
+        if gradients:
+            torch._foreach_mul_(gradients, 1 / (self.batch_size * plate_scale))
         self.optimizer.step()
         return torch.stack([terms.new_tensor(loss / plate_scale), *terms])
 
@@ -219,6 +232,13 @@ def _optimizer(vae: VAE, given: OptimizerFactory | torch.optim.Optimizer | None)
         raise ValueError(
             f"the optimizer holds {len(foreign)} parameters that are not this VAE's. Make it from vae.parameters(), "
             "or give a function of parameters, optimizer=lambda parameters: ..."
+        )
+    held = {id(p) for group in made.param_groups for p in group["params"]}
+    lacking = [name for name, p in vae.store.items() if p.requires_grad and id(p) not in held]
+    if lacking and given is made:
+        raise ValueError(
+            f"the optimizer lacks {', '.join(map(repr, lacking))}, which pyro.param made at the first batch. Make it "
+            "after vae.rows(x), or give a function of parameters, optimizer=lambda parameters: ..."
         )
     return made
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,9 +19,9 @@ from pyrovae.layout import Arguments, Layout, SiteLayout, pyro_layout, rows_firs
 from pyrovae.parameters import PairParameters
 from pyrovae.rows import Program
 
-Latents: TypeAlias = Tensor | Mapping[str, Tensor]
+Latents: TypeAlias = Tensor | Mapping[str, Tensor]  # NumPy arrays are taken too
 
-ROWS_TO_BUILD_FROM = 1000
+ROWS_AT_ONCE = 1000
 
 
 class VAE(PairParameters):
@@ -68,6 +70,8 @@ class VAE(PairParameters):
         super().__init__(model, guide)
         self._layout: Layout | None = None
         self._row_specs: RowSpecs | None = None
+        self._inspected = False
+        self._reads_x: bool | None = None
         if example is not None:
             self.rows(*(example if isinstance(example, tuple) else (example,)))
 
@@ -98,10 +102,10 @@ class VAE(PairParameters):
 
         """
         rows_of_data = Rows(data)
-        if self._row_specs is None:
-            self._inspect(rows_of_data)
-        else:
+        if self._row_specs is not None:
             _check_specs(rows_of_data, self._row_specs)
+        if not self._inspected:
+            self._inspect(rows_of_data)
         return rows_of_data
 
     @contextmanager
@@ -155,9 +159,14 @@ class VAE(PairParameters):
                 "them with sample_posterior(), or read their probabilities off "
                 "pyro.infer.TraceEnum_ELBO().compute_marginals()."
             )
+        parts: dict[str, list[Tensor]] = {name: [] for name in self.layout.latents}
         with self.evaluating():
-            means = rows.guide_means(self, arguments, num_samples)
-        return _one_or_dict({n: rows_first(means[n], site)[0] for n, site in self.layout.latents.items()})
+            for first in range(0, rows.num_rows(arguments), ROWS_AT_ONCE):
+                block = slice(first, first + ROWS_AT_ONCE)
+                some = tuple(a[block] if isinstance(a, Tensor) and a.dim() > 0 else a for a in arguments)
+                for name, mean in rows.guide_means(self, some, num_samples).items():
+                    parts[name].append(rows_first(mean, self.layout.latents[name])[0])
+        return _one_or_dict({name: torch.cat(means) for name, means in parts.items()})
 
     def decode(self, z: Latents, *context: Any) -> Latents:
         """Means of p(x|z): [B, ...], or [S, B, ...] for latents [S, B, ...].
@@ -230,13 +239,19 @@ class VAE(PairParameters):
 
         """
         saved, facts = load_tensors(path, "VAE")
+        if "pair" not in facts:
+            raise ValueError(f"{path} is not a saved VAE: its header says nothing of a pair.")
         layout, row_specs = _from_json(facts["pair"])
+        if self._layout is not None and layout is not None:
+            self._refuse_other_sites(layout, self._layout)
         if self._layout is None and row_specs is not None:
             with rows.fixed_seed(0, self.device):  # what it draws is overwritten
                 self._build_guide(_ones(row_specs, self.device))
         if differences := self.take_values(saved):
             raise ValueError(f"{path} belongs to another architecture: {differences}.")
-        self._layout, self._row_specs = layout or self._layout, row_specs or self._row_specs
+        # Sites and shapes as the file has them, until the first rows show them.
+        self._layout, self._row_specs = self._layout or layout, self._row_specs or row_specs
+        self._reads_x = None
         return self
 
     # Behind these
@@ -254,16 +269,31 @@ class VAE(PairParameters):
 
     def _inspect(self, data: Rows) -> None:
         arguments = data.take(slice(0, contract.PROBE_ROWS), self.device)
-        with rows.fixed_seed(0, self.device), self.evaluating():
+        # Draws start from where torch's random state is, for a pair may make parameters here, and are put back.
+        with rows.same_random_state(self.device), self.evaluating():
             contract.inspect_model(self.model, arguments)
-        self._build_guide(data.take(slice(0, ROWS_TO_BUILD_FROM), self.device))
-        with rows.fixed_seed(0, self.device), self.evaluating():
-            self._layout = contract.inspect_pair(self.model, self.guide, arguments)
+        self._build_guide(data.take(slice(0, ROWS_AT_ONCE), self.device))
+        with rows.same_random_state(self.device), self.evaluating():
+            layout = contract.inspect_pair(self.model, self.guide, arguments)
+        if self._layout is not None:
+            self._refuse_other_sites(self._layout, layout)
+        self.warn_of_untrained_modules()
+        self._layout, self._inspected = layout, True
         self._row_specs = [(a.dtype, a.shape[1:]) if isinstance(a, Tensor) else None for a in data.arguments]
+
+    def _refuse_other_sites(self, of_file: Layout, own: Layout) -> None:
+        there, here = (sorted([*i.latents, *i.enumerated, *i.observed]) for i in (of_file, own))
+        if there != here:
+            raise ValueError(
+                f"the file belongs to another pair: its sites are {there}, and this VAE's {here}."
+            )
 
     def _as_latents(self, z: Latents) -> dict[str, Tensor]:
         """Users' latents as a dict by site, checked against the model's."""
         names = list(self._hidden())
+        given: Any = z
+        if isinstance(given, np.ndarray):
+            z = torch.as_tensor(given, dtype=torch.get_default_dtype())
         if isinstance(z, Tensor):
             if len(names) != 1:
                 raise ValueError(f"the model has the latents {names}: give a dict of tensors by site.")
@@ -274,11 +304,23 @@ class VAE(PairParameters):
             event = z[name].shape[z[name].dim() - len(latent.event_shape) :]
             batch = z[name].dim() - len(latent.event_shape) - len(latent.inner_dims)
             if event != latent.event_shape or batch not in (1, 2):
-                wanted = [*["..."] * bool(latent.inner_dims), *latent.event_shape]
+                sizes = (*latent.inner_sizes, *latent.event_shape)
+                wanted = ", ".join(["B", *(str(size) for size in sizes)])
                 raise ValueError(
-                    f"the latent '{name}' has shape {list(z[name].shape)}: expected [B, {_joined(wanted)}] or "
-                    f"[S, B, {_joined(wanted)}]."
+                    f"the latent '{name}' has shape {list(z[name].shape)}: expected [{wanted}] or [S, {wanted}]."
                 )
+        if (
+            len(
+                {
+                    z[n].shape[z[n].dim() - len(s.event_shape) - len(s.inner_dims) - 1]
+                    for n, s in self._hidden().items()
+                }
+            )
+            > 1
+        ):
+            raise ValueError(
+                f"the latents have different numbers of rows: {[list(v.shape) for v in z.values()]}."
+            )
         return {name: z[name].to(self.device) for name in names}
 
     def _decode(
@@ -294,23 +336,48 @@ class VAE(PairParameters):
         return means
 
     def _placeholder(self, num_rows: int, context: Arguments) -> Arguments:
-        """Arguments for a run that nobody has data for: `x` as NaN, so that reading it cannot go unseen."""
+        """Arguments for a run that nobody has data for, once the model is known not to read values of `x`."""
         self.layout  # noqa: B018 - says what to do where there is none
-        assert self._row_specs is not None
-        spec = self._row_specs[0]
-        assert spec is not None
-        dtype, shape = spec
-        filler = float("nan") if dtype.is_floating_point else 0
-        x = torch.full((num_rows, *shape), filler, dtype=dtype, device=self.device)
-        if len(context) != len(self._row_specs) - 1:
+        specs = self._row_specs
+        assert specs is not None
+        if len(context) != len(specs) - 1:
             raise ValueError(
-                f"got {len(context)} context arguments: model and guide take {len(self._row_specs) - 1} beside x."
+                f"got {len(context)} context arguments: model and guide take {len(specs) - 1} beside x."
             )
-        if not context:
-            return (x,)
-        data = Rows((torch.zeros(num_rows), *context))
-        _check_specs(data, [(torch.float32, torch.Size()), *self._row_specs[1:]])
-        return (x, *data.take(slice(None), self.device)[1:])
+        for place, argument in enumerate(context, 1):
+            if isinstance(argument, Tensor | np.ndarray) and len(argument) != num_rows:
+                raise ValueError(f"{num_rows} rows were asked for and context {place} has {len(argument)}.")
+        rest: Arguments = ()
+        if context:
+            data = Rows((torch.zeros(num_rows), *context))
+            _check_specs(data, [(torch.float32, torch.Size()), *specs[1:]])
+            rest = data.take(slice(None), self.device)[1:]
+        if self._reads_x is None:
+            self._reads_x = self._finds_reading(rest, min(num_rows, contract.PROBE_ROWS))
+        if self._reads_x:
+            raise ValueError(
+                "the model reads values of x beyond observing them: without data it has none to read. Move what it "
+                "needs of x into a context argument."
+            )
+        return (self._blank(num_rows, float("nan"), 0), *rest)
+
+    def _finds_reading(self, context: Arguments, num_rows: int) -> bool:
+        """Whether the model draws something else for another `x`, the random numbers being the same."""
+        few = tuple(a[:num_rows] if isinstance(a, Tensor) and a.dim() > 0 else a for a in context)
+        draws = []
+        for real, whole in ((-1.0, 0), (2.0, 1)):
+            arguments = (self._blank(num_rows, real, whole), *few)
+            with rows.fixed_seed(0, self.device), self.evaluating(), self._explained(arguments):
+                latents, observed = rows.run_prior(self, arguments, 1)
+            draws.append([*latents.values(), *observed.values()])
+        return not all(torch.equal(a, b) for a, b in zip(*draws, strict=True))
+
+    def _blank(self, num_rows: int, real: float, whole: int) -> Tensor:
+        assert self._row_specs is not None
+        assert self._row_specs[0] is not None
+        dtype, shape = self._row_specs[0]
+        filler = real if dtype.is_floating_point else whole
+        return torch.full((num_rows, *shape), filler, dtype=dtype, device=self.device)
 
     @contextmanager
     def _explained(self, placeholder: Arguments | None) -> Iterator[None]:
@@ -333,9 +400,9 @@ class VAE(PairParameters):
                 )
 
 
-def check_count(name: str, value: int) -> None:
+def check_count(name: str, value: Any) -> None:
     """Raise unless `value` is a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} is {value!r}: expected a whole number of at least 1.")
 
 
@@ -368,9 +435,8 @@ def _check_specs(data: Rows, specs: RowSpecs) -> None:
                 f"{name} has rows of shape {list(argument.shape[1:])}: this VAE takes rows of shape {list(shape)}."
             )
         if argument.dtype != dtype:
-            hint = (
-                f"{name}.float() / 255 for 8-bit images" if dtype.is_floating_point else f"{name}.to({dtype})"
-            )
+            from_integers = dtype.is_floating_point and not argument.is_floating_point()
+            hint = contract.as_float(argument.dtype) if from_integers else f".to({dtype})"
             raise TypeError(f"{name} is {argument.dtype}: this VAE takes {dtype}. Convert it, e.g. {hint}.")
 
 
@@ -379,7 +445,7 @@ def _to_json(layout: Layout | None, specs: RowSpecs | None) -> Any:
         return None
 
     def sites(group: Mapping[str, SiteLayout]) -> Any:
-        return {name: [list(site.event_shape), list(site.inner_dims)] for name, site in group.items()}
+        return {n: [list(s.event_shape), list(s.inner_dims), list(s.inner_sizes)] for n, s in group.items()}
 
     return {
         "sample_dim": layout.sample_dim,
@@ -396,7 +462,7 @@ def _from_json(pair: Any) -> tuple[Layout | None, RowSpecs | None]:
         return None, None
 
     def sites(group: Any) -> dict[str, SiteLayout]:
-        return {n: SiteLayout(torch.Size(event), tuple(inner)) for n, (event, inner) in group.items()}
+        return {n: SiteLayout(torch.Size(e), tuple(d), tuple(sizes)) for n, (e, d, sizes) in group.items()}
 
     layout = Layout(
         pair["sample_dim"],
@@ -410,7 +476,3 @@ def _from_json(pair: Any) -> tuple[Layout | None, RowSpecs | None]:
 
 def _one_or_dict(values: dict[str, Tensor]) -> Latents:
     return next(iter(values.values())) if len(values) == 1 else values
-
-
-def _joined(parts: Iterable[Any]) -> str:
-    return ", ".join(str(part) for part in parts)

@@ -93,6 +93,27 @@ def model_of_broadcast_row(x):
         )
 
 
+def model_with_obs_mask(x):
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        mean = z.sum(-1, keepdim=True).expand(*z.shape[:-1], 3)
+        pyro.sample("x", dist.Normal(mean, 1.0).to_event(1), obs=x, obs_mask=x[:, 0] > 0)
+
+
+def model_of_coupled_rows(x):
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        z = z - z.mean(-2, keepdim=True)
+        pyro.sample(
+            "x", dist.Normal(z.sum(-1, keepdim=True).expand(*z.shape[:-1], 3), 1.0).to_event(1), obs=x
+        )
+
+
+def guide_of_coupled_rows(x):
+    with pyro.plate("rows", len(x)):
+        pyro.sample("z", dist.Normal((x - x.mean(0))[:, :2], 1.0).to_event(1))
+
+
 def guide_that_forgets(x):
     with pyro.plate("rows", len(x)):
         pass
@@ -145,7 +166,7 @@ WRONG = {
         good_guide,
         "'features' at dim -2 of the model is subsampled",
     ),
-    "no to_event": (model_without_event, good_guide, r"failed on its first rows.*(?s:.)*x"),
+    "no to_event": (model_without_event, good_guide, r"(?s)failed on its first rows.*with \.to_event\(1\)"),
     "no observation": (model_without_observation, good_guide, "observes nothing.*obs=x"),
     "no latents": (model_without_latents, good_guide, "the model has no latents"),
     "other event": (model_of_other_size, good_guide, r"'x' has event shape \(1,\).*rows of shape \(3,\)"),
@@ -158,6 +179,17 @@ WRONG = {
     "unknown latent": (good_model, guide_with_more, "the guide samples 'w', which the model does not know"),
     "latent of other size": (good_model, guide_of_other_size, r"'z' has event shape \(2,\).*shape \(3,\)"),
     "observing guide": (good_model, guide_that_observes, "the guide observes 'x'"),
+    "obs_mask": (model_with_obs_mask, good_guide, "uses obs_mask=.*poutine.mask"),
+    "coupled rows": (
+        model_of_coupled_rows,
+        good_guide,
+        "'x' of the model in one row depends on the other rows",
+    ),
+    "coupling guide": (
+        good_model,
+        guide_of_coupled_rows,
+        "'z' of the guide in one row depends on the other rows",
+    ),
     "other signature": (
         good_model,
         guide_of_other_signature,
@@ -331,8 +363,26 @@ def test_a_device_that_is_not_there():
     name = "cuda:99"
     with pytest.raises(ValueError, match=r"device 'cuda:99' is not there: this machine has cpu"):
         pv.fit(composed(), binary_rows(), device=name)
+    with pytest.raises(ValueError, match="device 'meta' is not there"):
+        pv.fit(composed(), binary_rows(), device="meta")
     with pytest.raises(ValueError, match="device 'gpu' is not there"):
         pv.fit(composed(), binary_rows(), device="gpu")
+
+
+def lacking(vae, x):
+    """An optimizer over some of the parameters."""
+    vae.rows(x)
+    return torch.optim.Adam(list(vae.parameters())[:1])
+
+
+def test_an_inner_plate_as_large_as_the_probe_is_no_batch_plate():
+    def model(x):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            with pyro.plate("days", 7, dim=-2):
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x.T)
+
+    assert len(pv.elbo(pv.VAE(model), torch.randn(20, 7))) == 20
 
 
 def test_objectives_and_optimizers_of_another_kind():
@@ -343,6 +393,14 @@ def test_objectives_and_optimizers_of_another_kind():
         pv.fit(composed(), x, optimizer=lambda parameters: None)
     with pytest.raises(ValueError, match="holds 2 parameters that are not this VAE's"):
         pv.fit(composed(), x, optimizer=torch.optim.Adam(nn.Linear(2, 2).parameters()))
+    for objective in (pyro.infer.JitTrace_ELBO(), pyro.infer.ReweightedWakeSleep()):
+        with pytest.raises(TypeError, match="neither a jitted one nor one with two losses"):
+            pv.fit(composed(), x, objective=objective)
+    vae = PAIRS["with_param"][0]()
+    with pytest.raises(
+        ValueError, match="the optimizer lacks '.*', which pyro.param made at the first batch"
+    ):
+        pv.fit(vae, x, optimizer=lacking(vae, x))
     with pytest.raises(TypeError, match="learning_rate"):
         pv.fit(composed(), x, learning_rate=3)
 

@@ -167,3 +167,47 @@ def test_a_linear_vae_is_probabilistic_pca():
     assert float(result.log_marginal.mean()) == pytest.approx(float(truth.mean()), abs=0.02)
     covered = ((result.log_marginal - truth).abs() < 1.96 * result.std_error).double().mean()
     assert 0.90 < float(covered) < 0.99
+
+
+class Levels(torch.nn.Module):
+    """z2 -> z1 -> x, and a guide of the other order."""
+
+    def model(self, x):
+        with pyro.plate("rows", len(x)):
+            z2 = pyro.sample("z2", dist.Normal(0.0, 1.0))
+            z1 = pyro.sample("z1", dist.Normal(z2, 0.5))
+            pyro.sample("x", dist.Normal(z1, 0.5), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("rows", len(x)):
+            z1 = pyro.sample("z1", dist.Normal(0.7 * x, 0.5))
+            pyro.sample("z2", dist.Normal(0.6 * z1, 0.6))
+
+
+def test_the_rate_of_a_guide_that_does_not_follow_the_models_order():
+    levels = Levels()
+    vae, x = pv.VAE(levels.model, levels.guide), torch.randn(200)
+    a, b = pv.elbo(vae, x, num_samples=2000, seed=0), pv.log_marginal(vae, x, num_samples=2000, seed=1)
+    noise = float((2 * a.std_error**2).mean().sqrt()) / 200**0.5
+    assert float(a.elbo.mean()) == pytest.approx(float(b.elbo.mean()), abs=5 * noise)
+
+
+def test_closed_forms_of_unexpanded_priors():
+    def model(x):
+        with pyro.plate("rows", len(x)):
+            p = pyro.sample("p", dist.Uniform(0.0, 1.0))
+            k = pyro.sample("k", dist.Bernoulli(0.3))
+            pyro.sample("x", dist.Bernoulli(0.5 * p + 0.3 * k), obs=x)
+
+    def guide(x):
+        with pyro.plate("rows", len(x)):
+            pyro.sample("p", dist.Beta(torch.full((len(x),), 2.0), 3.0))
+            pyro.sample("k", dist.Bernoulli(torch.full((len(x),), 0.4)))
+
+    x = torch.bernoulli(torch.full((300,), 0.4))
+    result = pv.elbo(pv.VAE(model, guide), x, num_samples=20, seed=0)
+    beta = torch.distributions.kl_divergence(
+        torch.distributions.Beta(torch.tensor(2.0), torch.tensor(3.0)), torch.distributions.Uniform(0.0, 1.0)
+    )
+    bernoulli = 0.4 * math.log(0.4 / 0.3) + 0.6 * math.log(0.6 / 0.7)
+    torch.testing.assert_close(result.rate, torch.full((300,), float(beta) + bernoulli, dtype=torch.float64))

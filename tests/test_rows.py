@@ -206,7 +206,7 @@ def test_batch_terms_tell_the_parts_of_a_pyro_objective(linear):
     objective = pyro.infer.Trace_ELBO(num_particles=3)
     with vae.evaluating():
         loss = objective.loss(recorder.model(vae.model), recorder.guide(vae.guide), x)
-        bound, reconstruction, rate = recorder.take(3)
+        bound, reconstruction, rate = recorder.take(objective)
     assert loss == pytest.approx(-float(bound), rel=1e-6)
     torch.testing.assert_close(bound, reconstruction - rate)
     assert float(recorder.plate_scale) == 1.0

@@ -114,6 +114,7 @@ def test_the_history_logs_the_true_elbo_of_a_tempered_program():
     plain = vae.model
 
     def tempered(x):
+        pyro.module("plain", plain)
         return poutine.scale(plain, 3.0)(x)
 
     scaled = pv.VAE(tempered, vae.guide)
@@ -125,6 +126,41 @@ def test_the_history_logs_the_true_elbo_of_a_tempered_program():
     )
     assert history.elbo[0] == pytest.approx(reference.elbo[0], rel=1e-5)
     assert abs(history.loss[0] + history.elbo[0]) > 1
+
+
+def test_runs_that_guess_the_plates_do_not_count():
+    x = binary_rows()
+    vae = composed()
+    still = lambda p: torch.optim.SGD(p, lr=0.0)  # noqa: E731
+    objective = pyro.infer.Trace_ELBO(num_particles=2, vectorize_particles=True)
+    history = pv.fit(vae, x, epochs=2, objective=objective, optimizer=still, seed=0, progress=False)
+    np.testing.assert_allclose(history.loss, -history.elbo, rtol=1e-4)
+
+
+def test_a_guide_that_enumerates():
+    def model(x):
+        with pyro.plate("rows", len(x)):
+            k = pyro.sample("k", dist.Categorical(torch.tensor([0.5, 0.5])))
+            pyro.sample("x", dist.Normal(torch.tensor([-1.0, 1.0])[k], 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("rows", len(x)):
+            pyro.sample("k", dist.Categorical(torch.tensor([0.3, 0.7])), infer={"enumerate": "parallel"})
+
+    guide_parameter = nn.Parameter(torch.zeros(1))
+
+    class Guide(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.p = guide_parameter
+
+        def forward(self, x):
+            guide(x)
+
+    vae, x = pv.VAE(model, Guide()), torch.randn(4000)
+    objective = pyro.infer.TraceEnum_ELBO(max_plate_nesting=1)
+    history = pv.fit(vae, x, epochs=1, batch_size=4000, objective=objective, seed=0, progress=False)
+    assert history.elbo[0] == pytest.approx(-history.loss[0], abs=0.1)
 
 
 def test_history_and_what_it_means():

@@ -1,5 +1,6 @@
 """Any Pyro pair goes through everything; its parameters are its own; files are safe."""
 
+import copy
 import json
 
 import numpy as np
@@ -106,11 +107,29 @@ def test_two_vaes_share_no_parameters_though_their_names_are_the_same():
 
 
 def test_the_users_param_store_is_left_alone():
-    pyro.param("noise", torch.tensor(123.0))
+    pyro.param("other", torch.tensor(123.0))
     try:
         vae = with_param()
         pv.fit(vae, binary_rows(), epochs=1, progress=False)
-        assert dict(pyro.get_param_store()) == {"noise": torch.tensor(123.0)}
+        assert dict(pyro.get_param_store()) == {"other": torch.tensor(123.0)}
+    finally:
+        pyro.clear_param_store()
+
+
+def test_a_pair_that_plain_pyro_trained_is_evaluated_as_trained():
+    pair = with_param()
+    x = binary_rows()
+    svi = pyro.infer.SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 0.05}), pyro.infer.Trace_ELBO())
+    try:
+        for _ in range(20):
+            svi.step(x)
+        trained = {name: p.detach().clone() for name, p in pyro.get_param_store().items()}
+        with pytest.warns(UserWarning, match=" start from the values that Pyro's global store holds"):
+            vae = pv.VAE(pair.model, pair.guide, example=x)
+        with vae.scope():
+            assert all(torch.equal(pyro.param(name), value) for name, value in trained.items())
+        pv.fit(vae, x, epochs=1, progress=False)
+        assert all(torch.equal(pyro.param(name), value) for name, value in trained.items())
     finally:
         pyro.clear_param_store()
 
@@ -181,20 +200,22 @@ def test_generate_draws_from_the_model():
 
 
 def test_a_model_that_reads_x_does_not_generate_silently():
-    def model(x):
+    def reading(x):
         with pyro.plate("rows", len(x)):
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            pyro.sample("x", dist.Normal(z + x.mean(), 1.0, validate_args=False), obs=x)
+            loc = z + torch.where(x > 0, 5.0, -5.0)
+            pyro.sample("x", dist.Normal(loc, 1.0).mask(True), obs=x.float())
 
     def guide(x):
         with pyro.plate("rows", len(x)):
-            pyro.sample("z", dist.Normal(x, 1.0))
+            pyro.sample("z", dist.Normal(x.float(), 1.0))
 
-    vae = pv.VAE(model, guide, example=torch.randn(5))
-    with pytest.raises(ValueError, match="reads values of x beyond observing them"):
-        vae.generate(3)
-    with pytest.raises(ValueError, match="context argument"):
-        vae.decode(torch.zeros(4))
+    for x in (torch.randn(5), torch.randint(-2, 2, (5,))):
+        vae = pv.VAE(reading, guide, example=x)
+        with pytest.raises(ValueError, match="reads values of x beyond observing them"):
+            vae.generate(3)
+        with pytest.raises(ValueError, match="context argument"):
+            vae.decode(torch.zeros(4))
 
 
 def test_modes_of_modules_are_restored():
@@ -265,7 +286,7 @@ def test_context_of_another_number():
     vae.rows(binary_rows(), *context(40))
     with pytest.raises(ValueError, match="got 0 context arguments"):
         vae.generate(4)
-    with pytest.raises(ValueError, match="x has 4 rows and context 1 has 40"):
+    with pytest.raises(ValueError, match="4 rows were asked for and context 1 has 40"):
         vae.generate(4, *context(40))
 
 
@@ -357,3 +378,128 @@ def test_tied_weights_are_saved_once(tmp_path):
     assert not [n for n in names if "also" in n]
     fresh = build().load(tmp_path / "vae")
     assert fresh.guide.also.heads[0].weight is fresh.model.decoder.heads[0].weight
+
+
+# What a reviewer found
+
+
+def test_modules_in_containers_are_found():
+    nets = {"decoder": nn.Sequential(nn.Linear(2, 6), nn.Dropout(0.5)), "encoder": [nn.Linear(6, 2)]}
+
+    def model(x):
+        pyro.module("decoder", nets["decoder"])
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=nets["decoder"](z)).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("encoder", nets["encoder"][0])
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", dist.Normal(nets["encoder"][0](x), 1.0).to_event(1))
+
+    vae, x = pv.VAE(model, guide), binary_rows()
+    torch.testing.assert_close(vae.reconstruct(x), vae.reconstruct(x), rtol=0, atol=0)  # dropout is off
+    assert len(list(vae.reached)) == 2
+    with pytest.raises(TypeError, match="cannot be copied"):
+        copy.deepcopy(vae)
+
+
+def test_a_module_that_nobody_trains_is_named():
+    decoder = nn.Linear(2, 6)
+
+    def model(x):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=decoder(z)).to_event(1), obs=x)
+
+    with pytest.warns(
+        UserWarning, match="can reach the module 'decoder' and does not hand it to pyro.module"
+    ):
+        pv.VAE(model, example=binary_rows())
+    decoder.requires_grad_(False)
+    pv.VAE(model, example=binary_rows())
+
+
+def test_copies_are_apart():
+    vae, x = composed(), binary_rows()
+    twin = copy.deepcopy(vae)
+    pv.fit(twin, x, epochs=1, progress=False)
+    assert not torch.equal(next(vae.parameters()), next(twin.parameters()))
+    assert torch.equal(figures(twin, x), figures(copy.deepcopy(twin), x))
+
+
+def test_lazy_initial_values_follow_the_random_state():
+    def values(seed):
+        torch.manual_seed(seed)
+
+        def model(x):
+            loc = pyro.param("loc", lambda: torch.randn(6))
+            with pyro.plate("rows", len(x)):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                pyro.sample("x", dist.Normal(loc + z.unsqueeze(-1), 1.0).to_event(1), obs=x)
+
+        return pv.VAE(model, example=binary_rows()).store["loc"].detach()
+
+    assert torch.equal(values(0), values(0))
+    assert not torch.equal(values(0), values(1))
+
+
+def test_files_with_a_strange_header(tmp_path):
+    for header in ("xx", "[1]", '{"kind": "VAE"}'):
+        safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "f", metadata={"pyrovae": header})
+        with pytest.raises(ValueError, match="is not a saved VAE"):
+            composed().load(tmp_path / "f")
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        composed().save(tmp_path / "nowhere" / "vae")
+
+
+def test_a_file_of_another_pair_of_the_same_tensors(tmp_path):
+    def pair(site):
+        module = nn.ModuleDict({"encoder": nn.Linear(6, 1)})
+
+        class Model(nn.Module):
+            def forward(self, x):
+                with pyro.plate("rows", len(x)):
+                    z = pyro.sample(site, dist.Normal(0.0, 1.0))
+                    pyro.sample(
+                        "x", dist.Normal(z.unsqueeze(-1).expand([*z.shape, 6]), 1.0).to_event(1), obs=x
+                    )
+
+        class Guide(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.module = module
+
+            def forward(self, x):
+                with pyro.plate("rows", len(x)):
+                    pyro.sample(site, dist.Normal(self.module["encoder"](x).squeeze(-1), 1.0))
+
+        return pv.VAE(Model(), Guide())
+
+    x = binary_rows()
+    saved = pair("z")
+    saved.rows(x)
+    saved.save(tmp_path / "vae")
+    message = r"belongs to another pair: its sites are \['x', 'z'\]"
+    unseen, seen = pair("w"), pair("w")
+    seen.rows(x)
+    with pytest.raises(ValueError, match=message):
+        seen.load(tmp_path / "vae")
+    unseen.load(tmp_path / "vae")
+    with pytest.raises(ValueError, match=message):
+        pv.elbo(unseen, x)
+
+
+def test_numpy_counts_and_latents():
+    vae, x = composed(), binary_rows()
+    z = vae.encode(x).numpy()
+    torch.testing.assert_close(vae.decode(z), vae.decode(torch.as_tensor(z)))
+    assert pv.elbo(vae, x, num_samples=np.int64(2)).num_samples == 2
+
+
+def test_latents_of_different_lengths():
+    make, context = PAIRS["methods"]
+    vae = make()
+    vae.rows(binary_rows(), *context(40))
+    with pytest.raises(ValueError, match="different numbers of rows"):
+        vae.decode({"a": torch.zeros(4, 2), "b": torch.zeros(5)}, *context(4))

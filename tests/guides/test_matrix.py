@@ -28,8 +28,9 @@ LEVELS = {
 def guides_of(name):
     for family in FAMILIES:
         yield family, lambda model, f=family: AutoGuide(model, family=FAMILIES[f], hidden=(6,))
-        yield f"{family}, joint", lambda model, f=family: AutoGuide(
-            model, family=FAMILIES[f], joint=True, hidden=(6,)
+        yield (
+            f"{family}, joint",
+            lambda model, f=family: AutoGuide(model, family=FAMILIES[f], joint=True, hidden=(6,)),
         )
     yield "by hand", None
     if name == "HierarchicalModel":
