@@ -156,8 +156,8 @@ def _print_table(table: pd.DataFrame, exact: dict[str, np.ndarray], by_row: np.n
     print(f"\nNats per row, higher is better; log p(x) by importance sampling, {NUM_SAMPLES} samples a row")
     print(shown.to_string())
     print(
-        "Rows with Pareto k above 0.7 make their mean uncertain beyond its standard error: their log p(x) is more likely\n"
-        "too low than too high."
+        "Where Pareto k is above 0.7 the standard error says too little: log p(x) of such rows is more likely too low\n"
+        "than too high."
     )
     name, best = max(exact.items(), key=lambda item: item[1].mean())
     gain = by_row - best
