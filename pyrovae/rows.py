@@ -23,7 +23,7 @@ import torch
 from pyro import poutine
 from pyro.infer import infer_discrete
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import site_is_subsample
+from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor
 from torch.distributions import kl_divergence
 
@@ -123,6 +123,7 @@ def run_guide(
     if broadcasts is None:
         broadcasts = pair.layout.guide_broadcasts
     trace = _trace(pair.guide, arguments, num_samples, pair.layout, broadcasts)
+    _check_names("guide", trace, {*pair.layout.latents})
     return sites_of(dict(sample_sites(trace)), num_samples, pair.layout, broadcasts)
 
 
@@ -146,6 +147,7 @@ def run_model(
         program = poutine.enum(program, first_available_dim=pair.layout.sample_dim - 1)
     replayed = _given(program, pair.layout, latents, broadcasts)
     trace = _trace(replayed, arguments, num_samples, pair.layout, broadcasts)
+    _check_names("model", trace, {*pair.layout.latents, *pair.layout.enumerated, *pair.layout.observed})
     if pair.layout.enumerated:
         return sites_summed_out(trace, num_samples, pair.layout, broadcasts)
     return sites_of(dict(sample_sites(trace)), num_samples, pair.layout, broadcasts)
@@ -355,6 +357,16 @@ def _analytic_kl(q: Site, p: Site) -> Tensor | None:
     except NotImplementedError:
         return None
     return kl
+
+
+def _check_names(which: str, trace: Any, expected: set[str]) -> None:
+    found = {name for name, site in sample_sites(trace) if not site_is_factor(site)}
+    auxiliary = {name for name in found - expected if trace.nodes[name]["infer"].get("is_auxiliary")}
+    if found - auxiliary != expected:
+        raise ValueError(
+            f"the sites of the {which} change from call to call: at first they were {sorted(expected)}, now they are "
+            f"{sorted(found - auxiliary)}. Let every call sample the same sites; mask what does not apply to a row."
+        )
 
 
 def _before(name: str, sites: Mapping[str, Site]) -> list[str]:

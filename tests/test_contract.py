@@ -408,3 +408,27 @@ def test_objectives_and_optimizers_of_another_kind():
 def test_without_parameters_there_is_nothing_to_train():
     with pytest.raises(ValueError, match="no parameters to train"):
         pv.fit(pv.VAE(good_model, good_guide), X)
+
+
+def test_sites_that_change_from_call_to_call():
+    calls = []
+
+    def model(x):
+        calls.append(1)
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            if len(calls) > 40:
+                pyro.sample("late", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", dist.Normal(x, 1.0))
+
+    vae, x = pv.VAE(model, guide), torch.randn(10)
+    pv.elbo(vae, x)
+    calls.extend([1] * 40)
+    with pytest.raises(
+        ValueError, match=r"sites of the model change from call to call: at first .*'x', 'z'.*'late'"
+    ):
+        pv.elbo(vae, x)
