@@ -4,6 +4,7 @@ if __name__ != "pyrovae.guides":
     raise ImportError("import this package as pyrovae.guides: under another name it would be a second copy.")
 
 from pyrovae.guides.amortized import AmortizedGuide
+from pyrovae.guides.empty import EmptyGuide
 from pyrovae.guides.exact import ExactGuide
 from pyrovae.guides.flows import CouplingFlow, Flow, InverseAutoregressiveFlow, NeuralSplineFlow
 from pyrovae.guides.hierarchical import BottomUpGuide, HierarchicalGuide, LadderGuide
@@ -16,6 +17,7 @@ __all__ = [
     "BottomUpGuide",
     "CouplingFlow",
     "DiagonalNormal",
+    "EmptyGuide",
     "ExactGuide",
     "Flow",
     "FullNormal",
