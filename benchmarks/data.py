@@ -45,10 +45,9 @@ def jsb_chorales(part: str) -> tuple[Tensor, Tensor]:
 def shakespeare(num_steps: int) -> tuple[Tensor, Tensor, int]:
     """Tiny Shakespeare cut into chunks: training and test tokens, int64 [N, T], and the number of symbols."""
     arrays = archive("tiny_shakespeare.npz")
-    symbols, train = np.unique(arrays["train"], return_inverse=True)
-    test = np.searchsorted(symbols, arrays["test"])
+    symbols, codes = np.unique(arrays["train"], return_inverse=True)
     train, test = (
         torch.as_tensor(text[: len(text) // num_steps * num_steps]).reshape(-1, num_steps)
-        for text in (train, test)
+        for text in (codes, np.searchsorted(symbols, arrays["test"]))
     )
     return train, test, len(symbols)
