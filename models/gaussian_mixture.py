@@ -137,7 +137,6 @@ class GaussianMixture(nn.Module):
     def _log_joint(self, x: Tensor) -> Tensor:
         """log p(x, k), [..., C], in double precision: densities far from a component cancel."""
         components = dist.MultivariateNormal(self.locations.double(), scale_tril=self.scale_tril.double())
-        log_joint: Tensor = components.log_prob(x.double().unsqueeze(-2)) + self.logits.double().log_softmax(
-            0
-        )
+        log_weights = self.logits.double().log_softmax(0)
+        log_joint: Tensor = components.log_prob(x.double().unsqueeze(-2)) + log_weights
         return log_joint
