@@ -122,9 +122,9 @@ def main() -> None:
     table.to_csv(out / "guides.csv", index=False)
     settings = (
         f"Model: p(z) = N(0, I), K = {K}; Bernoulli decoder and encoder with one hidden layer of {HIDDEN}. Digits, "
-        f"binarized at half intensity, 1200 training and 397 test rows. {EPOCHS} epochs, batch 64, Adam 1e-3, seed 0. log p(x) "
-        f"with {SAMPLES} samples, gap = log p(x) - ELBO, nats per test row. Costs at batch 128 on one CPU thread: medians of "
-        f"{PAIRS} steps (forward and backward) taken in turn with the hand-written diagonal guide's."
+        f"binarized at half intensity, 1200 training and 397 test rows. {EPOCHS} epochs, batch 64, Adam 1e-3, seed 0. "
+        f"log p(x) with {SAMPLES} samples, gap = log p(x) - ELBO, nats per test row. Costs at batch 128 on one CPU "
+        f"thread: medians of {PAIRS} steps (forward and backward) in turn with the hand-written diagonal guide's."
     )
     header = "| " + " | ".join(table.columns) + " |\n|" + " --- |" * len(table.columns) + "\n"
     body = "".join("| " + " | ".join(str(v) for v in row) + " |\n" for row in table.itertuples(index=False))

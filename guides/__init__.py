@@ -5,6 +5,7 @@ if __name__ != "pyrovae.guides":
 
 from pyrovae.guides.amortized import AmortizedGuide
 from pyrovae.guides.auto import AutoGuide
+from pyrovae.guides.empty import EmptyGuide
 from pyrovae.guides.exact import ExactGuide
 from pyrovae.guides.flows import CouplingFlow, Flow, InverseAutoregressiveFlow, NeuralSplineFlow
 from pyrovae.guides.hierarchical import BottomUpGuide, HierarchicalGuide, LadderGuide
@@ -18,6 +19,7 @@ __all__ = [
     "BottomUpGuide",
     "CouplingFlow",
     "DiagonalNormal",
+    "EmptyGuide",
     "ExactGuide",
     "Flow",
     "FullNormal",

@@ -87,11 +87,12 @@ class AutoGuide(nn.Module):
         self.parents: dict[str, list[str]] = {}
         self._rows: tuple[str, int | None] = ("rows", None)
         self._reads_model = False
+        self._is_built = False
 
     @property
     def is_built(self) -> bool:
         """Whether the guide has seen its model run."""
-        return bool(self.parents)
+        return self._is_built
 
     def build(self, *arguments: Any) -> None:
         """Read the model's structure off a run on some rows (x, *context), and make the networks."""
@@ -112,13 +113,14 @@ class AutoGuide(nn.Module):
         parents = {n: [p for p in dependencies.get(n, ()) if p != n] for n in traced}
         self.parents = faithful_inverse(parents, list(sites), enumerated)
         self.sites = sites
+        self._is_built = True
         self._reads_model = any(hidden[n]["mask"] is not None or _ragged(hidden[n]["fn"]) for n in sites)
         if sites:
             self._make_networks(arguments, hidden)
 
     def forward(self, x: Tensor, *context: Any) -> None:
         """Sample the latents of rows x, [B, *event], and their context."""
-        if not self.is_built and not self.sites:
+        if not self.is_built:
             self.build(x, *context)
         if not self.sites:
             return
@@ -135,6 +137,8 @@ class AutoGuide(nn.Module):
     def __repr__(self) -> str:
         if not self.is_built:
             return "AutoGuide (built at the first batch)"
+        if not self.sites:
+            return "AutoGuide: nothing to sample, the model's latents are summed out"
         observed = sorted({p for above in self.parents.values() for p in above if p not in self.sites})
         if self.joint:
             return f"AutoGuide: q({','.join(self.sites)}|{','.join(observed)})"

@@ -12,6 +12,7 @@ from pyrovae.models.counts import Multinomial, NegativeBinomial, Poisson, ZeroIn
 from pyrovae.models.deep_markov import DeepMarkovModel
 from pyrovae.models.discretized import DiscretizedLogistic
 from pyrovae.models.flow import FlowPrior, affine_flow, spline_flow
+from pyrovae.models.gaussian_mixture import GaussianMixture
 from pyrovae.models.hierarchical import HierarchicalModel
 from pyrovae.models.latent_variable import LatentVariableModel
 from pyrovae.models.likelihoods import Bernoulli, Categorical, ContinuousBernoulli, Laplace, Normal, StudentT
@@ -28,6 +29,8 @@ __all__ = [
     "DeepMarkovModel",
     "DiscretizedLogistic",
     "FlowPrior",
+    "GaussianMixture",
+    "HierarchicalModel",
     "Laplace",
     "LatentVariableModel",
     "LearnedNormal",
@@ -46,4 +49,3 @@ __all__ = [
     "affine_flow",
     "spline_flow",
 ]
-__all__ = ["Bernoulli", "HierarchicalModel", "LatentVariableModel", "Normal", "StandardNormal"]

@@ -67,6 +67,37 @@ class MixedTableModel(nn.Module):
                 value = torch.where(mask, x[..., columns], _inside(entries, x))
                 pyro.sample(f"x_{part}", entries.mask(mask).to_event(1), obs=value)
 
+    @torch.no_grad()
+    def impute(self, z: Tensor, x: Tensor, observed: Tensor, *context: Tensor) -> Tensor:
+        """Rows x, [B,D], with their missing entries filled in from draws of the posterior.
+
+            mean over z of E[x_d | z]                   numbers and counts (the latter need not be whole)
+            argmax over k of (mean over z of p(x_d = k | z))    categories and binary entries
+
+        Run it in evaluation mode where networks have one, `vae.eval()`.
+
+        Args:
+            z: draws of q(z|x), [S,B,K]: `vae.sample_posterior(x, observed, *context, num_samples=S)["z"]`.
+            x: rows, [B,D]; what stands in missing entries is not read.
+            observed: boolean, [B,D].
+            context: what prior and likelihoods take, [B, ...] each.
+
+        Raises:
+            ValueError, TypeError: as at a call of the model; draws for another number of rows.
+
+        """
+        self._check(x, observed)
+        if z.dim() != 3 or z.shape[1] != len(x):
+            raise ValueError(
+                f"z has shape {list(z.shape)} and x {list(x.shape)}: expected draws for the same rows, "
+                f"[S, {len(x)}, K]."
+            )
+        filled = x.clone()
+        for part, (columns, likelihood) in enumerate(zip(self.columns, self.likelihoods, strict=True)):
+            guess = _best_guess(self._entries(part, likelihood(z, *context))).to(x.dtype)
+            filled[:, columns] = torch.where(observed[:, columns], x[:, columns], guess)
+        return filled
+
     def _entries(self, part: int, row: dist.TorchDistribution) -> dist.TorchDistribution:
         """The distribution of a part's single entries, batch [..., D]."""
         columns, name = self.columns[part], type(self.likelihoods[part]).__name__
@@ -133,6 +164,14 @@ class MissingAsZero(nn.Module):
             torch.where(observed, x, 0.0), observed.to(x.dtype), *context
         )
         return outputs
+
+
+def _best_guess(entries: Any) -> Tensor:
+    """From entries of batch [S, B, D]: their most probable category, or their mean, over the mixture of S; [B,D]."""
+    if isinstance(entries, torch.distributions.Categorical):
+        return entries.probs.mean(0).argmax(-1)
+    mean: Tensor = entries.mean.mean(0)
+    return (mean > 0.5) if isinstance(entries, torch.distributions.Bernoulli) else mean
 
 
 def _inside(entries: dist.TorchDistribution, like: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae import models
-from pyrovae.guides import AmortizedGuide, DiagonalNormal, HierarchicalGuide, MarkovPosterior
+from pyrovae.guides import AmortizedGuide, DiagonalNormal, EmptyGuide, HierarchicalGuide, MarkovPosterior
 from pyrovae.nn import GRU, MLP, AutoregressiveGRU, GatedTransition, PositiveParameter, SequenceEncoder
 
 K = 2  # latent dimensions
@@ -235,7 +235,12 @@ def hierarchical() -> tuple[nn.Module, nn.Module]:
     return model, HierarchicalGuide([DiagonalNormal(net(D, (K, K))), DiagonalNormal(net(D + K, (K, K)))])
 
 
+def gaussian_mixture() -> tuple[nn.Module, nn.Module]:
+    return models.GaussianMixture(3, D), EmptyGuide()
+
+
 MODELS = {
+    "GaussianMixture": Model(gaussian_mixture, lambda B: (real(B),)),
     "HierarchicalModel": Model(hierarchical, lambda B: (torch.bernoulli(torch.full((B, D), 0.5)),)),
     "AutoregressiveCategorical": Model(autoregressive, lambda B: (torch.randint(OPTIONS, (B, 4)), ragged(B))),
     "DeepMarkovModel": Model(deep_markov, lambda B: (torch.randn(B, 4, D), ragged(B))),
