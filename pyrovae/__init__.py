@@ -1,13 +1,15 @@
 """pyrovae: variational autoencoders declared as Pyro programs.
 
 A VAE is a pair of Pyro programs, a generative model p(x, z) and an amortized guide q(z|x). `fit` trains it,
-`elbo` and `log_marginal` evaluate it row by row, each figure with its error, `to_arviz` hands it to ArviZ.
+`elbo` and `log_marginal` evaluate it row by row, each figure with its error, `refine` finds each row a posterior of
+its own, `to_arviz` hands it to ArviZ.
 """
 
 from pyrovae import guides, models, nn
 from pyrovae._version import __version__
 from pyrovae.arviz_bridge import to_arviz
 from pyrovae.evidence import Elbo, LogMarginal, elbo, log_marginal
+from pyrovae.refinement import Refinement, refine
 from pyrovae.training import fit
 from pyrovae.vae import VAE
 
@@ -15,6 +17,7 @@ __all__ = [
     "VAE",
     "Elbo",
     "LogMarginal",
+    "Refinement",
     "__version__",
     "elbo",
     "fit",
@@ -22,5 +25,6 @@ __all__ = [
     "log_marginal",
     "models",
     "nn",
+    "refine",
     "to_arviz",
 ]

@@ -124,6 +124,16 @@ class PairParameters(nn.Module):
         self._loaded = {_unescape(name.removeprefix("store.")): saved[name] for name in unmade}
         return ""
 
+    def share_store(self, other: PairParameters) -> None:
+        """Use the parameters that another pair's programs made in the store: for a pair of the same programs."""
+        self.store, self.reached = other.store, other.reached
+        self._reachable = {**self._reachable, **other._reachable}
+        self._constraints, self._of_modules, self._loaded = (
+            other._constraints,
+            other._of_modules,
+            other._loaded,
+        )
+
     @property
     def _has_run(self) -> bool:
         return bool(self.store) or bool(self._of_modules)
