@@ -16,13 +16,13 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m pyrovae demo --out demo
 
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 # ArviZ 1.x is for Python 3.12 and newer, but these tests run under 3.11 too; it lies beside the environment.
 test-arviz1: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --target $(VENV)/arviz1 --upgrade --ignore-requires-python --no-deps \
 		arviz==1.3.0 arviz-base==1.3.1 arviz-stats==1.3.3 arviz-plots==1.3.2 lazy_loader
-	PYTHONPATH=$(VENV)/arviz1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto tests/test_arviz.py tests/test_psis.py tests/test_demo.py
+	PYTHONPATH=$(VENV)/arviz1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile tests/test_arviz.py tests/test_psis.py tests/test_demo.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -286,7 +286,7 @@ def test_any_pair_is_refined_and_left_as_it_was(name):
     for from_guide in (True, False):
         a, b = (
             pv.refine(
-                vae, x, *context(12), from_guide=from_guide, full_covariance=True, num_steps=30,
+                vae, x, *context(12), from_guide=from_guide, full_covariance=True, num_steps=100,
                 num_samples=200, seed=3
             )
             for _ in range(2)
