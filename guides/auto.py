@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import pyro
-import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.infer.inspect import get_dependencies
 from torch import Tensor, nn
-from torch.distributions import biject_to, constraints
 
 from pyrovae.guides.families import diagonal_normal
 from pyrovae.guides.features import RowFeatures
 from pyrovae.guides.inversion import faithful_inverse
+from pyrovae.guides.latent_site import JOINT, LatentSite, latent_site
 from pyrovae.guides.posteriors import DiagonalNormal
 from pyrovae.guides.sequence import MarkovPosterior
 from pyrovae.models.sequences import MarkovSequence
 from pyrovae.nn import GRU, MLP, ConvEncoder
 from pyrovae.rows import plain_trace
-from pyrovae.sites import family_name, sample_sites
+from pyrovae.sites import sample_sites
 
 Family: TypeAlias = Callable[[int, int, Sequence[int]], nn.Module]
-
-JOINT = "_latents"
 
 
 class AutoGuide(nn.Module):
@@ -83,7 +78,7 @@ class AutoGuide(nn.Module):
         self.hidden = tuple(hidden)
         self.encoder = encoder
         self.heads = nn.ModuleDict()
-        self.sites: dict[str, _Site] = {}
+        self.sites: dict[str, LatentSite] = {}
         self.parents: dict[str, list[str]] = {}
         self._rows: tuple[str, int | None] = ("rows", None)
         self._reads_model = False
@@ -105,7 +100,7 @@ class AutoGuide(nn.Module):
         depth = max(
             (-1 - f.dim for s in traced.values() for f in s["cond_indep_stack"] if f.vectorized), default=0
         )
-        sites = {n: _site(n, s, depth) for n, s in hidden.items() if n not in enumerated}
+        sites = {n: latent_site(n, s, depth) for n, s in hidden.items() if n not in enumerated}
         if not hidden:
             raise ValueError("the model has no latents: there is nothing for a guide to sample.")
         self._rows = _row_plate(traced)
@@ -236,139 +231,6 @@ class AutoGuide(nn.Module):
             site.place(part)
 
 
-@dataclass(frozen=True)
-class _Site:
-    """A latent site of the model: what its head must give, and how it becomes the site's value."""
-
-    name: str
-    event_shape: torch.Size
-    support: Any
-    plates: tuple[tuple[str, int, int], ...]  # name, size and dim of those inside the rows
-    depth: int  # how many plate dimensions the model has inside the rows
-    discrete: str = ""  # the family's name, if it is discrete
-    num_options: int = 0
-
-    @property
-    def unconstrained_shape(self) -> torch.Size:
-        if self.discrete:
-            return torch.Size([self.num_options])
-        return torch.Size(biject_to(self.support).inverse_shape(self.event_shape))
-
-    @property
-    def inner_shape(self) -> tuple[int, ...]:
-        """Batch dimensions between samples and rows, outermost first; 1 where the site is in no plate."""
-        sizes = {dim: size for _, size, dim in self.plates}
-        return tuple(sizes.get(dim, 1) for dim in range(-1 - self.depth, -1))
-
-    @property
-    def size(self) -> int:
-        """Numbers that a head gives for one row: unconstrained coordinates, or logits."""
-        return math.prod(self.unconstrained_shape) * math.prod(self.inner_shape)
-
-    @property
-    def num_features(self) -> int:
-        """Numbers that it hands to the heads below it."""
-        return self.size
-
-    def sample(self, head: nn.Module, inputs: list[Tensor]) -> Tensor:
-        """Draw the site from its head; returns the unconstrained draw as features [..., B, F]."""
-        if self.discrete:
-            logits = self._spread(head(*inputs), self.unconstrained_shape)
-            value = self._in_plates(_DISCRETE[self.discrete](logits))
-            if self.discrete == "Categorical":
-                value = nn.functional.one_hot(value, self.num_options)
-            return self._gather(
-                value.to(logits.dtype), len(self.unconstrained_shape) * (self.discrete != "Bernoulli")
-            )
-        posterior = head(*inputs)
-        event_dim = len(self.unconstrained_shape)
-        if not self.depth and self.unconstrained_shape == posterior.event_shape:
-            base = posterior  # as it is: its KL has a closed form
-        elif isinstance(posterior, dist.Independent) and isinstance(posterior.base_dist, dist.Normal):
-            location, scale = (
-                self._spread(p, self.unconstrained_shape)
-                for p in (posterior.base_dist.loc, posterior.base_dist.scale)
-            )
-            base = dist.Normal(location, scale).to_event(event_dim)
-        else:
-            draw = pyro.sample(f"{JOINT}_{self.name}", posterior, infer={"is_auxiliary": True})
-            return self.place(draw)
-        bijection = biject_to(self.support)
-        if _is_real(self.support):
-            return self._gather(self._in_plates(base), event_dim)
-        value = self._in_plates(dist.TransformedDistribution(base, [bijection]))
-        return self._gather(bijection.inv(value), event_dim)
-
-    def place(self, draw: Tensor) -> Tensor:
-        """Put unconstrained numbers [..., B, size] at the site, their density being counted already."""
-        unconstrained = self._spread(draw, self.unconstrained_shape)
-        bijection = biject_to(self.support)
-        value = bijection(unconstrained)
-        log_density = -bijection.log_abs_det_jacobian(unconstrained, value)
-        extra = log_density.dim() - (value.dim() - len(self.event_shape))
-        if extra > 0:
-            log_density = log_density.flatten(-extra).sum(-1)
-        self._in_plates(dist.Delta(value, log_density=log_density, event_dim=len(self.event_shape)))
-        return draw
-
-    def _in_plates(self, distribution: Any) -> Tensor:
-        with _plates(self.plates):
-            return pyro.sample(self.name, distribution)
-
-    def _spread(self, numbers: Tensor, shape: torch.Size) -> Tensor:
-        """From [..., B, size] to Pyro's layout [..., *inner, B, *shape]."""
-        inner = self.inner_shape
-        numbers = numbers.reshape(*numbers.shape[:-1], *inner, *shape)
-        row_dim = numbers.dim() - len(shape) - len(inner) - 1
-        return numbers.movedim(row_dim, row_dim + len(inner))
-
-    def _gather(self, value: Tensor, event_dim: int) -> Tensor:
-        """From Pyro's layout [..., *inner, B, *event] to [..., B, F]; the inverse of `_spread`."""
-        missing = self.depth + 1 - (value.dim() - event_dim)
-        value = value.reshape((1,) * missing + value.shape)
-        row_dim = value.dim() - event_dim - 1
-        value = value.movedim(row_dim, row_dim - self.depth)
-        return value.reshape(*value.shape[: row_dim - self.depth + 1], -1)
-
-
-_DISCRETE: dict[str, Callable[[Tensor], Any]] = {
-    "Bernoulli": lambda logits: dist.Bernoulli(logits=logits.squeeze(-1)),
-    "Categorical": lambda logits: dist.Categorical(logits=logits),
-    "OneHotCategorical": lambda logits: dist.OneHotCategorical(logits=logits),
-}
-
-
-def _site(name: str, traced: Any, depth: int) -> _Site:
-    fn = traced["fn"]
-    frames = [frame for frame in traced["cond_indep_stack"] if frame.vectorized and frame.dim != -1]
-    plates = tuple((frame.name, frame.size, frame.dim) for frame in frames)
-    support = fn.support
-    if family_name(fn) == "VonMises":
-        support = constraints.interval(
-            -math.pi, math.pi
-        )  # torch says "real", over which it does not normalize
-    if getattr(support, "is_discrete", False):
-        family = family_name(fn)
-        if family not in _DISCRETE or (family == "Bernoulli" and fn.event_shape):
-            raise ValueError(
-                f"the latent '{name}' is discrete ({family}, event shape {tuple(fn.event_shape)}) and has no head: "
-                "have it summed out with infer={'enumerate': 'parallel'} if its support is finite, put it into a plate "
-                "of single sites, or write the guide."
-            )
-        options = 1 if family == "Bernoulli" else int(fn.probs.shape[-1])
-        return _Site(name, fn.event_shape, support, plates, depth, family, options)
-    if isinstance(fn, MarkovSequence):
-        support = constraints.independent(constraints.real, 2)
-    try:
-        biject_to(support)
-    except NotImplementedError:
-        raise ValueError(
-            f"the latent '{name}' has the support {support}, to which no bijection is known: write its guide, or "
-            "register one with torch.distributions.biject_to."
-        ) from None
-    return _Site(name, fn.event_shape, support, plates, depth)
-
-
 def _row_plate(traced: dict[str, Any]) -> tuple[str, int | None]:
     for name, site in traced.items():
         for frame in site["cond_indep_stack"]:
@@ -408,27 +270,6 @@ def _chain_posterior(fn: MarkovSequence, x: Tensor, width: int) -> MarkovPosteri
 
 def _ragged(fn: Any) -> bool:
     return getattr(fn, "real_steps", None) is not None
-
-
-def _is_real(support: Any) -> bool:
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return support in (constraints.real, constraints.real_vector)
-
-
-class _plates:  # noqa: N801 - reads as a statement
-    """Several plates at once."""
-
-    def __init__(self, plates: Sequence[tuple[str, int, int]]) -> None:
-        self.opened = [pyro.plate(name, size, dim=dim) for name, size, dim in plates]
-
-    def __enter__(self) -> None:
-        for plate in self.opened:
-            plate.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        for plate in reversed(self.opened):
-            plate.__exit__(*error)
 
 
 def _key(name: str) -> str:

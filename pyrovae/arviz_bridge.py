@@ -14,10 +14,11 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from pyrovae import contract, rows
+from pyrovae import rows
 from pyrovae.evidence import row_blocks, seeds_from
 from pyrovae.layout import Arguments, SiteLayout, rows_first
 from pyrovae.psis import pareto_k
+from pyrovae.support import check_support
 from pyrovae.vae import VAE, check_count
 
 
@@ -66,7 +67,7 @@ def to_arviz(
     seeds = seeds_from(seed)
     for first, arguments in row_blocks(vae, data):
         with vae.evaluating(), rows.fixed_seed(next(seeds), vae.device):
-            contract.check_support(vae.model, arguments, first)
+            check_support(vae.model, arguments, first)
             blocks.append(_groups(vae, arguments, num_samples))
     names = _Names(coords or {}, dims or {})
     groups = {}

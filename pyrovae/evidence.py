@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyrovae import contract, rows
+from pyrovae import rows
 from pyrovae.data import Rows
 from pyrovae.layout import Arguments, slice_latents
 from pyrovae.psis import GOOD_K, pareto_k
+from pyrovae.support import check_support
 from pyrovae.vae import VAE, check_count
 
 ROWS_AT_ONCE = 256
@@ -136,7 +137,7 @@ def elbo(vae: VAE, x: Any, *context: Any, num_samples: int = 10, seed: int | Non
         for count in _chunks(num_samples, samples_at_once):
             with vae.evaluating(), rows.fixed_seed(next(seeds), vae.device):
                 if not totals.dim():
-                    contract.check_support(vae.model, arguments, first)
+                    check_support(vae.model, arguments, first)
                 terms = rows.row_terms(vae, arguments, count)
                 reconstruction, rate = terms.log_likelihood.double().cpu(), terms.rate.double().cpu()
             bound = reconstruction - rate
@@ -203,7 +204,7 @@ def log_marginal(
         for first, arguments in row_blocks(vae, data):
             log_weights = torch.empty(num_samples, rows.num_rows(arguments), dtype=torch.float64)
             with vae.evaluating(), rows.fixed_seed(0, vae.device):
-                contract.check_support(vae.model, arguments, first)
+                check_support(vae.model, arguments, first)
             done = 0
             for count in _chunks(num_samples, _draws_at_once(vae)):
                 block = log_weights[done : done + count]

@@ -21,7 +21,7 @@ from torch.distributions import biject_to, constraints
 from torch.distributions.transforms import IndependentTransform, Transform
 from tqdm import tqdm
 
-from pyrovae import contract, rows
+from pyrovae import rows
 from pyrovae.data import Rows
 from pyrovae.evidence import NUMBERS_AT_ONCE, ROWS_AT_ONCE, RowWise, row_blocks, seeds_from
 from pyrovae.known_rows import KnownRows
@@ -29,6 +29,7 @@ from pyrovae.layout import Arguments, Layout
 from pyrovae.moved_guide import Move, MovedGuide
 from pyrovae.rows import Program
 from pyrovae.sites import family_name
+from pyrovae.support import check_support
 from pyrovae.vae import VAE, check_count
 
 MakeTransform: TypeAlias = Callable[[], Transform]
@@ -394,7 +395,7 @@ def _checked_bijections(vae: VAE, data: Rows) -> dict[str, MakeTransform | None]
         trace = rows.plain_trace(vae.model, data.take(slice(0, 1), vae.device))
         found = {name: _bijection(name, trace.nodes[name]["fn"]) for name in vae.layout.latents}
         for first, arguments in row_blocks(vae, data):
-            contract.check_support(vae.model, arguments, first)
+            check_support(vae.model, arguments, first)
             trace = rows.plain_trace(vae.model, arguments)
             for name, expected in found.items():
                 if expected is not None and not _agree(expected, trace.nodes[name]):

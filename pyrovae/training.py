@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pyrovae import contract, rows
+from pyrovae import rows
 from pyrovae.data import Rows
 from pyrovae.evidence import elbo
 from pyrovae.layout import Arguments
 from pyrovae.recording import BatchTerms
+from pyrovae.support import check_support
 from pyrovae.vae import VAE, check_count
 
 OptimizerFactory: TypeAlias = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -204,7 +205,7 @@ def _checked(vae: VAE, data: Any, which: str = "") -> Rows:
         checked = vae.rows(*(data if isinstance(data, tuple) else (data,)))
         with vae.evaluating(), rows.fixed_seed(0, vae.device):
             for first in range(0, len(checked), 256):
-                contract.check_support(vae.model, checked.take(slice(first, first + 256), vae.device), first)
+                check_support(vae.model, checked.take(slice(first, first + 256), vae.device), first)
     except (ValueError, TypeError) as error:
         if not which:
             raise

@@ -17,6 +17,7 @@ from pyrovae.data import Rows
 from pyrovae.files import load_tensors, save_tensors
 from pyrovae.layout import Arguments, Layout, SiteLayout, pyro_layout, rows_first
 from pyrovae.parameters import PairParameters
+from pyrovae.row_specs import RowSpecs, check_specs, from_json, ones, to_json
 from pyrovae.rows import Program
 
 Latents: TypeAlias = Tensor | Mapping[str, Tensor]  # NumPy arrays are taken too
@@ -103,7 +104,7 @@ class VAE(PairParameters):
         """
         rows_of_data = Rows(data)
         if self._row_specs is not None:
-            _check_specs(rows_of_data, self._row_specs)
+            check_specs(rows_of_data, self._row_specs)
         if not self._inspected:
             self._inspect(rows_of_data)
         return rows_of_data
@@ -225,7 +226,7 @@ class VAE(PairParameters):
             OSError: the file cannot be written; an older one is left as it was.
 
         """
-        save_tensors(path, "VAE", self.tensors(), {"pair": _to_json(self._layout, self._row_specs)})
+        save_tensors(path, "VAE", self.tensors(), {"pair": to_json(self._layout, self._row_specs)})
 
     def load(self, path: str | os.PathLike[str]) -> VAE:
         """Read what `save` wrote into this VAE, built the same way; returns self.
@@ -241,12 +242,12 @@ class VAE(PairParameters):
         saved, facts = load_tensors(path, "VAE")
         if "pair" not in facts:
             raise ValueError(f"{path} is not a saved VAE: its header says nothing of a pair.")
-        layout, row_specs = _from_json(facts["pair"])
+        layout, row_specs = from_json(facts["pair"])
         if self._layout is not None and layout is not None:
             self._refuse_other_sites(layout, self._layout)
         if self._layout is None and row_specs is not None:
             with rows.fixed_seed(0, self.device):  # what it draws is overwritten
-                self._build_guide(_ones(row_specs, self.device))
+                self._build_guide(ones(row_specs, contract.PROBE_ROWS, self.device))
         if differences := self.take_values(saved):
             raise ValueError(f"{path} belongs to another architecture: {differences}.")
         # Sites and shapes as the file has them, until the first rows show them.
@@ -350,7 +351,7 @@ class VAE(PairParameters):
         rest: Arguments = ()
         if context:
             data = Rows((torch.zeros(num_rows), *context))
-            _check_specs(data, [(torch.float32, torch.Size()), *specs[1:]])
+            check_specs(data, [(torch.float32, torch.Size()), *specs[1:]])
             rest = data.take(slice(None), self.device)[1:]
         if self._reads_x is None:
             self._reads_x = self._finds_reading(rest, min(num_rows, contract.PROBE_ROWS))
@@ -404,74 +405,6 @@ def check_count(name: str, value: Any) -> None:
     """Raise unless `value` is a whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} is {value!r}: expected a whole number of at least 1.")
-
-
-def _ones(specs: RowSpecs, device: torch.device) -> Arguments:
-    """Rows to build a guide from where there are no data: only their shapes matter."""
-    return tuple(
-        None if spec is None else torch.ones((contract.PROBE_ROWS, *spec[1]), dtype=spec[0], device=device)
-        for spec in specs
-    )
-
-
-RowSpecs: TypeAlias = list[tuple[torch.dtype, torch.Size] | None]
-
-
-def _check_specs(data: Rows, specs: RowSpecs) -> None:
-    if len(data.arguments) != len(specs):
-        raise ValueError(
-            f"got {len(data.arguments)} data arguments: this VAE takes {len(specs)} (x and {len(specs) - 1} of "
-            "context)."
-        )
-    for place, (argument, spec) in enumerate(zip(data.arguments, specs, strict=True)):
-        name = "x" if place == 0 else f"context {place}"
-        if isinstance(argument, Tensor) != (spec is not None):
-            raise ValueError(f"{name} is {type(argument).__name__}, unlike in this VAE's first batch.")
-        if spec is None:
-            continue
-        dtype, shape = spec
-        if argument.shape[1:] != shape:
-            raise ValueError(
-                f"{name} has rows of shape {list(argument.shape[1:])}: this VAE takes rows of shape {list(shape)}."
-            )
-        if argument.dtype != dtype:
-            from_integers = dtype.is_floating_point and not argument.is_floating_point()
-            hint = contract.as_float(argument.dtype) if from_integers else f".to({dtype})"
-            raise TypeError(f"{name} is {argument.dtype}: this VAE takes {dtype}. Convert it, e.g. {hint}.")
-
-
-def _to_json(layout: Layout | None, specs: RowSpecs | None) -> Any:
-    if layout is None or specs is None:
-        return None
-
-    def sites(group: Mapping[str, SiteLayout]) -> Any:
-        return {n: [list(s.event_shape), list(s.inner_dims), list(s.inner_sizes)] for n, s in group.items()}
-
-    return {
-        "sample_dim": layout.sample_dim,
-        "latents": sites(layout.latents),
-        "observed": sites(layout.observed),
-        "enumerated": sites(layout.enumerated),
-        "broadcasts": [layout.guide_broadcasts, layout.model_broadcasts],
-        "rows": [s and [str(s[0]).removeprefix("torch."), list(s[1])] for s in specs],
-    }
-
-
-def _from_json(pair: Any) -> tuple[Layout | None, RowSpecs | None]:
-    if pair is None:
-        return None, None
-
-    def sites(group: Any) -> dict[str, SiteLayout]:
-        return {n: SiteLayout(torch.Size(e), tuple(d), tuple(sizes)) for n, (e, d, sizes) in group.items()}
-
-    layout = Layout(
-        pair["sample_dim"],
-        sites(pair["latents"]),
-        sites(pair["observed"]),
-        sites(pair["enumerated"]),
-        *pair["broadcasts"],
-    )
-    return layout, [s and (getattr(torch, s[0]), torch.Size(s[1])) for s in pair["rows"]]
 
 
 def _one_or_dict(values: dict[str, Tensor]) -> Latents:

@@ -1,0 +1,71 @@
+"""Whether observed values lie in their distributions' support, row by row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pyro.poutine.util import site_is_factor
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyrovae import rows
+from pyrovae.layout import Arguments
+from pyrovae.rows import Program
+from pyrovae.sites import family_name, sample_sites
+
+
+def check_support(model: Program, arguments: Arguments, first_row: int = 0) -> None:
+    """Raise for the first row whose observed value lies outside its distribution's support.
+
+    Latents are drawn from the prior; `first_row` is the place of these rows in the data set.
+    """
+    try:
+        trace = rows.plain_trace(model, arguments)
+    except ValueError as error:
+        last = first_row + rows.num_rows(arguments) - 1
+        raise ValueError(
+            f"{error}\n  (among rows {first_row} to {last} of the data, counted from the first of them)"
+        ) from error
+    for name, site in sample_sites(trace):
+        if not site["is_observed"] or site_is_factor(site):
+            continue
+        value, distribution = site["value"], site["fn"]
+        inside = distribution.support.check(value)
+        if site["mask"] is not None:
+            inside = inside | ~torch.as_tensor(site["mask"])
+        if bool(inside.all()):
+            continue
+        by_row = inside.reshape(-1, inside.shape[-1]).all(0)
+        row = int((~by_row).nonzero()[0, 0])
+        raise ValueError(
+            f"row {first_row + row} of the data lies outside the support of site '{name}': "
+            f"{family_name(distribution)} takes {_base_constraint(distribution)} values, and this row "
+            f"holds {_offending(distribution, value, row)}. {_support_advice(distribution)}"
+        )
+
+
+def _base_constraint(distribution: Any) -> Any:
+    constraint = distribution.support
+    while hasattr(constraint, "base_constraint"):
+        constraint = constraint.base_constraint
+    return constraint
+
+
+def _offending(distribution: Any, value: Tensor, row: int) -> str:
+    event_dim = len(distribution.event_shape)
+    entries = value.select(value.dim() - 1 - event_dim, row).reshape(-1)
+    constraint = _base_constraint(distribution)
+    if type(constraint) is type(constraints.boolean):
+        entries = entries[~constraint.check(entries)]
+    return ", ".join(f"{entry:.4g}" for entry in entries[:3].tolist())
+
+
+def _support_advice(distribution: Any) -> str:
+    advice = {
+        "Bernoulli": "Binarize the data, e.g. (x > 0.5).float(), or use a continuous likelihood such as Normal.",
+        "Poisson": "Counts are whole and not negative.",
+    }
+    return advice.get(
+        family_name(distribution), "Transform the data or choose a likelihood that covers them."
+    )
