@@ -64,14 +64,16 @@ def test_importing_changes_nothing_process_wide(before):
 
 
 def test_that_test_can_fail():
-    for change in (
+    changes = [
         "pyro.enable_validation(False)",
         "torch.rand(1)",
         "warnings.simplefilter('ignore')",
         "pyro.param('a', torch.ones(1))",
-    ):
-        result = run(STATE.format(before="", after=change))
-        assert "AssertionError" in result.stderr, change
+        "torch.set_default_dtype(torch.float64)",
+    ]
+    result = run(STATE.format(before="", after="\n".join(changes)))
+    for name in ("torch_validation", "torch_random", "filters", "store", "dtype"):
+        assert f"'{name}'" in result.stderr.splitlines()[-1]
 
 
 def test_the_engine_imports_no_particular_model_or_guide():
