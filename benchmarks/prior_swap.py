@@ -125,7 +125,7 @@ NOTE = (
     "Nats per row, higher is better, on held-out rows. log p(x) by importance sampling from the guide; the gain is "
     "paired by row, its standard error is over rows. Where Pareto k is above 0.7 the estimate errs low, and the error "
     "shown is too small: the wider the gap between ELBO and log p(x), the more so. One seed and a short training: the "
-    "order of the models is the finding, not the numbers, which keep rising with more epochs."
+    "standard errors do not cover what another seed or more epochs would change. Seconds are those of a busy machine."
 )
 SETTINGS = {
     "data": "MNIST, static binarization (Larochelle & Murray 2011), 50000 training rows",
