@@ -108,10 +108,10 @@ class AutoGuide(nn.Module):
         parents = {n: [p for p in dependencies.get(n, ()) if p != n] for n in traced}
         self.parents = faithful_inverse(parents, list(sites), enumerated)
         self.sites = sites
-        self._is_built = True
         self._reads_model = any(hidden[n]["mask"] is not None or _ragged(hidden[n]["fn"]) for n in sites)
         if sites:
             self._make_networks(arguments, hidden)
+        self._is_built = True
 
     def forward(self, x: Tensor, *context: Any) -> None:
         """Sample the latents of rows x, [B, *event], and their context."""
