@@ -124,7 +124,8 @@ def refine(
     Adam climbs the sum of the rows' ELBOs, of which each depends on its own row's parameters only. A plateau is
     reached when the mean over 100 steps rises neither for the rows together (2 standard errors) nor for any
     single row (4); the learning rate is divided by 4 at each plateau, the fourth ends the search, and
-    the parameters found are means over the last 100 steps.
+    the parameters found are means over the last 100 steps. A row that climbs more slowly than it is noisy
+    counts as settled: more `samples_per_step` find what is left.
 
     Args:
         vae: the pair; neither changed nor given gradients. It runs in evaluation mode.

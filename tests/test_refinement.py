@@ -42,12 +42,14 @@ def exact_gaps(vae, x):
     return kl_divergence(q, vae.model.posterior(x)).detach().reshape(-1)
 
 
-# name: a guide, from good to absurd, and whether to start from it
+# name: a guide, from fair to absurd, and whether to start from it
 STARTS = {
     "wide": (lambda model: WideGuide(model), True),
-    "narrow": (lambda model: WideGuide(model, factor=0.03, shift=10.0), True),
+    "narrow": (lambda model: WideGuide(model, factor=0.001, shift=1000.0), True),
     "scratch": (lambda model: WideGuide(model), False),
 }
+# By start, whether to fit a full covariance.
+FAMILIES = {"wide": (False, True), "narrow": (False,), "scratch": (False, True)}
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +67,7 @@ def fits(linear):
     return x, found
 
 
-@pytest.mark.parametrize("full_covariance", [False, True])
-@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("start, full_covariance", [(s, f) for s in STARTS for f in FAMILIES[s]])
 def test_both_families_reach_their_optimum(linear, fits, start, full_covariance):
     x, found = fits
     vae, refined = found[start, full_covariance]
@@ -278,11 +279,12 @@ def test_known_rows_are_told_apart_by_every_bit():
 def test_any_pair_is_refined_and_left_as_it_was(name):
     build, context = PAIRS[name]
     vae, x = build(), binary_rows(12)
-    pv.fit(vae, (x, *context(12)), epochs=1, progress=False)  # values that no program begins with
+    vae.rows(x, *context(12))
+    with torch.no_grad():
+        for parameter in vae.parameters():  # values that no program begins with
+            parameter += 0.5 * torch.randn_like(parameter)
     before = {key: tensor.clone() for key, tensor in vae.tensors().items()}
     state, training = torch.get_rng_state(), vae.training
-    for parameter in vae.parameters():
-        parameter.grad = None
     for from_guide in (True, False):
         a, b = (
             pv.refine(
@@ -297,7 +299,7 @@ def test_any_pair_is_refined_and_left_as_it_was(name):
         bound = pv.elbo(a.vae, x, *context(12), num_samples=200, seed=1)
         error = (bound.std_error**2 + a.std_error_after**2).sqrt()
         assert bool(((bound.elbo - a.elbo_after).abs() < 5 * error + 1e-3).all())
-        assert a.vae.model is vae.model or not isinstance(vae.model, nn.Module)
+        assert a.vae.model == vae.model
     assert torch.equal(torch.get_rng_state(), state)
     assert vae.training == training
     assert vae.tensors().keys() == before.keys()
@@ -355,13 +357,16 @@ class Chain(nn.Module):
 def test_several_latents_reach_the_evidence_with_every_covariance(linear, from_guide):
     x = linear.data(10)
     vae = pv.VAE(Several(linear), Chain())
-    refined = pv.refine(vae, x, from_guide=from_guide, full_covariance=True, num_samples=2000, seed=0)
+    refined = pv.refine(
+        vae, x, from_guide=from_guide, full_covariance=True, samples_per_step=64, num_samples=1000, seed=0
+    )
     truth = linear.evidence().log_prob(x)
     gap = truth - refined.elbo_after
     assert bool((gap.abs() < 0.02 + 5 * refined.std_error_after).all())
     assert float(gap.mean()) < 0.02 + 3 * float((refined.std_error_after**2).sum().sqrt()) / 10
     marginal = pv.log_marginal(refined.vae, x, num_samples=200, seed=1)
-    torch.testing.assert_close(marginal.log_marginal, truth, atol=0.03, rtol=0)
+    assert bool(((marginal.log_marginal - truth).abs() < 5 * marginal.std_error + 1e-6).all())
+    assert float(marginal.std_error.max()) < 0.03
     assert {n: tuple(v.shape) for n, v in refined.vae.sample_posterior(x, num_samples=5).items()} == {
         "a": (5, 10), "b": (5, 10, 2), "c": (5, 10, 1)
     }  # fmt: skip
@@ -462,7 +467,11 @@ def test_enumerated_latents_are_summed_out():
     assert set(refined.vae.sample_posterior(x)) == {"k", "z"}
 
 
-def test_a_flow_is_moved_as_a_whole_and_never_inverted():
+def test_a_flow_is_moved_as_a_whole_and_never_inverted(monkeypatch):
+    def inverted(self, y):
+        raise AssertionError("an inverse autoregressive flow takes K passes to invert")
+
+    monkeypatch.setattr(dist.transforms.AffineAutoregressive, "_inverse", inverted)
     decoder = pv.nn.MLP(2, 6, hidden=[4])
     model = pv.models.LatentVariableModel(pv.models.StandardNormal(2), pv.models.Normal(decoder, scale=0.5))
     encoder = pv.nn.MLP(6, (2, 2, 4))
