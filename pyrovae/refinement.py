@@ -2,9 +2,9 @@
 
     q_n = argmax_q ELBO(x_n, q)        for every row n, with the model held fixed
 
-The gain over the guide that shared one network among all rows is the amortization gap. The posterior found is
-the guide of a VAE of the same model (`pyrovae.moved_guide`), which everything else takes like any other, for
-those rows (`pyrovae.known_rows`).
+Within one family, the gain over the guide that shares a network among all rows is the amortization gap. The
+posterior found is the guide of a VAE of the same model (`pyrovae.moved_guide`), which everything else takes
+like any other, for those rows (`pyrovae.known_rows`).
 """
 
 from __future__ import annotations
@@ -39,8 +39,10 @@ WINDOW = 100
 # The learning rate is divided by this at each plateau; at the last one the search is over.
 DIVISOR = 4.0
 PLATEAUS = 4
-# Adam forgets after 100 steps the steep slopes that it meets where a guide is far off.
+# Far from the posterior slopes are steep, and Adam is slow for as long as it remembers them: 100 steps, and
+# each as one of no more than this (in units of the spread; of order 1 where the posterior is).
 BETAS = (0.9, 0.99)
+STEEPEST = 100.0
 # Draws of the guide that show where a row's posterior lies and how wide it is.
 DRAWS_FOR_UNITS = 100
 # A row takes its new posterior where the gain is beyond this many of its standard errors.
@@ -53,7 +55,8 @@ class Refinement(RowWise):
 
     `gain = elbo_after - elbo_before` is never negative: a row keeps the posterior it started from unless the
     new one is better by twice the standard error of their difference, both judged on the same draws, which
-    the search has not seen. Started from the guide, the gain is the amortization gap. The `std_error`s are
+    the search has not seen. From a diagonal normal guide by diagonal maps it is the amortization gap; what a
+    full covariance gains beyond that is the family's. The `std_error`s are
     Monte Carlo errors over `num_samples` draws (0 for the gain of a row that kept its start). A start
     without a finite ELBO makes a gain infinite. `converged` says
     whether the search ended by its own rule within the limit of steps, in every block of rows; `num_steps` is
@@ -117,8 +120,8 @@ def refine(
     basic variational inference with a normal. So a diagonal A keeps the family of a diagonal normal guide, and
     moves a mixture or a flow as a whole; a full one gives every covariance within and between the latent
     sites (elements of a plate inside a row stay independent of each other given the sites before them, and
-    a site depends on those before it whose plates it lies in). The gain from the guide is the amortization
-    gap of Cremer, Li, Duvenaud, "Inference Suboptimality in Variational Autoencoders" (2018),
+    a site depends on those before it whose plates it lies in). Within the guide's family the gain is the
+    amortization gap of Cremer, Li, Duvenaud, "Inference Suboptimality in Variational Autoencoders" (2018),
     https://arxiv.org/abs/1801.03558.
 
     Adam climbs the sum of the rows' ELBOs, of which each depends on its own row's parameters only. A plateau is
@@ -263,7 +266,7 @@ class _Search:
             gradients = torch.autograd.grad(-bound.sum(), self.parameters)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             # A row whose density is not finite at its draws waits for better ones.
-            parameter.grad = gradient.nan_to_num(0.0, 0.0, 0.0)
+            parameter.grad = gradient.nan_to_num(0.0).clamp(-STEEPEST, STEEPEST)
         if self.steps == 0:
             self._refuse_what_no_density_reads()
         self._stretched_step()
@@ -425,7 +428,7 @@ def _bijection(name: str, distribution: Any) -> MakeTransform | None:
     except NotImplementedError:
         raise ValueError(
             f"the support of '{name}' ({type(base).__name__.strip('_')}, of {family_name(distribution)}) has no "
-            "bijection to real numbers: register one with torch.distributions.biject_to."
+            "bijection to real numbers: refine takes supports that torch.distributions.biject_to knows."
         ) from None
     return functools.partial(_make_transform, support, len(distribution.event_shape))
 
