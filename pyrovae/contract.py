@@ -94,9 +94,9 @@ def inspect_pair(model: Program, guide: Program, arguments: Arguments) -> Layout
         enumerated=layouts(n for n in model_sites if n in enumerated),
     )
     _check_rows_stand_alone("model", model, arguments, latents, layout)
-    _check_rows_stand_alone(
-        "guide", guide, arguments, {n: s["value"] for n, s in guide_sites.items()}, layout
-    )
+    if not _draws_stand_alone(guide, arguments):
+        values = {name: site["value"] for name, site in guide_sites.items()}
+        _check_rows_stand_alone("guide", guide, arguments, values, layout)
     return _find_broadcasting(model, guide, arguments, layout)
 
 
@@ -276,6 +276,28 @@ def _check_log_prob(site: Any) -> None:
         check_site_shape(site, max_plate_nesting=max(len(site["log_prob"].shape), 8))
     except ValueError as error:
         raise ValueError(str(error).strip()) from None
+
+
+def _draws_stand_alone(guide: Program, arguments: Arguments) -> bool:
+    """Whether rows are drawn the same, from the same random numbers, beside another first row.
+
+    They may not be although they stand alone, where a sampler takes as many random numbers as it needs.
+    """
+    other = tuple(
+        torch.cat([a[-1:], a[1:]]) if isinstance(a, Tensor) and a.dim() > 0 else a for a in arguments
+    )
+    device = next(a.device for a in arguments if isinstance(a, Tensor))
+    draws = []
+    for rows_given in (arguments, other):
+        with rows.fixed_seed(0, device):
+            draws.append(dict(sample_sites(rows.plain_trace(guide, rows_given))))
+    for name, site in draws[0].items():
+        row_dim = site["value"].dim() - 1 - len(site["fn"].event_shape)
+        a, b = (d[name]["value"] for d in draws)
+        count = a.shape[row_dim] - 1
+        if not _same(a.narrow(row_dim, 1, count), b.narrow(row_dim, 1, count)):
+            return False
+    return True
 
 
 def _check_rows_stand_alone(

@@ -174,6 +174,10 @@ def refine(
     if not 0 < learning_rate < float("inf"):
         raise ValueError(f"learning_rate is {learning_rate!r}: expected a positive number.")
     data = vae.rows(x, *context)
+    if not vae.layout.latents:
+        raise ValueError(
+            "there is nothing to refine: the latents of this model are all summed out, and its ELBO is log p(x)."
+        )
     bijections = _checked_bijections(vae, data)
     known = KnownRows(data.take(slice(None), vae.device))
     seeds = seeds_from(seed)

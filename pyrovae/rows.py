@@ -190,7 +190,8 @@ def guide_means(pair: Pair, arguments: Arguments, num_samples: int) -> dict[str,
         mean = _site_mean(
             sites[next(iter(pair.layout.latents))], 1, pair.layout, pair.layout.guide_broadcasts
         )
-        if mean is not None:
+        # An auxiliary site above it makes this the mean given one draw of that.
+        if mean is not None and set(sites) == set(pair.layout.latents):
             return dict.fromkeys(pair.layout.latents, mean)
     sites = run_guide(pair, arguments, num_samples)
     means = {}

@@ -432,3 +432,28 @@ def test_sites_that_change_from_call_to_call():
         ValueError, match=r"sites of the model change from call to call: at first .*'x', 'z'.*'late'"
     ):
         pv.elbo(vae, x)
+
+
+def test_guides_that_cannot_score_what_they_did_not_draw():
+    """A planar flow has no inverse in closed form."""
+    flow = dist.transforms.Planar(2)
+
+    def guide(x):
+        pyro.module("flow", flow)
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", dist.TransformedDistribution(dist.Normal(x[:, :2], 1.0).to_event(1), [flow]))
+
+    assert len(pv.elbo(pv.VAE(good_model, guide), X)) == 12
+
+
+def test_rejection_samplers_do_not_look_like_coupled_rows():
+    def model(x):
+        with pyro.plate("rows", len(x)):
+            rate = pyro.sample("rate", dist.Gamma(2.0, 1.0))
+            pyro.sample("x", dist.Poisson(rate), obs=x)
+
+    def guide(x):
+        with pyro.plate("rows", len(x)):
+            pyro.sample("rate", dist.Gamma(0.3 + x, 2.0))
+
+    assert len(pv.elbo(pv.VAE(model, guide), torch.poisson(torch.full((40,), 2.0)))) == 40

@@ -503,3 +503,19 @@ def test_latents_of_different_lengths():
     vae.rows(binary_rows(), *context(40))
     with pytest.raises(ValueError, match="different numbers of rows"):
         vae.decode({"a": torch.zeros(4, 2), "b": torch.zeros(5)}, *context(4))
+
+
+def test_encode_averages_over_auxiliary_sites():
+    def model(x):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("rows", len(x)):
+            a = pyro.sample("a", dist.Normal(x / 2, 5.0), infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Normal(a, 0.1))
+
+    x = torch.randn(4)
+    means = pv.VAE(model, guide).encode(x, num_samples=10000)
+    assert bool(((means - x / 2).abs() < 5 * 5 / 100).all())
