@@ -32,7 +32,9 @@ class AutoGuide(nn.Module):
     encoder's features of the data and the latents that its own depends on in the posterior. It draws in
     unconstrained space and maps to its site's support by `biject_to`. `print(guide)` shows the factorization.
     Discrete latents get a head of their kind; those that the model enumerates are left to it. Latents in a
-    plate inside the rows, ragged chains (`pyrovae.models.DeepMarkovModel`) and masked sites are covered.
+    plate inside the rows, ragged chains (`pyrovae.models.DeepMarkovModel`) and sites under `poutine.mask` are
+    covered. Elements of a plate are independent of each other given what is printed. A circular latent is cut
+    open at its ends, and one mode is all that the default family has: `refine` and Pareto k do not always tell.
 
     It is built when its VAE sees the first batch, which also sets the standardization of the encoder's input.
 
@@ -93,7 +95,8 @@ class AutoGuide(nn.Module):
         """Read the model's structure off a run on some rows (x, *context), and make the networks."""
         if self.is_built:
             return
-        trace = plain_trace(self._model[0], arguments)
+        with torch.enable_grad():  # shows supports that depend on parameters
+            trace = plain_trace(self._model[0], arguments)
         traced = dict(sample_sites(trace))
         hidden = {n: s for n, s in traced.items() if not s["is_observed"]}
         enumerated = [n for n, s in hidden.items() if s["infer"].get("enumerate") == "parallel"]

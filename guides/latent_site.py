@@ -121,6 +121,29 @@ class LatentSite:
         return value.reshape(*value.shape[: row_dim - self.depth + 1], -1)
 
 
+def _refuse_inner_mask(name: str, fn: Any) -> None:
+    """A mask inside the distribution cannot be seen from outside, and the guide would count what it leaves out."""
+    while fn is not None:
+        if isinstance(fn, dist.MaskedDistribution):
+            raise ValueError(
+                f"the latent '{name}' is masked inside its distribution, .mask(...), where its guide cannot see it: put "
+                "the sample statement under `with pyro.poutine.mask(mask=...)` instead."
+            )
+        fn = getattr(fn, "base_dist", None)
+
+
+def _refuse_moving_support(name: str, support: Any) -> None:
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    bounds = [getattr(support, side, None) for side in ("lower_bound", "upper_bound")]
+    tensors = [bound for bound in bounds if isinstance(bound, Tensor)]
+    if any(b.requires_grad or bool((b != b.reshape(-1)[0]).any()) for b in tensors if b.numel()):
+        raise ValueError(
+            f"the support of the latent '{name}' differs between rows, or depends on parameters: a derived guide maps "
+            "to one support that stays. Declare the latent on a fixed one and scale it in the model, or write the guide."
+        )
+
+
 def latent_site(name: str, traced: Any, depth: int) -> LatentSite:
     """Read a latent site off a trace.
 
@@ -131,7 +154,9 @@ def latent_site(name: str, traced: Any, depth: int) -> LatentSite:
     fn = traced["fn"]
     frames = [frame for frame in traced["cond_indep_stack"] if frame.vectorized and frame.dim != -1]
     plates = tuple((frame.name, frame.size, frame.dim) for frame in frames)
+    _refuse_inner_mask(name, fn)
     support = fn.support
+    _refuse_moving_support(name, support)
     if family_name(fn) == "VonMises":
         support = constraints.interval(
             -math.pi, math.pi

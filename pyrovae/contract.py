@@ -191,7 +191,7 @@ def _check_latents(
     if any(name.endswith("_unobserved") for name in latents - sampled):
         raise ValueError(
             "the model uses obs_mask=, whose missing entries become latents of Pyro's. Leave missing entries out with "
-            "poutine.mask or distribution.mask(...) and obs= instead."
+            "poutine.mask and obs= instead."
         )
     if latents - sampled:
         raise ValueError(

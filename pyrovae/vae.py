@@ -246,8 +246,14 @@ class VAE(PairParameters):
         if self._layout is not None and layout is not None:
             self._refuse_other_sites(layout, self._layout)
         if self._layout is None and row_specs is not None:
-            with rows.fixed_seed(0, self.device):  # what it draws is overwritten
-                self._build_guide(ones(row_specs, contract.PROBE_ROWS, self.device))
+            try:
+                with rows.fixed_seed(0, self.device):  # what it draws is overwritten
+                    self._build_guide(ones(row_specs, contract.PROBE_ROWS, self.device))
+            except Exception as error:
+                raise ValueError(
+                    f"the derived guide cannot be built without data ({type(error).__name__}: {error}). Show this VAE "
+                    "a few rows first: VAE(model, example=(x, *context)).load(path)."
+                ) from error
         if differences := self.take_values(saved):
             raise ValueError(f"{path} belongs to another architecture: {differences}.")
         # Sites and shapes as the file has them, until the first rows show them.

@@ -330,3 +330,45 @@ def test_models_that_break_the_contract_are_named_first():
     ):
         with pytest.raises(ValueError, match=message):
             pv.VAE(model, example=torch.randn(5, 1))
+
+
+def test_masks_inside_distributions_and_supports_that_move_are_refused():
+    bound = torch.nn.Parameter(torch.zeros(()))
+
+    def inner_mask(x):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0).mask(x[:, 0] > 0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x[:, 0])
+
+    def by_parameter(x):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Uniform(0.0, bound.exp()))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x[:, 0])
+
+    def by_row(x):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Uniform(0.0, 1 + x[:, 0].abs()))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x[:, 0])
+
+    for model, message in (
+        (inner_mask, "'z' is masked inside its distribution.*poutine.mask"),
+        (by_parameter, "support of the latent 'z' differs between rows, or depends on parameters"),
+        (by_row, "support of the latent 'z' differs between rows, or depends on parameters"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pv.VAE(model, example=torch.randn(20, 1))
+
+
+def test_loading_what_cannot_be_built_without_data_says_what_to_do(tmp_path):
+    def model(x, shift):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z + shift, 1.0), obs=x)
+
+    x = torch.randn(10)
+    vae = pv.VAE(model, example=(x, 0.3))
+    vae.save(tmp_path / "vae")
+    with pytest.raises(ValueError, match="cannot be built without data.*example="):
+        pv.VAE(model).load(tmp_path / "vae")
+    again = pv.VAE(model, example=(x, 0.3)).load(tmp_path / "vae")
+    assert torch.equal(pv.elbo(again, x, 0.3, seed=0).elbo, pv.elbo(vae, x, 0.3, seed=0).elbo)
