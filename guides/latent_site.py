@@ -126,7 +126,7 @@ def _refuse_inner_mask(name: str, fn: Any) -> None:
     while fn is not None:
         if isinstance(fn, dist.MaskedDistribution):
             raise ValueError(
-                f"the latent '{name}' is masked inside its distribution, .mask(...), where its guide cannot see it: put "
+                f"the latent '{name}' is masked inside its distribution, .mask(...), where no guide can see it: put "
                 "the sample statement under `with pyro.poutine.mask(mask=...)` instead."
             )
         fn = getattr(fn, "base_dist", None)
@@ -140,7 +140,7 @@ def _refuse_moving_support(name: str, support: Any) -> None:
     if any(b.requires_grad or bool((b != b.reshape(-1)[0]).any()) for b in tensors if b.numel()):
         raise ValueError(
             f"the support of the latent '{name}' differs between rows, or depends on parameters: a derived guide maps "
-            "to one support that stays. Declare the latent on a fixed one and scale it in the model, or write the guide."
+            "to one support that stays. Declare the latent on a fixed one, scaled in the model, or write the guide."
         )
 
 
