@@ -117,12 +117,21 @@ def row_terms(pair: Pair, arguments: Arguments, num_samples: int) -> RowTerms:
 
 
 def run_guide(
-    pair: Pair, arguments: Arguments, num_samples: int, *, broadcasts: bool | None = None
+    pair: Pair,
+    arguments: Arguments,
+    num_samples: int,
+    *,
+    latents: Mapping[str, Tensor] | None = None,
+    broadcasts: bool | None = None,
 ) -> dict[str, Site]:
-    """Draw S samples of each latent for each row, with log q(z|x) by site."""
+    """Draw S samples of each latent for each row, with log q(z|x) by site; or score given `latents` instead.
+
+    Sites of the guide that `latents` does not name are drawn, auxiliary ones among them.
+    """
     if broadcasts is None:
         broadcasts = pair.layout.guide_broadcasts
-    trace = _trace(pair.guide, arguments, num_samples, pair.layout, broadcasts)
+    program = pair.guide if latents is None else _given(pair.guide, pair.layout, latents, broadcasts)
+    trace = _trace(program, arguments, num_samples, pair.layout, broadcasts)
     _check_names("guide", trace, {*pair.layout.latents})
     return sites_of(dict(sample_sites(trace)), num_samples, pair.layout, broadcasts)
 

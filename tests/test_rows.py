@@ -52,6 +52,20 @@ def test_the_encoder_runs_once_for_all_samples(linear):
     assert calls == [5]
 
 
+@pytest.mark.parametrize("broadcasts", [True, False])
+def test_the_guide_scores_given_latents(linear, broadcasts):
+    vae, x = linear
+    vae.rows(x)
+    z = torch.randn(4, 5, 2, dtype=torch.float64)
+    with vae.evaluating():
+        sites = rows.run_guide(vae, (x,), 4, latents={"z": z}, broadcasts=broadcasts)
+    exact = vae.model.posterior(x)
+    scale = 1.3 * exact.variance.sqrt()
+    assert torch.equal(sites["z"].value, z)
+    expected = torch.distributions.Normal(exact.mean + 0.2 * scale, scale).log_prob(z).sum(-1)
+    torch.testing.assert_close(sites["z"].log_prob, expected.detach())
+
+
 def pair_with_plate(subsampled):
     """One pair, its rows in a plain plate or in a subsample of 1000."""
 
