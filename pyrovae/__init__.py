@@ -5,7 +5,7 @@ A VAE is a pair of Pyro programs, a generative model p(x, z) and an amortized gu
 its own, `to_arviz` hands it to ArviZ.
 """
 
-from pyrovae import guides, models, nn
+from pyrovae import guides, models, nn, objectives
 from pyrovae._version import __version__
 from pyrovae.arviz_bridge import to_arviz
 from pyrovae.evidence import Elbo, LogMarginal, elbo, log_marginal
@@ -25,6 +25,7 @@ __all__ = [
     "log_marginal",
     "models",
     "nn",
+    "objectives",
     "refine",
     "to_arviz",
 ]

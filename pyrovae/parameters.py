@@ -193,6 +193,16 @@ class _GiveValues(Messenger):
         msg["value"] = pyro.get_param_store()[name]
 
 
+def modules_of(*programs: Program) -> list[nn.Module]:
+    """The modules that programs are, whose methods they are, or that they can reach by name."""
+    found: list[nn.Module] = []
+    for program in programs:
+        owner, reached = _program_modules(program)
+        own = [program] if isinstance(program, nn.Module) else []
+        found += [*own, *([] if owner is None else [owner]), *reached.values()]
+    return found
+
+
 def _program_modules(program: Any) -> tuple[nn.Module | None, dict[str, nn.Module]]:
     """The module whose method a program is, and the modules that it can reach by name."""
     if isinstance(program, nn.Module):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import pyro
@@ -25,7 +25,7 @@ from pyro.infer import infer_discrete
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor
-from torch.distributions import kl_divergence
+from torch.distributions import Independent, kl_divergence
 
 from pyrovae.enumeration import sites_summed_out
 from pyrovae.layout import Arguments, Layout, as_the_program_takes, by_row, canonical, repeat_rows
@@ -105,6 +105,24 @@ class RowTerms:
         if analytic is None:
             return q.log_prob - p.log_prob
         return by_row(analytic, len(q.log_prob), self.layout, self.broadcasts)
+
+    def dimension_rates(self, name: str) -> Tensor | None:
+        """The closed-form rate of each number of a latent site, [S,B,K]; None where it has none by dimension.
+
+        It has one where both programs make the site's numbers independent given the sites before it.
+        """
+        q, p = self.guide_sites[name], self.model_sites[name]
+        bases = [_elementwise(q.distribution), _elementwise(p.distribution)]
+        given = set(_before(name, self.model_sites)) & set(self.latents)
+        if None in bases or not given <= set(_before(name, self.guide_sites)):
+            return None
+        analytic = _analytic_kl(replace(q, distribution=bases[0]), replace(p, distribution=bases[1]))
+        if analytic is None:
+            return None
+        event_dim = len(q.distribution.event_shape)
+        rates = canonical(analytic, len(q.log_prob), self.layout, event_dim, broadcasts=self.broadcasts)
+        rates = rates.movedim(rates.dim() - 1 - event_dim, 1)
+        return rates.reshape(*rates.shape[:2], -1)
 
 
 def row_terms(pair: Pair, arguments: Arguments, num_samples: int) -> RowTerms:
@@ -367,6 +385,13 @@ def _analytic_kl(q: Site, p: Site) -> Tensor | None:
     except NotImplementedError:
         return None
     return kl
+
+
+def _elementwise(distribution: Any) -> Any:
+    """The distribution of each number of an event, None where they are not independent."""
+    while isinstance(distribution, Independent):
+        distribution = distribution.base_dist
+    return None if distribution is None or distribution.event_shape else distribution
 
 
 def _check_names(which: str, trace: Any, expected: set[str]) -> None:

@@ -75,3 +75,22 @@ def family_name(distribution: Any) -> str:
     while hasattr(distribution, "base_dist"):
         distribution = distribution.base_dist
     return type(distribution).__name__
+
+
+def row_plate_scale(trace: Any) -> float:
+    """The row plate's N/B: 1 where it is not subsampled.
+
+    Raises:
+        ValueError: a density with another scale than its plates give it.
+
+    """
+    scale = 1.0
+    for name, site in sample_sites(trace):
+        frame = next(f for f in site["cond_indep_stack"] if f.dim == -1)
+        scale = 1.0 if frame.full_size is None else float(frame.full_size / frame.size)
+        if isinstance(site["scale"], Tensor) or float(site["scale"]) != scale:
+            raise ValueError(
+                f"site '{name}' is scaled by {site['scale']} where its plate says {scale}: objectives by row weigh no "
+                "site. Leave poutine.scale out (beta= weighs the rate), or use Pyro's own pyro.infer.Trace_ELBO()."
+            )
+    return scale

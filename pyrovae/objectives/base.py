@@ -1,0 +1,196 @@
+"""What every objective on the row-wise waist is: a loss by row, and around it what Pyro asks of an ELBO.
+
+An objective writes `evaluate` alone: the loss of each row of a batch, in nats, without any scale. What belongs
+to `pyro.infer.SVI` is here, once: finding the layout of a pair, summing over rows, and the row plate's N/B.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import Any
+
+import pyro
+import pyro.infer
+import torch
+from pyro import poutine
+from pyro.infer.util import torch_item
+from torch import Tensor
+
+from pyrovae import contract, rows
+from pyrovae.layout import Arguments, Layout
+from pyrovae.objectives.schedules import Scheduled
+from pyrovae.parameters import modules_of
+from pyrovae.rows import Program, RowTerms
+from pyrovae.sites import row_plate_scale
+
+
+@dataclass(frozen=True)
+class RowLosses:
+    """What an objective says of a batch; in nats, without any scale.
+
+    `value` is each row's loss, [B]; `surrogate` is what is differentiated, [B], the same tensor where the
+    loss's own gradient is wanted. `log_likelihood` and `rate` are log p(x|z) and the rate of the draws that were
+    used, [S,B], without gradients: whatever the loss, the ELBO is mean_s(log_likelihood - rate).
+    """
+
+    value: Tensor
+    surrogate: Tensor
+    log_likelihood: Tensor
+    rate: Tensor
+
+    @classmethod
+    def of(cls, terms: RowTerms, value: Tensor, surrogate: Tensor | None = None) -> RowLosses:
+        """With the parts of the draws that `terms` are about; the rate as it was sampled."""
+        log_likelihood = terms.log_likelihood.detach()
+        rate = (terms.log_guide - terms.log_prior).detach()
+        return cls(value, value if surrogate is None else surrogate, log_likelihood, rate)
+
+
+@dataclass
+class UnboundPair:
+    """A model and a guide on Pyro's global parameters, with their layout: what `rows` needs of a VAE."""
+
+    model: Program
+    guide: Program
+    layout: Layout
+
+
+@dataclass(eq=False, repr=False)
+class RowObjective(pyro.infer.ELBO):
+    """A loss by row, as an objective for `pyrovae.fit` and for `pyro.infer.SVI`.
+
+    For those who write one: a dataclass (`@dataclass(eq=False, repr=False)`) whose fields are its settings, with
+    the method `evaluate`. See `docs/objectives.md`. Settings with a schedule are `Scheduled`s in
+    `self._scheduled`, made in `__post_init__`, and `evaluate` reads their tensors.
+
+    Under SVI the loss is N/B times the sum over rows, N/B being the scale of a subsampled row plate and 1
+    of any other; each call of `loss_and_grads` and each of `differentiable_loss` counts as a step.
+
+    Raises:
+        ValueError: at a first call, a pair that breaks the contract (`pyrovae.contract`), or one that scales
+            its densities by `poutine.scale`: objectives by row read densities, not scales.
+        TypeError: at a call, keyword arguments: a pair takes `(x, *context)`.
+
+    """
+
+    def __post_init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._scheduled: tuple[Scheduled, ...] = ()
+        self._steps = 0
+        self._pairs: list[UnboundPair] = []
+        self._scales: dict[tuple[int, int], float] = {}
+
+    @abstractmethod
+    def evaluate(self, pair: rows.Pair, arguments: Arguments) -> RowLosses:
+        """The loss of each row of a batch. Run it under the pair's parameters.
+
+        It is traced into a graph: no branches on values, coefficients as tensors.
+        """
+
+    @property
+    def coefficients(self) -> tuple[Tensor, ...]:
+        """The tensors of no dimensions that `advance` changes in place."""
+        return tuple(scheduled.tensor for scheduled in self._scheduled)
+
+    def advance(self, step: int, epoch: float | None) -> None:
+        """Set the coefficients for the step about to be taken, with `step` steps and `epoch` epochs behind it."""
+        for scheduled in self._scheduled:
+            scheduled.advance(step, epoch)
+
+    def to(self, device: torch.device) -> None:
+        """Keep the coefficients on a device, for a graph that shall not wait for the CPU."""
+        for scheduled in self._scheduled:
+            scheduled.to(device)
+
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{field.name}={_setting(getattr(self, field.name))}" for field in fields(self))
+        return f"{type(self).__qualname__}({settings})"
+
+    # What pyro.infer.SVI calls
+
+    @torch.no_grad()
+    def loss(self, model: Program, guide: Program, *arguments: Any, **keywords: Any) -> float:
+        """The loss of a batch: N/B times the sum over its rows, in nats."""
+        losses, scale = self._run(model, guide, arguments, keywords)
+        return scale * float(torch_item(losses.value.sum()))
+
+    def loss_and_grads(self, model: Program, guide: Program, *arguments: Any, **keywords: Any) -> float:
+        """The loss of a batch, its gradients added to those of the parameters."""
+        self._next_step()
+        losses, scale = self._run(model, guide, arguments, keywords)
+        if losses.surrogate.requires_grad:
+            (scale * losses.surrogate.sum()).backward()
+        return scale * float(torch_item(losses.value.sum()))
+
+    def differentiable_loss(self, model: Program, guide: Program, *arguments: Any, **keywords: Any) -> Tensor:
+        """The loss of a batch as a tensor whose gradients are the objective's."""
+        self._next_step()
+        losses, scale = self._run(model, guide, arguments, keywords)
+        if losses.surrogate is losses.value:
+            return scale * losses.value.sum()
+        surrogate = losses.surrogate.sum()
+        return scale * (losses.value.sum().detach() + surrogate - surrogate.detach())
+
+    def _next_step(self) -> None:
+        self.advance(self._steps, None)
+        self._steps += 1
+
+    def _run(
+        self, model: Program, guide: Program, arguments: Arguments, keywords: dict[str, Any]
+    ) -> tuple[RowLosses, float]:
+        if keywords:
+            raise TypeError(
+                f"got the keyword arguments {sorted(keywords)}: model and guide take (x, *context) by position."
+            )
+        pair = next((p for p in self._pairs if p.model == model and p.guide == guide), None)
+        if pair is None:
+            pair = UnboundPair(model, guide, _inspect(model, guide, arguments))
+            self._pairs.append(pair)
+        place, num_rows = self._pairs.index(pair), rows.num_rows(arguments)
+        if (place, num_rows) not in self._scales:
+            with _leaving_no_trace(model, guide, arguments):
+                trace = rows.plain_trace(model, arguments)
+            self._scales[place, num_rows] = row_plate_scale(trace)
+        return self.evaluate(pair, arguments), self._scales[place, num_rows]
+
+    def _get_trace(self, *arguments: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} reads densities by row and hands out no traces.")
+
+
+def _inspect(model: Program, guide: Program, arguments: Arguments) -> Layout:
+    # A guide that is built from data draws its first weights, as it would when it runs.
+    build = getattr(guide, "build", None)
+    if build is not None:
+        build(*arguments)
+    with _leaving_no_trace(model, guide, arguments):
+        return contract.inspect_pair(model, guide, arguments)
+
+
+@contextmanager
+def _leaving_no_trace(model: Program, guide: Program, arguments: Arguments) -> Iterator[None]:
+    """Run programs in evaluation mode, without handlers seeing it, random state and param store as they were."""
+    device = next((a.device for a in arguments if isinstance(a, Tensor)), torch.device("cpu"))
+    modes = [(m, m.training) for part in modules_of(model, guide) for m in part.modules()]
+    store = pyro.get_param_store()
+    try:
+        for module, _ in modes:
+            module.training = False
+        with (
+            torch.no_grad(),
+            poutine.block(),
+            rows.same_random_state(device),
+            store.scope(store.get_state()),
+        ):
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _setting(value: Any) -> str:
+    """A setting as text that is the same in every process."""
+    name = getattr(value, "__qualname__", None)
+    return repr(value) if name is None else f"{value.__module__}.{name}"
