@@ -5,20 +5,25 @@ A VAE is a pair of Pyro programs, a generative model p(x, z) and an amortized gu
 its own, `to_arviz` hands it to ArviZ.
 """
 
-from pyrovae import guides, models, nn, objectives
+from pyrovae import callbacks, guides, models, nn, objectives
 from pyrovae._version import __version__
 from pyrovae.arviz_bridge import to_arviz
+from pyrovae.checkpoints import Checkpoint
 from pyrovae.evidence import Elbo, LogMarginal, elbo, log_marginal
+from pyrovae.nonfinite import NonFiniteLossError
 from pyrovae.refinement import Refinement, refine
 from pyrovae.training import fit
 from pyrovae.vae import VAE
 
 __all__ = [
     "VAE",
+    "Checkpoint",
     "Elbo",
     "LogMarginal",
+    "NonFiniteLossError",
     "Refinement",
     "__version__",
+    "callbacks",
     "elbo",
     "fit",
     "guides",

@@ -1,7 +1,7 @@
 """Rows of data: what users hand over, as the positional arguments of a pair.
 
 Data are `x` or the tuple `(x, *context)`. Rows lie along dimension 0 of `x` and of every context tensor;
-arguments that are not arrays pass through untouched.
+arguments that are not arrays pass through untouched. Memory-mapped arrays stay on disk until rows are taken.
 """
 
 from __future__ import annotations
@@ -15,11 +15,38 @@ from torch import Tensor
 from pyrovae.layout import Arguments
 
 
+class OnDisk:
+    """Rows of a memory-mapped array: `rows[index]` reads them, as tensors."""
+
+    def __init__(self, array: np.memmap[Any, Any]) -> None:
+        self._array = array
+        self.shape = torch.Size(array.shape)
+        kind = torch.as_tensor(np.zeros((), array.dtype)).dtype
+        self.dtype = torch.get_default_dtype() if kind.is_floating_point else kind
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self._array)
+
+    def __getitem__(self, index: slice | Tensor) -> Tensor:
+        """[B, ...] in memory."""
+        places = index if isinstance(index, slice) else index.cpu().numpy()
+        return torch.from_numpy(np.array(self._array[places])).to(self.dtype)
+
+    def is_floating_point(self) -> bool:
+        """As of a tensor."""
+        return self.dtype.is_floating_point
+
+
+ARRAYS = (Tensor, OnDisk)
+_ROWS_CHECKED_AT_ONCE = 4096
+
+
 class Rows:
     """A data set of N rows: the arguments `(x, *context)` of model and guide, as tensors.
 
     NumPy arrays and pandas objects become tensors; their floating-point values take torch's default dtype.
-    Tensors are taken as they are.
+    Tensors are taken as they are, and memory-mapped arrays (`numpy.memmap`) as `OnDisk`.
 
     Raises:
         TypeError: `x` is no array or tensor, or holds objects.
@@ -39,15 +66,15 @@ class Rows:
             raise ValueError("data is an empty tuple: give x, or (x, *context).")
         self.arguments: Arguments = tuple(_as_tensor(a, _name(place)) for place, a in enumerate(arguments))
         x = self.arguments[0]
-        if not isinstance(x, Tensor):
+        if not isinstance(x, ARRAYS):
             raise TypeError(
                 f"x is {type(x).__name__}: expected a tensor or a NumPy array with rows along dimension 0."
             )
         for place, argument in enumerate(self.arguments):
-            if not isinstance(argument, Tensor):
+            if not isinstance(argument, ARRAYS):
                 continue
             name = _name(place)
-            if argument.dim() == 0:
+            if len(argument.shape) == 0:
                 raise ValueError(f"{name} is a scalar tensor: expected rows along dimension 0.")
             if len(argument) != len(x):
                 raise ValueError(
@@ -57,7 +84,7 @@ class Rows:
         if len(x) == 0:
             raise ValueError("the data have no rows.")
         for place, argument in enumerate(self.arguments):
-            if isinstance(argument, Tensor):
+            if isinstance(argument, ARRAYS):
                 _check_finite(argument, _name(place))
 
     def __len__(self) -> int:
@@ -66,10 +93,10 @@ class Rows:
 
     def take(self, index: slice | Tensor, device: torch.device | None = None) -> Arguments:
         """The arguments for some rows, on a device."""
-        return tuple(a[index].to(device) if isinstance(a, Tensor) else a for a in self.arguments)
+        return tuple(a[index].to(device) if isinstance(a, ARRAYS) else a for a in self.arguments)
 
     def to(self, device: torch.device) -> Rows:
-        """The same rows on a device."""
+        """The same rows on a device; what is on disk stays there."""
         moved = object.__new__(Rows)
         moved.arguments = tuple(a.to(device) if isinstance(a, Tensor) else a for a in self.arguments)
         return moved
@@ -88,20 +115,26 @@ def _as_tensor(argument: Any, name: str) -> Any:
         raise TypeError(
             f"{name} is an array of {argument.dtype}: expected numbers. Encode text and objects as numbers first."
         )
+    if isinstance(argument, np.memmap):
+        return OnDisk(argument)
     argument = np.ascontiguousarray(argument)
     tensor = torch.as_tensor(argument) if argument.flags.writeable else torch.tensor(argument)
     return tensor.to(torch.get_default_dtype()) if tensor.is_floating_point() else tensor
 
 
-def _check_finite(tensor: Tensor, name: str) -> None:
-    if not tensor.is_floating_point():
+def _check_finite(values: Tensor | OnDisk, name: str) -> None:
+    if not values.is_floating_point():
         return
-    bad = ~torch.isfinite(tensor.reshape(len(tensor), -1)).all(1)
-    if not bool(bad.any()):
+    bad = []
+    for first in range(0, len(values), _ROWS_CHECKED_AT_ONCE):
+        block = values[first : first + _ROWS_CHECKED_AT_ONCE]
+        bad.append(~torch.isfinite(block.reshape(len(block), -1)).all(1))
+    where = torch.cat(bad)
+    if not bool(where.any()):
         return
-    row = int(bad.nonzero()[0, 0])
-    kind = "NaN" if bool(tensor[row].isnan().any()) else "an infinite value"
+    row = int(where.nonzero()[0, 0])
+    kind = "NaN" if bool(values[row : row + 1].isnan().any()) else "an infinite value"
     raise ValueError(
-        f"{name} holds {kind} in row {row} ({int(bad.sum())} such rows in all). "
+        f"{name} holds {kind} in row {row} ({int(where.sum())} such rows in all). "
         "Drop or fill these rows; entries that are missing go to the model as a finite filler with a mask."
     )

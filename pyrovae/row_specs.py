@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
 
 from pyrovae.contract import as_float
-from pyrovae.data import Rows
+from pyrovae.data import ARRAYS, Rows
 from pyrovae.layout import Arguments, Layout, SiteLayout
 
 RowSpecs: TypeAlias = list[tuple[torch.dtype, torch.Size] | None]
@@ -24,7 +23,7 @@ def check_specs(data: Rows, specs: RowSpecs) -> None:
         )
     for place, (argument, spec) in enumerate(zip(data.arguments, specs, strict=True)):
         name = "x" if place == 0 else f"context {place}"
-        if isinstance(argument, Tensor) != (spec is not None):
+        if isinstance(argument, ARRAYS) != (spec is not None):
             raise ValueError(f"{name} is {type(argument).__name__}, unlike in this VAE's first batch.")
         if spec is None:
             continue

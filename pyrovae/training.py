@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import pandas as pd
-import pyro
 import pyro.infer
 import torch
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import nn
 
 from pyrovae import rows
+from pyrovae.batch_loss import batch_loss
+from pyrovae.batches import Transform, batches_of, checked_rows, transformed
+from pyrovae.callbacks import Callback
+from pyrovae.checkpoints import Checkpoint, Keeper
 from pyrovae.data import Rows
 from pyrovae.evidence import elbo
-from pyrovae.layout import Arguments
-from pyrovae.recording import BatchTerms
-from pyrovae.support import check_support
+from pyrovae.loop import COLUMNS, OnNonFinite, Scheduler, Settings, Training, seed_of
+from pyrovae.objectives.base import RowObjective
+from pyrovae.precision import Precision, arithmetic
+from pyrovae.processes import Processes
+from pyrovae.steps import Compile, Steps
 from pyrovae.vae import VAE, check_count
 
 OptimizerFactory: TypeAlias = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-
-COLUMNS = ("epoch", "loss", "elbo", "reconstruction", "rate", "elbo_valid", "seconds")
+SchedulerFactory: TypeAlias = Callable[[torch.optim.Optimizer], Scheduler]
 
 
 def fit(
@@ -33,12 +35,27 @@ def fit(
     data: Any,
     *,
     epochs: int = 100,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     objective: pyro.infer.ELBO | None = None,
     optimizer: OptimizerFactory | torch.optim.Optimizer | None = None,
+    scheduler: SchedulerFactory | Scheduler | None = None,
+    schedule_steps: bool = False,
+    clip_norm: float | None = None,
+    accumulate: int = 1,
     validation: Any = None,
+    transform: Transform | None = None,
     seed: int | None = None,
     device: str | torch.device | None = None,
+    precision: Precision = "32-true",
+    compile: Compile = "auto",
+    checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+    loggers: Sequence[Any] = (),
+    on_nonfinite: OnNonFinite = "stop",
+    devices: int = 1,
+    num_nodes: int = 1,
+    strategy: str = "auto",
     progress: bool = True,
 ) -> pd.DataFrame:
     """Train a VAE by stochastic variational inference; returns the history, one row an epoch.
@@ -48,31 +65,62 @@ def fit(
     by the number of rows and steps the optimizer. A ragged last batch counts by its rows: its gradient is
     divided by `batch_size` like any other's.
 
+    The pair's operations are traced once and then run without Pyro, compiled where that pays; a pair that
+    cannot be traced runs as plain Pyro. Losses and gradients are the same to rounding, and
+    `history.attrs["engine"]` says which it was and why.
+
     Args:
         vae: the pair; its parameters are trained in place.
-        data: `x` or the tuple `(x, *context)`, tensors or NumPy arrays with N rows.
+        data: `x`, the tuple `(x, *context)`, or a dict by the model's arguments: tensors, NumPy arrays, data
+            frames, memory-mapped arrays, with N rows; or a torch Dataset or DataLoader of such rows or batches.
+            Modules train in the mode (train or eval) that they are in.
         epochs: passes over the data.
-        batch_size: rows a step; at most N are taken. Modules train in the mode (train or eval) that they are in.
-        objective: any `pyro.infer.ELBO`; None takes `pyro.infer.Trace_ELBO()`, or
-            `pyro.infer.TraceEnum_ELBO` where the model enumerates discrete latents.
+        batch_size: rows a step, over all processes; at most N are taken; 128 if None. A DataLoader has its own.
+        objective: one of `pyrovae.objectives` or any `pyro.infer.ELBO`; None takes `pyro.infer.Trace_ELBO()`,
+            or `pyro.infer.TraceEnum_ELBO` where the model enumerates discrete latents.
         optimizer: makes a torch optimizer from parameters, e.g. `lambda p: torch.optim.Adam(p, lr=3e-4)`, or
             is one over this VAE's parameters; Adam with learning rate 1e-3 if None.
+        scheduler: makes a torch learning-rate scheduler from the optimizer, or is one on it.
+        schedule_steps: step the scheduler after each optimizer step and not after each epoch.
+        clip_norm: the largest norm that the gradients of a step may have together.
+        accumulate: batches whose gradients make one step.
         validation: held-out data of the same kind; their ELBO is logged each epoch.
-        seed: of shuffling and sampling; torch's random state is left as it was. None draws from that state.
+        transform: what is done to each batch before it is used, `transform(x, *context)`: gives a new `x` or
+            all arguments anew, for example `torch.bernoulli` for binarization afresh. Validation rows are
+            transformed once.
+        seed: of order, transforms and draws; torch's random state is left as it was. None draws one from that
+            state.
         device: moves the VAE there, and the data; None trains where the VAE is.
+        precision: "bf16-mixed" or "16-mixed" do matrix products and convolutions in 16 bits, and all densities
+            in 32; "16-mixed" also scales losses.
+        compile: False runs plain Pyro; "auto" traces, and compiles where that saves time over the steps to
+            come; True compiles, and warns where that cannot be.
+        checkpoint: a file, or `Checkpoint(file, ...)`, in which the training is saved, after each epoch if
+            nothing else is said. An interrupted training goes on from it exactly.
+        resume: go on from `checkpoint` if it is there, else begin.
+        callbacks: see `pyrovae.callbacks`.
+        loggers: objects with `log_metrics(metrics, step)`, such as lightning-fabric's `CSVLogger` and
+            `TensorBoardLogger`; called each epoch.
+        on_nonfinite: "stop" raises at the first loss that is NaN or infinite; "skip" leaves such batches out.
+        devices: processes on this machine that train together, each on its share of every batch.
+        num_nodes: machines.
+        strategy: how lightning-fabric starts the processes; "ddp" if left out.
         progress: show a progress bar.
 
     Returns:
         A DataFrame with the columns `epoch, loss, elbo, reconstruction, rate, elbo_valid, seconds`: the
         objective's mean loss, and the ELBO (beta = 1, without the program's own scales), E_q[log p(x|z)] and
         the sampled rate on the same draws, in nats per row, averaged over the epoch's rows while they were
-        trained on; the validation rows' ELBO after the epoch (NaN without validation).
+        trained on; the validation rows' ELBO after the epoch (NaN without validation). After Ctrl-C, what was
+        learned so far: the VAE is trained up to that step.
 
     Raises:
         ValueError: data that do not fit the pair or lie outside a likelihood's support (with the row),
-            counts below 1, a device that is not there, an optimizer over other parameters. Raised before
-            the first step.
-        TypeError: an objective or an optimizer of another kind.
+            counts below 1, a device that is not there, an optimizer over other parameters, a checkpoint of
+            another training (says what differs) or one that would be overwritten. Raised before the first step.
+        TypeError: an objective, optimizer or scheduler of another kind.
+        NonFiniteLossError: a loss that is NaN or infinite, with the step, the site and the rows; the VAE
+            holds the last good weights.
 
     Example:
         >>> import pyrovae as pv
@@ -85,51 +133,134 @@ def fit(
 
     """
     check_count("epochs", epochs)
-    check_count("batch_size", batch_size)
-    if objective is not None and not _is_supported(objective):
-        raise TypeError(
-            f"objective is {objective!r}: expected a pyro.infer.ELBO such as pyro.infer.Trace_ELBO(), neither a "
-            "jitted one nor one with two losses."
+    check_count("accumulate", accumulate)
+    if batch_size is not None:
+        check_count("batch_size", batch_size)
+    check_count("devices", devices)
+    check_count("num_nodes", num_nodes)
+    _check_choices(compile, on_nonfinite, clip_norm, callbacks, loggers)
+    computing = arithmetic(precision)
+    kept = Checkpoint(checkpoint) if isinstance(checkpoint, str | os.PathLike) else checkpoint
+    _check_checkpoint(kept, resume)
+    processes = Processes(devices, num_nodes, strategy, None if device is None else str(available(device)))
+    if processes.device is not None or device is not None:
+        vae.to(processes.device or available(device or "cpu"))
+    chosen = int(torch.randint(2**62, ())) if seed is None else seed
+    with rows.fixed_seed(seed_of(chosen, 2), vae.device):
+        batches = batches_of(vae, data, batch_size, transform, processes.share)
+        processes.alike(vae)
+        loss = batch_loss(vae, objective)
+        if isinstance(objective, RowObjective):
+            objective.to(vae.device)
+        optimizing = _optimizer(vae, optimizer)
+        scheduling = _scheduler(optimizing, scheduler)
+        steps = Steps(
+            vae,
+            loss,
+            batches.batch_size * accumulate,
+            compile=compile,
+            steps=epochs * (batches.steps or 1),
+            rows=len(range(processes.share.rank, batches.batch_size, processes.share.of)),
+            arithmetic=computing,
         )
-    if device is not None:
-        vae.to(available(device))
-    with _seeded(seed, vae.device):
-        train = _checked(vae, data).to(vae.device)
-        held_out = None if validation is None else _checked(vae, validation, "validation ")
-        stepper = _Stepper(
-            vae, objective or _default_objective(vae), _optimizer(vae, optimizer), min(batch_size, len(train))
+        settings = {
+            "data": batches.fingerprint(),
+            "seed": seed,
+            "batch_size": batches.batch_size,
+            "accumulate": accumulate,
+            "objective": repr(objective) if isinstance(objective, RowObjective) else type(objective).__name__,
+            "optimizer": _described(optimizing),
+            "scheduler": type(scheduling).__name__,
+            "clip_norm": clip_norm,
+            "precision": precision,
+            "callbacks": [type(callback).__name__ for callback in callbacks],
+            "processes": processes.share.of,
+        }
+        keeper = None if kept is None else Keeper(kept, settings)
+        saved = keeper.read() if keeper is not None and resume and keeper.path.exists() else None
+        if saved is not None:
+            chosen = saved["seed"]
+        chosen = processes.same(chosen)
+        training = Training(
+            vae,
+            batches,
+            steps,
+            objective,
+            optimizing,
+            scheduling,
+            _validation(vae, validation, transform, seed_of(chosen, 1)),
+            Settings(epochs, chosen, accumulate, clip_norm, schedule_steps, on_nonfinite, progress),
+            processes=processes,
+            callbacks=callbacks,
+            loggers=loggers,
+            keeper=keeper,
         )
-        # The same draws each epoch: the curve shows the change of the model, not of the noise.
-        valid_seed = int(torch.randint(2**62, ()))
-        history = []
-        bar = tqdm(range(1, epochs + 1), desc="fit", unit="epoch", disable=not progress, mininterval=0.5)
-        for epoch in bar:
-            started = time.perf_counter()
-            loss, bound, reconstruction, rate = stepper.epoch(train)
-            seconds = time.perf_counter() - started
-            valid = math.nan
-            if held_out is not None:
-                valid = float(elbo(vae, *held_out.arguments, num_samples=1, seed=valid_seed).elbo.mean())
-            history.append((epoch, loss, bound, reconstruction, rate, valid, seconds))
-            shown = f"ELBO {bound:.2f}" + ("" if held_out is None else f", valid {valid:.2f}")
-            bar.set_postfix_str(shown, refresh=epoch == epochs)
-    return pd.DataFrame(history, columns=list(COLUMNS))
+        if precision == "16-mixed":
+            training.use_scaler()
+        # Each process draws its own noise.
+        torch.manual_seed(seed_of(chosen, 3 + processes.share.rank))
+        if saved is not None:
+            training.load_state_dict(saved)
+        training.run()
+    history = pd.DataFrame(training.history, columns=list(COLUMNS)).astype({"epoch": int})
+    history.attrs["engine"] = training.engine
+    return history
 
 
-def _is_supported(objective: Any) -> bool:
-    unlike: tuple[type, ...] = (
-        pyro.infer.ReweightedWakeSleep,
-        pyro.infer.JitTrace_ELBO,
-        pyro.infer.JitTraceEnum_ELBO,
-    )
-    unlike += (pyro.infer.JitTraceGraph_ELBO, pyro.infer.JitTraceMeanField_ELBO)
-    return isinstance(objective, pyro.infer.ELBO) and not isinstance(objective, unlike)
+def _check_choices(
+    compile: Any,
+    on_nonfinite: Any,
+    clip_norm: float | None,
+    callbacks: Sequence[Any],
+    loggers: Sequence[Any],
+) -> None:
+    if not (compile == "auto" or isinstance(compile, bool)):
+        raise ValueError(f"compile is {compile!r}: expected 'auto', True or False.")
+    if on_nonfinite not in ("stop", "skip"):
+        raise ValueError(f"on_nonfinite is {on_nonfinite!r}: expected 'stop' or 'skip'.")
+    if clip_norm is not None and not clip_norm > 0:
+        raise ValueError(f"clip_norm is {clip_norm}: expected a norm above 0, or None.")
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise TypeError(f"callbacks hold {callback!r}: expected instances of pyrovae.callbacks.Callback.")
+    for logger in loggers:
+        if not hasattr(logger, "log_metrics"):
+            raise TypeError(
+                f"loggers hold {logger!r}: expected objects with log_metrics(metrics, step), such as "
+                "lightning_fabric.loggers.CSVLogger."
+            )
 
 
-def _default_objective(vae: VAE) -> pyro.infer.ELBO:
-    if not vae.layout.enumerated:
-        return pyro.infer.Trace_ELBO()
-    return pyro.infer.TraceEnum_ELBO(max_plate_nesting=-vae.layout.sample_dim - 1)
+def _check_checkpoint(checkpoint: Checkpoint | None, resume: bool) -> None:
+    if checkpoint is None:
+        if resume:
+            raise ValueError("resume=True needs checkpoint=, the file to go on from.")
+        return
+    if not isinstance(checkpoint, Checkpoint):
+        raise TypeError(f"checkpoint is {checkpoint!r}: expected a path or a pyrovae.Checkpoint.")
+    if Path(checkpoint.path).exists() and not resume:
+        raise ValueError(
+            f"{checkpoint.path} is there already and would be overwritten: go on from it with resume=True, or "
+            "remove it."
+        )
+
+
+def _validation(vae: VAE, data: Any, transform: Transform | None, seed: int) -> Callable[[], float] | None:
+    """What an epoch ends with: the ELBO of held-out rows, from the same draws each time.
+
+    So the curve shows the change of the model and not of the noise.
+    """
+    if data is None:
+        return None
+    try:
+        checked = checked_rows(vae, data, transform)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"validation data: {error}") from error
+    if transform is not None:
+        with rows.fixed_seed(seed, vae.device):
+            checked = Rows(transformed(checked.take(slice(None), vae.device), transform))
+    held_out = checked.to(vae.device)
+    return lambda: float(elbo(vae, *held_out.arguments, num_samples=1, seed=seed).elbo.mean())
 
 
 def available(device: str | torch.device) -> torch.device:
@@ -152,67 +283,6 @@ def available(device: str | torch.device) -> torch.device:
     return device
 
 
-class _Stepper:
-    """One epoch after another of SVI steps with one optimizer."""
-
-    def __init__(
-        self, vae: VAE, objective: pyro.infer.ELBO, optimizer: torch.optim.Optimizer, batch_size: int
-    ) -> None:
-        self.vae, self.optimizer, self.batch_size = vae, optimizer, batch_size
-        self.objective: Any = objective  # loss_and_grads is each objective's own
-        self.parameters = [p for p in vae.parameters() if p.requires_grad]
-        self.terms = BatchTerms()
-        self.model, self.guide = self.terms.model(self._announced), self.terms.guide(vae.guide)
-
-    def epoch(self, data: Rows) -> list[float]:
-        """Loss, ELBO, reconstruction and rate: means over the epoch's rows."""
-        totals = torch.zeros(4, dtype=torch.float64)
-        with self.vae.scope():
-            for index in torch.randperm(len(data)).split(self.batch_size):
-                totals += self._step(data.take(index)).double().cpu()
-        means: list[float] = (totals / len(data)).tolist()
-        return means
-
-    @torch.no_grad()
-    def _drawn_terms(self, arguments: Arguments) -> Tensor:
-        terms = rows.row_terms(self.vae, arguments, 1)
-        log_likelihood, rate = terms.log_likelihood.sum(), (terms.log_guide - terms.log_prior).sum()
-        return torch.stack([log_likelihood - rate, log_likelihood, rate])
-
-    def _announced(self, *arguments: Any) -> Any:
-        # Pyro's objectives skip the backward pass where no parameter passes through `pyro.param`, and those of
-        # a plain nn.Module do not. One is enough.
-        pyro.param("pyrovae.trains", self.parameters[0])
-        return self.vae.model(*arguments)
-
-    def _step(self, arguments: Arguments) -> Tensor:
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = self.objective.loss_and_grads(self.model, self.guide, *arguments)
-        terms = self.terms.take(self.objective)
-        if terms is None:
-            terms = self._drawn_terms(arguments)
-        plate_scale = self.terms.plate_scale
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        if gradients:
-            torch._foreach_mul_(gradients, 1 / (self.batch_size * plate_scale))
-        self.optimizer.step()
-        return torch.stack([terms.new_tensor(loss / plate_scale), *terms])
-
-
-def _checked(vae: VAE, data: Any, which: str = "") -> Rows:
-    """Rows that fit the pair and lie in the likelihood's support, all of them."""
-    try:
-        checked = vae.rows(*(data if isinstance(data, tuple) else (data,)))
-        with vae.evaluating(), rows.fixed_seed(0, vae.device):
-            for first in range(0, len(checked), 256):
-                check_support(vae.model, checked.take(slice(first, first + 256), vae.device), first)
-    except (ValueError, TypeError) as error:
-        if not which:
-            raise
-        raise type(error)(f"{which}data: {error}") from error
-    return checked
-
-
 def _optimizer(vae: VAE, given: OptimizerFactory | torch.optim.Optimizer | None) -> torch.optim.Optimizer:
     parameters = [p for p in vae.parameters() if p.requires_grad]
     if not parameters:
@@ -220,12 +290,16 @@ def _optimizer(vae: VAE, given: OptimizerFactory | torch.optim.Optimizer | None)
             "the VAE has no parameters to train: model and guide hold none that require gradients."
         )
     if given is None:
-        return torch.optim.Adam(parameters, lr=1e-3)
+        return torch.optim.Adam(parameters, lr=1e-3, fused=_has_fused(parameters))
     made = given if isinstance(given, torch.optim.Optimizer) else given(parameters)
     if not isinstance(made, torch.optim.Optimizer):
         raise TypeError(
             f"optimizer gave {type(made).__name__}: expected a torch optimizer, e.g. "
             "optimizer=lambda parameters: torch.optim.Adam(parameters, lr=1e-3)."
+        )
+    if isinstance(made, torch.optim.LBFGS):
+        raise TypeError(
+            "LBFGS evaluates each loss several times: take an optimizer that steps once, such as Adam."
         )
     own = {id(p) for p in parameters}
     foreign = [p for group in made.param_groups for p in group["params"] if id(p) not in own]
@@ -244,7 +318,39 @@ def _optimizer(vae: VAE, given: OptimizerFactory | torch.optim.Optimizer | None)
     return made
 
 
-@contextmanager
-def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
-    with nullcontext() if seed is None else rows.fixed_seed(seed, device):
-        yield
+def _has_fused(parameters: Sequence[nn.Parameter]) -> bool:
+    """Whether torch has Adam in one kernel for these."""
+    return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+
+
+def _scheduler(
+    optimizer: torch.optim.Optimizer, given: SchedulerFactory | Scheduler | None
+) -> Scheduler | None:
+    kinds = (torch.optim.lr_scheduler.LRScheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+    if given is None:
+        return None
+    made = given if isinstance(given, kinds) else given(optimizer)
+    if not isinstance(made, kinds):
+        raise TypeError(
+            f"scheduler gave {type(made).__name__}: expected a torch scheduler, e.g. "
+            "scheduler=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 100)."
+        )
+    if made.optimizer is not optimizer:
+        raise ValueError("the scheduler is on another optimizer than the one given: make it from that one.")
+    return made
+
+
+def _described(optimizer: torch.optim.Optimizer) -> str:
+    """Its kind and settings as it was made, whatever schedulers did since."""
+    groups = [
+        {
+            name: group.get(f"initial_{name}", value)
+            for name, value in group.items()
+            if name not in _NO_SETTINGS
+        }
+        for group in optimizer.param_groups
+    ]
+    return f"{type(optimizer).__name__} {groups}"
+
+
+_NO_SETTINGS = {"params", "initial_lr", "fused", "foreach", "capturable"}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pyrovae import contract, rows
-from pyrovae.data import Rows
+from pyrovae.data import ARRAYS, Rows
 from pyrovae.files import load_tensors, save_tensors
 from pyrovae.layout import Arguments, Layout, SiteLayout, pyro_layout, rows_first
 from pyrovae.parameters import PairParameters
@@ -286,7 +286,7 @@ class VAE(PairParameters):
             self._refuse_other_sites(self._layout, layout)
         self.warn_of_untrained_modules()
         self._layout, self._inspected = layout, True
-        self._row_specs = [(a.dtype, a.shape[1:]) if isinstance(a, Tensor) else None for a in data.arguments]
+        self._row_specs = [(a.dtype, a.shape[1:]) if isinstance(a, ARRAYS) else None for a in data.arguments]
 
     def _refuse_other_sites(self, of_file: Layout, own: Layout) -> None:
         there, here = (sorted([*i.latents, *i.enumerated, *i.observed]) for i in (of_file, own))

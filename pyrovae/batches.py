@@ -1,0 +1,247 @@
+"""Where minibatches come from: rows at hand, gathered by index, or a torch DataLoader's.
+
+Whatever the source, an epoch shows each row once. With several processes each takes its part of every batch,
+so that together they take the same steps as one process.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from pyrovae import rows
+from pyrovae.data import ARRAYS, OnDisk, Rows
+from pyrovae.layout import Arguments
+from pyrovae.support import check_support
+from pyrovae.vae import VAE
+
+Transform = Callable[..., Any]
+
+DEFAULT_BATCH_SIZE = 128
+_ROWS_CHECKED_AT_ONCE = 256
+_ROWS_IN_FINGERPRINT = 4096
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of each batch is this process's: every `of`-th row from `rank` on."""
+
+    rank: int = 0
+    of: int = 1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows on the VAE's device; None where this process has none of them.
+
+    `places` are the rows' places in the data, if known; `num_rows` counts all processes' rows.
+    """
+
+    arguments: Arguments | None
+    places: Tensor | None
+    num_rows: int
+
+
+class Batches(Protocol):
+    """A source of minibatches."""
+
+    batch_size: int
+
+    @property
+    def steps(self) -> int | None:
+        """Batches an epoch; None if the source does not know."""
+
+    def epoch(self, seed: int, first: int = 0) -> Iterator[Batch]:
+        """An epoch's batches from number `first` on, in an order that `seed` decides."""
+
+    def fingerprint(self) -> str:
+        """The same for the same data."""
+
+
+def batches_of(
+    vae: VAE, data: Any, batch_size: int | None, transform: Transform | None, share: Share
+) -> Batches:
+    """The batches that `data` give, checked against the pair.
+
+    Raises:
+        ValueError, TypeError: data that do not fit the pair; an empty loader; a batch size beside a loader's.
+
+    """
+    if isinstance(data, TensorDataset):
+        data = data.tensors
+    if isinstance(data, Dataset):
+        shuffled = not isinstance(data, IterableDataset)
+        data = DataLoader(data, batch_size=batch_size or DEFAULT_BATCH_SIZE, shuffle=shuffled)
+        batch_size = None
+    if isinstance(data, DataLoader):
+        if batch_size is not None:
+            raise ValueError(
+                f"batch_size is {batch_size}, but the data are a DataLoader, which makes its own batches: leave it out."
+            )
+        return LoadedBatches(vae, data, transform, share)
+    checked = checked_rows(vae, data, transform)
+    return GatheredBatches(
+        vae, checked, min(batch_size or DEFAULT_BATCH_SIZE, len(checked)), transform, share
+    )
+
+
+class GatheredBatches:
+    """Minibatches of rows at hand: on the VAE's device if they are tensors, on disk if memory-mapped."""
+
+    def __init__(
+        self, vae: VAE, data: Rows, batch_size: int, transform: Transform | None, share: Share
+    ) -> None:
+        self.device, self.transform, self.share = vae.device, transform, share
+        self.data, self.batch_size = data.to(vae.device), batch_size
+
+    @property
+    def steps(self) -> int:
+        """Batches an epoch."""
+        return math.ceil(len(self.data) / self.batch_size)
+
+    def epoch(self, seed: int, first: int = 0) -> Iterator[Batch]:
+        """See `Batches`."""
+        order = torch.randperm(len(self.data), generator=torch.Generator().manual_seed(seed))
+        for places in order.split(self.batch_size)[first:]:
+            yield self._batch(places)
+
+    def draw(self) -> Batch:
+        """A batch of rows drawn at random."""
+        return self._batch(torch.randperm(len(self.data))[: self.batch_size])
+
+    def _batch(self, places: Tensor) -> Batch:
+        own = places[self.share.rank :: self.share.of]
+        if len(own) == 0:
+            return Batch(None, own, len(places))
+        arguments = self.data.take(own.to(self.device), self.device)
+        return Batch(transformed(arguments, self.transform), own, len(places))
+
+    def fingerprint(self) -> str:
+        """Of all rows, or of some thousand spread over them where there are more."""
+        places = torch.arange(0, len(self.data), math.ceil(len(self.data) / _ROWS_IN_FINGERPRINT))
+        digest = hashlib.sha256(str(len(self.data)).encode())
+        for argument in self.data.arguments:
+            if isinstance(argument, ARRAYS):
+                index = places if isinstance(argument, OnDisk) else places.to(argument.device)
+                some = argument[index].cpu().contiguous()
+                digest.update(f"{some.dtype}{list(some.shape)}".encode())
+                digest.update(some.reshape(-1).view(torch.uint8).numpy().tobytes())
+            else:
+                digest.update(repr(argument).encode())
+        return digest.hexdigest()
+
+
+class LoadedBatches:
+    """Minibatches that a torch DataLoader makes: `x`, or `(x, *context)`, or a dict by the model's arguments."""
+
+    def __init__(self, vae: VAE, loader: DataLoader[Any], transform: Transform | None, share: Share) -> None:
+        self.vae, self.loader, self.transform, self.share = vae, loader, transform, share
+        with rows.same_random_state(torch.device("cpu")):
+            first = next(iter(loader), None)
+        if first is None:
+            raise ValueError(
+                "the DataLoader gives no batches: its data set is empty, or smaller than one batch."
+            )
+        found = checked_rows(vae, first, transform)
+        self.batch_size = loader.batch_size or len(found)
+
+    @property
+    def steps(self) -> int | None:
+        """Batches an epoch, where the loader knows."""
+        try:
+            return len(self.loader)
+        except TypeError:
+            return None
+
+    def epoch(self, seed: int, first: int = 0) -> Iterator[Batch]:
+        """See `Batches`. The loader's order is drawn from `seed`, whatever it draws later is not."""
+        device = self.vae.device
+        with rows.fixed_seed(seed, device):
+            iterator = iter(self.loader)
+            loaded = next(iterator, None)
+        number = 0
+        while loaded is not None:
+            if number >= first:
+                yield self._batch(loaded, number)
+            loaded = next(iterator, None)
+            number += 1
+
+    def _batch(self, loaded: Any, number: int) -> Batch:
+        try:
+            whole = self.vae.rows(*as_arguments(loaded, self.vae))
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"batch {number} of the DataLoader: {error}") from error
+        own = torch.arange(len(whole))[self.share.rank :: self.share.of]
+        if len(own) == 0:
+            return Batch(None, None, len(whole))
+        arguments = whole.take(own if self.share.of > 1 else slice(None), self.vae.device)
+        return Batch(transformed(arguments, self.transform), None, len(whole))
+
+    def fingerprint(self) -> str:
+        """Of the first batch in one order; the rest is not read for it."""
+        with rows.fixed_seed(0, torch.device("cpu")):
+            first = Rows(as_arguments(next(iter(self.loader)), self.vae))
+        size = self.steps
+        digest = GatheredBatches(self.vae, first, 1, None, Share()).fingerprint()
+        return f"{digest} of {size} batches"
+
+
+def as_arguments(data: Any, vae: VAE) -> Arguments:
+    """Data as the positional arguments of model and guide.
+
+    Raises:
+        ValueError: a dict whose keys are not the model's arguments.
+
+    """
+    if isinstance(data, Mapping):
+        names = _argument_names(vae.model)
+        if set(data) != set(names):
+            raise ValueError(
+                f"the data are a dict of {sorted(map(str, data))}: expected the model's arguments, {', '.join(names)}."
+            )
+        return tuple(data[name] for name in names)
+    return tuple(data) if isinstance(data, tuple | list) else (data,)
+
+
+def transformed(arguments: Arguments, transform: Transform | None) -> Arguments:
+    """What a transform makes of a batch: a new `x`, or all arguments anew."""
+    if transform is None:
+        return arguments
+    made = transform(*arguments)
+    return made if isinstance(made, tuple) else (made, *arguments[1:])
+
+
+def checked_rows(vae: VAE, data: Any, transform: Transform | None = None) -> Rows:
+    """Rows that fit the pair and lie in the likelihood's support, all of them, once transformed."""
+    given = as_arguments(data, vae) if not isinstance(data, Rows) else data.arguments
+    if transform is None:
+        found = vae.rows(*given)
+    else:
+        found = Rows(given)
+        with rows.fixed_seed(0, vae.device):
+            vae.rows(*transformed(found.take(slice(0, 1000), vae.device), transform))
+    with vae.evaluating(), rows.fixed_seed(0, vae.device):
+        for first in range(0, len(found), _ROWS_CHECKED_AT_ONCE):
+            some = found.take(slice(first, first + _ROWS_CHECKED_AT_ONCE), vae.device)
+            check_support(vae.model, transformed(some, transform), first)
+    return found
+
+
+def _argument_names(program: Any) -> list[str]:
+    function = program.forward if isinstance(program, torch.nn.Module) else program
+    if isinstance(function, functools.partial):
+        function = function.func
+    return [
+        name
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]

@@ -1,0 +1,427 @@
+"""The training loop: epochs of batches, each a step of the optimizer, and the state that a checkpoint keeps."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pyrovae.batch_loss import STATISTICS
+from pyrovae.batches import Batch, Batches, GatheredBatches
+from pyrovae.callbacks import Callback
+from pyrovae.checkpoints import Keeper, noise_state, set_noise_state
+from pyrovae.nonfinite import GoodWeights, NonFiniteLossError, explain
+from pyrovae.objectives.base import RowObjective
+from pyrovae.processes import Processes
+from pyrovae.steps import Steps
+from pyrovae.vae import VAE
+
+Scheduler: TypeAlias = torch.optim.lr_scheduler.LRScheduler | torch.optim.lr_scheduler.ReduceLROnPlateau
+OnNonFinite: TypeAlias = Literal["stop", "skip"]
+
+COLUMNS = ("epoch", *STATISTICS, "elbo_valid", "seconds")
+# How many steps may pass between looks at the losses of a GPU, and between copies of good weights.
+LOOK_EVERY = 50
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What of `fit`'s arguments the loop itself reads."""
+
+    epochs: int
+    seed: int
+    accumulate: int = 1
+    clip_norm: float | None = None
+    schedule_steps: bool = False
+    on_nonfinite: OnNonFinite = "stop"
+    progress: bool = True
+
+
+def seed_of(seed: int, number: int) -> int:
+    """The seed of one of the many things that `seed` decides."""
+    generator = torch.Generator().manual_seed(seed)
+    return int(torch.randint(2**62, (number + 1,), generator=generator)[-1])
+
+
+class Training:
+    """One training under way: what callbacks see and checkpoints keep.
+
+    `epoch` counts finished epochs, `step` optimizer steps, `history` has a dict of each finished epoch.
+    """
+
+    def __init__(
+        self,
+        vae: VAE,
+        batches: Batches,
+        steps: Steps,
+        objective: Any,
+        optimizer: torch.optim.Optimizer,
+        scheduler: Scheduler | None,
+        validate: Callable[[], float] | None,
+        settings: Settings,
+        *,
+        processes: Processes,
+        callbacks: Sequence[Callback] = (),
+        loggers: Sequence[Any] = (),
+        keeper: Keeper | None = None,
+    ) -> None:
+        self.vae, self.optimizer, self.scheduler = vae, optimizer, scheduler
+        self.settings, self.processes = settings, processes
+        self.epoch = self.step = 0
+        self.history: list[dict[str, float]] = []
+        self._batches, self._steps, self._objective = batches, steps, objective
+        self._validate, self._callbacks, self._loggers, self._keeper = validate, callbacks, loggers, keeper
+        self._parameters = steps.parameters
+        self._batch_number = 0
+        self._totals = torch.zeros(len(STATISTICS) + 1, dtype=torch.float64, device=vae.device)
+        self._waiting = 0  # batches whose gradients wait for the optimizer
+        self._seconds = 0.0
+        self._stopped = self._interrupted = False
+        self._good = GoodWeights([*vae.parameters(), *vae.buffers()])
+        self._recent: list[tuple[int, Batch, Tensor]] = []
+        self._skipped = 0
+        self._scaler: torch.amp.GradScaler | None = None
+
+    # What callbacks may ask
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether each epoch ends with a validation ELBO."""
+        return self._validate is not None
+
+    @property
+    def can_draw(self) -> bool:
+        """Whether batches can be drawn at random beside those of the epoch."""
+        return isinstance(self._batches, GatheredBatches)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last epoch is done."""
+        return self._stopped or self.epoch >= self.settings.epochs
+
+    @property
+    def engine(self) -> str:
+        """How steps are computed."""
+        return self._steps.engine
+
+    def stop(self) -> None:
+        """End the training after this epoch."""
+        self._stopped = True
+
+    def extra_step(self, only: set[int]) -> None:
+        """A step on a batch drawn at random, of the parameters with these ids alone."""
+        assert isinstance(self._batches, GatheredBatches)
+        _, gradients = self._losses(self._batches.draw())
+        kept = [p.grad for p in self._parameters]
+        for p, gradient in zip(self._parameters, gradients, strict=True):
+            p.grad = gradient if id(p) in only else None
+        self._optimize()
+        for p, old in zip(self._parameters, kept, strict=True):
+            p.grad = old
+
+    # The loop
+
+    def run(self) -> None:
+        """Train to the last epoch; Ctrl-C ends it after the step under way."""
+        for callback in self._callbacks:
+            callback.on_start(self)
+        steps = self._batches.steps
+        total = None if steps is None else steps * self.settings.epochs
+        with (
+            self._interruptible(),
+            tqdm(
+                total=total,
+                initial=0 if steps is None else steps * self.epoch + self._batch_number,
+                desc="fit",
+                unit="step",
+                disable=not self.settings.progress or not self.processes.is_first,
+                mininterval=0.5,
+            ) as bar,
+        ):
+            while not self.is_over and not self._interrupted:
+                self._run_epoch(bar)
+        for callback in self._callbacks:
+            callback.on_end(self)
+
+    def _run_epoch(self, bar: tqdm[Any]) -> None:
+        started = time.perf_counter()
+        # One order for all processes, whatever noise each has drawn.
+        order = seed_of(seed_of(self.settings.seed, 0), self.epoch)
+        for batch in self._batches.epoch(order, self._batch_number):
+            for callback in self._callbacks:
+                callback.on_batch(self)
+            self._take(batch)
+            self._batch_number += 1
+            bar.update()
+            if (
+                self._keeper is not None
+                and not self._waiting
+                and self._keeper.is_due(self, epoch_ended=False)
+            ):
+                self._look_at_losses()
+                self._keeper.write(self)
+            if self._interrupted:
+                self._seconds += time.perf_counter() - started
+                self._look_at_losses()
+                if self._keeper is not None and not self._waiting:
+                    self._keeper.write(self)
+                return
+        if self._waiting:
+            self._optimize_and_count()
+        self._look_at_losses()
+        self._seconds += time.perf_counter() - started
+        self._end_epoch(bar)
+
+    def _end_epoch(self, bar: tqdm[Any]) -> None:
+        *sums, count = self._totals.tolist()
+        if not count:
+            raise NonFiniteLossError(
+                f"epoch {self.epoch + 1}: every batch was skipped, for its loss was not finite."
+            )
+        row: dict[str, float] = {"epoch": self.epoch + 1}
+        row |= {name: value / count for name, value in zip(STATISTICS, sums, strict=True)}
+        row["elbo_valid"] = math.nan if self._validate is None else self._validate()
+        row["seconds"] = self._seconds
+        self.epoch += 1
+        self.history.append(row)
+        self._batch_number, self._seconds = 0, 0.0
+        self._totals.zero_()
+        self.processes.alike_buffers(self.vae)
+        self._step_scheduler(row)
+        for callback in self._callbacks:
+            callback.on_epoch(self, row)
+        self._log(row)
+        shown = f"ELBO {row['elbo']:.2f}" + (
+            "" if self._validate is None else f", valid {row['elbo_valid']:.2f}"
+        )
+        bar.set_postfix_str(f"epoch {self.epoch}/{self.settings.epochs}, {shown}", refresh=self.is_over)
+        if self._keeper is not None and self._keeper.is_due(self, epoch_ended=True):
+            self._keeper.write(self)
+
+    # One step
+
+    def _take(self, batch: Batch) -> None:
+        if isinstance(self._objective, RowObjective):
+            steps = self._batches.steps
+            within = 0.0 if steps is None else self._batch_number / steps
+            self._objective.advance(self.step, self.epoch + within)
+        statistics, gradients = self._losses(batch)
+        self._recent.append((self.step, batch, statistics[0]))
+        if self.vae.device.type == "cpu" or self.settings.on_nonfinite == "skip":
+            if not self._is_good(statistics, gradients):
+                return
+            self._recent.clear()
+        elif len(self._recent) >= LOOK_EVERY:
+            self._look_at_losses()
+        self._totals[:-1] += statistics
+        self._totals[-1] += batch.num_rows
+        self._gather(gradients)
+        if self._waiting == self.settings.accumulate:
+            self._optimize_and_count()
+
+    def _losses(self, batch: Batch) -> tuple[Tensor, list[Tensor | None]]:
+        if batch.arguments is None:
+            nothing = torch.zeros(len(STATISTICS), device=self.vae.device)
+            return self.processes.add_up(nothing, [None] * len(self._parameters), self._parameters)
+        try:
+            statistics, gradients = self._steps(batch.arguments)
+        except ValueError as error:
+            # Pyro refuses parameters that are NaN with a ValueError.
+            if self._good.all_finite():
+                raise
+            raise self._failure(self.step, batch) from error
+        return self.processes.add_up(statistics, gradients, self._parameters)
+
+    def _gather(self, gradients: list[Tensor | None]) -> None:
+        for p, gradient in zip(self._parameters, gradients, strict=True):
+            if self._waiting == 0:
+                # A CUDA graph writes its next gradients where it wrote these.
+                p.grad = (
+                    gradient.clone() if gradient is not None and self.settings.accumulate > 1 else gradient
+                )
+            elif gradient is not None:
+                p.grad = gradient.clone() if p.grad is None else p.grad.add_(gradient)
+        self._waiting += 1
+
+    def _optimize_and_count(self) -> None:
+        self._optimize()
+        self._waiting = 0
+        self.step += 1
+        if self.step % LOOK_EVERY == 0 and self.vae.device.type == "cpu":
+            self._good.keep()
+        if self.settings.schedule_steps:
+            self._step_scheduler({})
+        for callback in self._callbacks:
+            callback.on_step(self)
+
+    def _optimize(self) -> None:
+        if self._scaler is not None:
+            self._scaler.unscale_(self.optimizer)
+        if self.settings.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self._parameters, self.settings.clip_norm)
+        if self._scaler is None:
+            self.optimizer.step()
+        else:
+            self._scaler.step(self.optimizer)
+            self._scaler.update()
+            self._steps.loss_scale.fill_(self._scaler.get_scale())
+
+    def use_scaler(self) -> None:
+        """Scale losses so that 16-bit gradients do not vanish."""
+        self._scaler = torch.amp.GradScaler(self.vae.device.type)
+        self._scaler.scale(torch.zeros((), device=self.vae.device))  # makes its state
+        self._steps.loss_scale.fill_(self._scaler.get_scale())
+
+    def _step_scheduler(self, row: Mapping[str, float]) -> None:
+        if self.scheduler is None or (bool(row) == self.settings.schedule_steps):
+            return
+        if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            self.scheduler.step(row["loss"] if math.isnan(row["elbo_valid"]) else -row["elbo_valid"])
+        else:
+            self.scheduler.step()
+
+    # Losses that are not finite
+
+    def _is_good(self, statistics: Tensor, gradients: list[Tensor | None]) -> bool:
+        """Whether the step may be taken; raises where it may not and training shall stop."""
+        good = bool(torch.isfinite(statistics[0]))
+        if self.settings.on_nonfinite == "skip":
+            # Scaled 16-bit gradients overflow as a matter of course: the scaler sees to them.
+            good = good and (
+                self._scaler is not None
+                or all(bool(torch.isfinite(g).all()) for g in gradients if g is not None)
+            )
+            if not good:
+                self._skipped += 1
+                self._recent.clear()
+            return good
+        if not good:
+            step, batch, _ = self._recent[-1]
+            raise self._failure(step, batch)
+        return True
+
+    def _look_at_losses(self) -> None:
+        """Look at what has come from a GPU since the last look."""
+        if self._recent:
+            finite = torch.isfinite(torch.stack([loss for _, _, loss in self._recent])).cpu()
+            if not bool(finite.all()):
+                step, batch, _ = self._recent[int((~finite).nonzero()[0, 0])]
+                raise self._failure(step, batch)
+            self._recent.clear()
+        self._good.keep()
+
+    def _failure(self, step: int, batch: Batch) -> NonFiniteLossError:
+        """Go back to the last good weights, save them, and say what happened."""
+        found = ""
+        if batch.arguments is not None:
+            named = dict(self.vae.named_parameters())
+            found = explain(self.vae, batch.arguments, batch.places, named)
+        self._good.restore()
+        kept = "The VAE holds the last good weights"
+        if self._keeper is not None and self.processes.is_first:
+            path = self._keeper.path.with_name(f"{self._keeper.path.name}.last_good")
+            self.vae.save(path)
+            kept += f", saved to {path.name} (VAE.load reads it)"
+        return NonFiniteLossError(
+            f"the loss of step {step + 1} (epoch {self.epoch + 1}) is not finite: {found}. {kept}. Lower the learning "
+            "rate, clip gradients (clip_norm=), keep scales away from 0, or skip such batches (on_nonfinite='skip')."
+        )
+
+    # Around the loop
+
+    def _log(self, row: Mapping[str, float]) -> None:
+        metrics = {name: value for name, value in row.items() if not math.isnan(value)}
+        metrics["learning_rate"] = float(self.optimizer.param_groups[0]["lr"])
+        if self.processes.is_first:
+            for logger in self._loggers:
+                logger.log_metrics(metrics, step=self.epoch)
+                if hasattr(logger, "save"):
+                    logger.save()
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Ctrl-C lets the step end first; a second one ends it at once."""
+        if (
+            threading.current_thread() is not threading.main_thread()
+            or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+            or self.processes.share.of > 1  # which would stop at different steps
+        ):
+            yield
+            return
+
+        def ask(number: int, frame: Any) -> None:
+            if self._interrupted:
+                raise KeyboardInterrupt
+            self._interrupted = True
+
+        signal.signal(signal.SIGINT, ask)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    @property
+    def was_interrupted(self) -> bool:
+        """Whether Ctrl-C ended it."""
+        return self._interrupted
+
+    @property
+    def skipped(self) -> int:
+        """Batches left out because their loss was not finite."""
+        return self._skipped
+
+    def noise_state(self) -> Tensor:
+        """The random state that draws latents."""
+        return noise_state(self.vae.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed training needs."""
+        return {
+            "weights": self.vae.tensors(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+            "scaler": None if self._scaler is None else self._scaler.state_dict(),
+            "callbacks": [callback.state_dict() for callback in self._callbacks],
+            "epoch": self.epoch,
+            "step": self.step,
+            "batch_number": self._batch_number,
+            "totals": self._totals,
+            "skipped": self._skipped,
+            "stopped": self._stopped,
+            "seconds": self._seconds,
+            "compiled": self._steps.is_compiled,
+            "history": self.history,
+            "seed": self.settings.seed,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        differences = self.vae.take_values(state["weights"])
+        if differences:
+            raise ValueError(f"the checkpoint belongs to another model: {differences}.")
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        if self._scaler is not None:
+            self._scaler.load_state_dict(state["scaler"])
+            self._steps.loss_scale.fill_(self._scaler.get_scale())
+        for callback, saved in zip(self._callbacks, state["callbacks"], strict=True):
+            callback.load_state_dict(saved)
+        self.epoch, self.step, self._batch_number = state["epoch"], state["step"], state["batch_number"]
+        self._totals.copy_(state["totals"])
+        self._skipped, self._stopped, self._seconds = state["skipped"], state["stopped"], state["seconds"]
+        self._steps.is_compiled = state["compiled"]
+        self.history = state["history"]
+        self._good.keep()
+        noises = state["noises"]
+        if len(noises) == self.processes.share.of:
+            set_noise_state(noises[self.processes.share.rank], self.vae.device)

@@ -1,0 +1,80 @@
+"""Mixed precision for densities: matrix products and convolutions in 16 bits, everything else as it was.
+
+Sums of log densities over hundreds of entries lose nats in 16 bits. So only the arithmetic that a GPU has
+special units for is done there, and its results come back in the precision of its inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+Precision: TypeAlias = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+_PRODUCTS: set[Any] = {
+    F.linear,
+    torch.matmul,
+    Tensor.matmul,
+    Tensor.__matmul__,
+    Tensor.__rmatmul__,
+    torch.mm,
+    Tensor.mm,
+    torch.bmm,
+    Tensor.bmm,
+    torch.addmm,
+    torch.baddbmm,
+    F.conv1d,
+    F.conv2d,
+    F.conv3d,
+    F.conv_transpose1d,
+    F.conv_transpose2d,
+    F.conv_transpose3d,
+}
+
+
+class ProductsIn(TorchFunctionMode):
+    """Does matrix products and convolutions of float32 tensors in another dtype; results are float32 again."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func not in _PRODUCTS:
+            return func(*args, **kwargs)
+        tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
+        if any(t.dtype != torch.float32 for t in tensors):
+            return func(*args, **kwargs)
+        result = func(*map(self._lower, args), **{name: self._lower(a) for name, a in kwargs.items()})
+        return result.float()
+
+    def _lower(self, argument: Any) -> Any:
+        return argument.to(self.dtype) if isinstance(argument, Tensor) else argument
+
+
+_CONTEXTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "32-true": nullcontext,
+    "bf16-mixed": lambda: ProductsIn(torch.bfloat16),
+    "16-mixed": lambda: ProductsIn(torch.float16),
+}
+
+
+def arithmetic(precision: Precision) -> Callable[[], AbstractContextManager[Any]]:
+    """The context in which losses are computed at this precision.
+
+    Raises:
+        ValueError: a precision of another name.
+
+    """
+    if precision not in _CONTEXTS:
+        raise ValueError(f"precision is {precision!r}: expected one of {', '.join(_CONTEXTS)}.")
+    return _CONTEXTS[precision]

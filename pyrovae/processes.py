@@ -1,0 +1,122 @@
+"""Several processes that train one VAE together, on lightning-fabric.
+
+Each process takes its part of every batch, and their gradients are added up before each step: the steps are
+those of one process on whole batches. So `batch_size` and learning rates mean the same on any number of devices.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyrovae.batches import Share
+
+
+class Processes:
+    """One process among those that train together; alone by default.
+
+    Args:
+        devices: processes on this machine.
+        num_nodes: machines.
+        strategy: how lightning-fabric starts them: "ddp" or another of its data-parallel strategies.
+        device: "cpu", "cuda" or None for what fabric finds.
+
+    Raises:
+        ValueError: a strategy that splits the model itself.
+        ImportError: lightning-fabric is missing.
+
+    """
+
+    def __init__(
+        self, devices: int = 1, num_nodes: int = 1, strategy: str = "auto", device: str | None = None
+    ) -> None:
+        self.fabric: Any = None
+        self.share = Share()
+        if devices == 1 and num_nodes == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
+            if strategy != "auto":
+                raise ValueError(
+                    f"strategy is {strategy!r}, but there is one process: give devices=2 or more."
+                )
+            return
+        try:
+            from lightning_fabric import Fabric
+            from lightning_fabric.strategies.ddp import DDPStrategy
+        except ImportError as error:
+            raise ImportError(
+                'several processes need lightning-fabric: pip install "pyrovae[processes]".'
+            ) from error
+        if "TORCHELASTIC_RUN_ID" in os.environ:  # started by torchrun, which knows how many there are
+            devices = int(os.environ["LOCAL_WORLD_SIZE"])
+            num_nodes = int(os.environ["WORLD_SIZE"]) // devices
+        accelerator = "auto" if device is None else torch.device(device).type
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=num_nodes,
+            strategy="ddp" if strategy == "auto" else strategy,
+        )
+        if not isinstance(fabric.strategy, DDPStrategy):
+            raise ValueError(
+                f"strategy is {strategy!r}: each process needs the whole model here. Use 'ddp' or a variant of it."
+            )
+        fabric.launch()
+        self.fabric = fabric
+        self.share = Share(fabric.global_rank, fabric.world_size)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes files and shows progress."""
+        return self.share.rank == 0
+
+    @property
+    def device(self) -> torch.device | None:
+        """The device that fabric gave this process."""
+        return None if self.fabric is None else self.fabric.device
+
+    def same(self, number: int) -> int:
+        """The first process's number, for all."""
+        if self.fabric is None:
+            return number
+        return int(self.fabric.broadcast(number))
+
+    def gather(self, tensor: Tensor) -> list[Tensor]:
+        """Each process's tensor, in all; of one shape."""
+        if self.fabric is None:
+            return [tensor]
+        return list(self.fabric.all_gather(tensor.to(self.fabric.device)).cpu().unbind(0))
+
+    @torch.no_grad()
+    def alike(self, module: nn.Module) -> None:
+        """Give all processes the first one's parameters and buffers."""
+        for parameter in module.parameters() if self.fabric is not None else ():
+            torch.distributed.broadcast(parameter.detach(), src=0)
+        self.alike_buffers(module)
+
+    @torch.no_grad()
+    def alike_buffers(self, module: nn.Module) -> None:
+        """Give all processes the first one's buffers, such as running statistics of its share of the rows."""
+        for buffer in module.buffers() if self.fabric is not None else ():
+            torch.distributed.broadcast(buffer, src=0)
+
+    @torch.no_grad()
+    def add_up(
+        self, statistics: Tensor, gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """Sums over the processes, in one exchange."""
+        if self.fabric is None:
+            return statistics, list(gradients)
+        given = [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, parameters, strict=True)]
+        dtype = torch.promote_types(statistics.dtype, torch.float32)
+        flat = torch.cat([t.reshape(-1).to(dtype) for t in (statistics, *given)])
+        torch.distributed.all_reduce(flat)
+        summed, *parts = flat.split([len(statistics), *(g.numel() for g in given)])
+        return summed, [part.view_as(g).to(g.dtype) for part, g in zip(parts, given, strict=True)]
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.fabric is not None:
+            self.fabric.barrier()

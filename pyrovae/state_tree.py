@@ -1,0 +1,55 @@
+"""Nested states (of optimizers, schedules, callbacks) as tensors beside JSON, and back: no pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+_PLAIN = (bool, int, float, str, type(None))
+
+
+def pack(tree: Any, name: str = "state") -> tuple[dict[str, Tensor], Any]:
+    """Tensors by name, and the rest as JSON that refers to them.
+
+    Raises:
+        TypeError: something that is neither a tensor nor plain data (says where).
+
+    """
+    tensors: dict[str, Tensor] = {}
+    return tensors, _pack(tree, name, tensors)
+
+
+def unpack(packed: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The inverse of `pack`."""
+    if isinstance(packed, list):
+        return [unpack(item, tensors) for item in packed]
+    if not isinstance(packed, dict):
+        return packed
+    (kind, content), *_ = packed.items()
+    if kind == "tensor":
+        return tensors[content].clone()
+    if kind == "tuple":
+        return tuple(unpack(item, tensors) for item in content)
+    return {unpack(key, tensors): unpack(value, tensors) for key, value in content}
+
+
+def _pack(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(tree, Tensor):
+        tensors[name] = tree
+        return {"tensor": name}
+    if isinstance(tree, Mapping):
+        # Keys may be numbers, which JSON would turn into text.
+        return {
+            "dict": [[_pack(k, name, tensors), _pack(v, f"{name}.{k}", tensors)] for k, v in tree.items()]
+        }
+    if isinstance(tree, tuple):
+        return {"tuple": [_pack(item, f"{name}.{place}", tensors) for place, item in enumerate(tree)]}
+    if isinstance(tree, list):
+        return [_pack(item, f"{name}.{place}", tensors) for place, item in enumerate(tree)]
+    if type(tree) in _PLAIN:
+        return tree
+    if isinstance(tree, int | float) and type(tree).__module__ == "numpy":
+        return tree.item()  # type: ignore[union-attr]
+    raise TypeError(f"{name} is {type(tree).__name__}: only tensors and plain data can be saved.")

@@ -1,0 +1,308 @@
+"""Traced steps: the numbers of plain Pyro, for every pair of the tables; and what is not traced, and why."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+import pyrovae as pv
+from pyrovae import rows
+from pyrovae.batch_loss import batch_loss
+from pyrovae.graph_passes import simplify
+from pyrovae.steps import Steps
+from pyrovae.tracing import NotTraceableError, trace
+from tests import pairs
+from tests.components import LIKELIHOODS, MODELS, PRIORS, D, K, net
+from tests.guides.catalogue import CATALOGUE
+
+B = 7
+
+
+def steps_of(vae, arguments, objective=None, compile="auto"):
+    vae.rows(*arguments)
+    return Steps(
+        vae, batch_loss(vae, objective), 1.0, compile=compile, steps=10, rows=rows.num_rows(arguments)
+    )
+
+
+def assert_same_as_pyro(vae, arguments, plate_scale=1.0, rtol=1e-5):
+    """Loss and every gradient of the traced step against plain `Trace_ELBO`, from the same random state."""
+    traced = steps_of(vae, arguments)
+    torch.manual_seed(3)
+    statistics, gradients = traced(arguments)
+    again, _ = traced(arguments)
+    assert traced.plain_because is None, traced.plain_because
+    torch.manual_seed(3)
+    loss = pyro.infer.Trace_ELBO()
+    with vae.scope():
+        expected = loss.differentiable_loss(vae.model, vae.guide, *arguments) / plate_scale
+        wanted = torch.autograd.grad(expected, traced.parameters, allow_unused=True)
+        assert float(again[0]) != float(statistics[0])
+    torch.testing.assert_close(statistics[0], expected.detach().to(statistics.dtype), rtol=rtol, atol=1e-5)
+    for found, right in zip(gradients, wanted, strict=True):
+        assert (found is None) == (right is None)
+        if found is not None:
+            scale = float(right.abs().max()) + 1e-6
+            torch.testing.assert_close(found, right, rtol=rtol, atol=rtol * scale)
+
+
+def composed(prior, likelihood, seed=0):
+    torch.manual_seed(seed)
+    prior, likelihood = PRIORS[prior], LIKELIHOODS[likelihood]
+    x = likelihood.data(B)
+    context = (torch.randn(B, 1),) if prior.conditional else likelihood.context(x)
+    encoder = pv.guides.DiagonalNormal(net(D, (K, K)))
+    model = pv.models.LatentVariableModel(prior.make(1), likelihood.make(K + prior.conditional))
+    return pv.VAE(model, First(encoder)), (x, *context)
+
+
+class First(nn.Module):
+    """An encoder of x alone, whatever context the model takes."""
+
+    def __init__(self, posterior):
+        super().__init__()
+        self.posterior = posterior
+
+    def forward(self, x, *context):
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", self.posterior(x.float()))
+
+
+# What runs as plain Pyro, and why.
+NOT_TRACED = {
+    "spline_flow": "the shape that aten.index.Tensor gives depends on values",
+    "FlowPrior, autoregressive": "an operation of it looks at values of a tensor",
+    "GaussianMixture": "looks at values of a tensor (bool)",
+    "MixedTableModel": "the shape that aten.index.Tensor gives depends on values",
+    "discrete": "an operation of it looks at values of a tensor",
+    "enumerated": "looks at values of a tensor (bool)",
+}
+
+
+def check(name, vae, arguments):
+    if name not in NOT_TRACED:
+        # with_param's plate says that the rows are a subsample of 1000.
+        assert_same_as_pyro(vae, arguments, 1000 / B if name == "with_param" else 1.0)
+        return
+    steps = steps_of(vae, arguments)
+    steps(arguments)
+    assert NOT_TRACED[name] in steps.plain_because
+    assert steps.engine.startswith("plain Pyro (")
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_priors(name):
+    check(name, *composed(name, "Normal, fixed scale"))
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_likelihoods(name):
+    check(name, *composed("StandardNormal", name))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models(name):
+    torch.manual_seed(0)
+    model, guide = MODELS[name].make()
+    check(name, pv.VAE(model, guide), MODELS[name].data(B))
+
+
+@pytest.mark.parametrize("name", pairs.PAIRS)
+def test_pairs_of_every_style(name):
+    make, context = pairs.PAIRS[name]
+    check(name, make(), (pairs.binary_rows(B), *context(B)))
+
+
+ROWS = {
+    "positive": lambda columns: torch.poisson(torch.full((B, columns), 2.0)),
+    "unit interval": lambda columns: torch.bernoulli(torch.full((B, columns), 0.5)),
+    "simplex": lambda columns: torch.distributions.Multinomial(5, torch.ones(columns)).sample((B,)),
+}
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_declared_models_with_their_derived_guides(name):
+    entry = CATALOGUE[name]
+    x = ROWS.get(name, lambda columns: torch.randn(B, columns))(entry.columns)
+    check(name, pv.VAE(entry.model), (x,))
+
+
+def test_what_looks_at_values_is_named_by_its_line():
+    vae = pairs.composed()
+    plain = vae.model
+
+    class Looking(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.plain = plain
+
+        def forward(self, x):
+            if x.sum() > 0:
+                self.plain(x)
+
+    steps = steps_of(pv.VAE(Looking(), vae.guide), (torch.ones(B, 6),))
+    steps((torch.ones(B, 6),))
+    assert "engine/test_tracing.py, line" in steps.plain_because
+    with pytest.warns(UserWarning, match=r"plain Pyro: engine/test_tracing.py, line \d+, looks at values"):
+        steps_of(pv.VAE(Looking(), vae.guide), (torch.ones(B, 6),), compile=True)((torch.ones(B, 6),))
+
+
+class Weighted(nn.Module):
+    """A likelihood weighted by a Python number, as programs are that anneal by hand."""
+
+    def __init__(self, counts=False):
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor(0.7))
+        self.weight, self.calls, self.counts = 1.0, 0, counts
+
+    def model(self, x):
+        self.calls += self.counts
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            with pyro.poutine.scale(scale=self.weight):
+                pyro.sample("x", dist.Normal(self.slope * z, 1.0), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", dist.Normal(self.slope * x, 0.5))
+
+
+def test_a_changed_python_value_is_traced_anew():
+    pair, x = Weighted(), torch.randn(B)
+    vae = pv.VAE(pair.model, pair.guide)
+    steps = steps_of(vae, (x,))
+    losses = []
+    for weight in (1.0, 3.0, 1.0):
+        pair.weight = weight
+        torch.manual_seed(0)
+        losses.append(float(steps((x,))[0][0]))
+        torch.manual_seed(0)
+        with vae.scope():
+            expected = pyro.infer.Trace_ELBO().loss(vae.model, vae.guide, x)
+        assert losses[-1] == pytest.approx(expected, rel=1e-5)
+    assert losses[0] == losses[2] != losses[1]
+    assert steps.plain_because is None
+
+
+def test_a_value_that_never_rests_ends_in_plain_pyro():
+    pair, x = Weighted(), torch.randn(B)
+    steps = steps_of(pv.VAE(pair.model, pair.guide), (x,))
+    for count in range(30):
+        pair.weight = 1.0 + count
+        steps((x,))
+    assert "weight changes again and again" in steps.plain_because
+
+
+def test_a_program_that_counts_its_calls_is_not_traced():
+    pair, x = Weighted(counts=True), torch.randn(B)
+    steps = steps_of(pv.VAE(pair.model, pair.guide), (x,))
+    steps((x,))
+    assert steps.plain_because == "running the program changes model.calls"
+
+
+def test_running_statistics_are_those_of_plain_pyro():
+    x = pairs.binary_rows(B)
+    buffers = []
+    for compile in (False, "auto"):
+        torch.manual_seed(0)
+        vae = pairs.tutorial()
+        steps = steps_of(vae, (x,), compile=compile)
+        torch.manual_seed(1)
+        before = int(list(vae.buffers())[-1])
+        for _ in range(3):
+            steps((x,))
+        buffers.append([b.clone() for b in vae.buffers()])
+        assert int(buffers[-1][-1]) == before + 3
+    assert len(buffers[0]) == 3
+    for plain, traced in zip(*buffers, strict=True):
+        torch.testing.assert_close(plain, traced)
+
+
+def test_a_ragged_batch_and_many_shapes():
+    vae = pairs.composed()
+    steps = steps_of(vae, (pairs.binary_rows(40),))
+    for size in (40, 3, 40, 3):
+        steps((pairs.binary_rows(size),))
+    assert len(steps._traces) == 2
+    for size in range(4, 12):
+        steps((pairs.binary_rows(size),))
+    assert steps.plain_because == "batches come in more than 8 shapes"
+
+
+def test_simplified_graphs_give_the_same_bits():
+    vae, (x,) = composed("StandardNormal", "Bernoulli")
+    vae.rows(x)
+    parameters = list(vae.parameters())
+    loss = batch_loss(vae, None)
+
+    def step(*inputs):
+        statistics, gradients = loss.statistics_and_gradients(inputs[-1:], parameters, 1.0)
+        return [statistics, *gradients]
+
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    from pyrovae.tracing import _NoValues
+
+    def guarded(*inputs):
+        with _NoValues():
+            return step(*inputs)
+
+    inputs = [*parameters, x]
+    with vae.scope(), pyro.validation_enabled(False):
+        whole = make_fx(guarded)(*inputs)
+        small = simplify(make_fx(guarded)(*inputs), inputs)
+    assert len(small.graph.nodes) < 0.7 * len(whole.graph.nodes)
+    results = []
+    for graph in (whole, small):
+        torch.manual_seed(2)
+        with torch.no_grad():
+            results.append(graph(*inputs))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_constants_are_not_folded_where_they_are_changed_in_place():
+    def function(x):
+        total = torch.zeros(3)
+        total += x
+        return [total, torch.zeros(3) + 1]
+
+    graph = trace(function, [torch.ones(3)])
+    for value in (2.0, 5.0):
+        total, one = graph(torch.full((3,), value))
+        assert total.tolist() == [value] * 3
+        assert one.tolist() == [1.0] * 3
+
+
+@pytest.mark.parametrize("read", [lambda x: x.tolist(), lambda x: x.numpy(), lambda x: float(x[0])])
+def test_values_read_past_the_dispatcher_are_seen(read):
+    with pytest.raises(NotTraceableError, match="looks at values"):
+        trace(lambda x: [x * float(torch.as_tensor(read(x)).sum())], [torch.ones(3)])
+
+
+def test_compiled_steps_are_those_of_plain_pyro():
+    x = pairs.binary_rows(B)
+    found = {}
+    for compile in (False, True):
+        torch.manual_seed(0)
+        vae = pairs.composed(hidden=[5])
+        steps = steps_of(vae, (x,), compile=compile)
+        torch.manual_seed(1)
+        found[compile] = [steps((x,)) for _ in range(2)]
+        assert steps.engine == ("traced and compiled" if compile else "plain Pyro (compile=False)")
+    for (a, gradients), (b, others) in zip(found[False], found[True], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+        for g, h in zip(gradients, others, strict=True):
+            torch.testing.assert_close(g, h, rtol=1e-5, atol=1e-5 * float(g.abs().max()))
+
+
+def test_without_a_compiler_steps_are_traced(monkeypatch):
+    def missing(*arguments):
+        raise RuntimeError("InvalidCxxCompiler: no C++ compiler here")
+
+    monkeypatch.setattr("pyrovae.steps.compiled", missing)
+    x = pairs.binary_rows(B)
+    steps = steps_of(pairs.composed(), (x,), compile=True)
+    with pytest.warns(UserWarning, match="traced but not compiled: RuntimeError: InvalidCxxCompiler"):
+        steps((x,))
+    assert steps.engine == "traced"
