@@ -74,6 +74,17 @@ class RowObjective(pyro.infer.ELBO):
             its densities by `poutine.scale`: objectives by row read densities, not scales.
         TypeError: at a call, keyword arguments: a pair takes `(x, *context)`.
 
+    Example:
+        >>> @dataclass(eq=False, repr=False)
+        ... class LogLikelihood(RowObjective):
+        ...     num_samples: int = 1
+        ...
+        ...     def evaluate(self, pair, arguments):
+        ...         terms = rows.row_terms(pair, arguments, self.num_samples)
+        ...         return RowLosses.of(terms, -terms.log_likelihood.mean(0))
+        >>> LogLikelihood(num_samples=3)
+        LogLikelihood(num_samples=3)
+
     """
 
     def __post_init__(self) -> None:

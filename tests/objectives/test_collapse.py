@@ -7,8 +7,8 @@ from torch import nn
 import pyrovae as pv
 from pyrovae.objectives import ELBO, Cyclical, FreeBits, LinearWarmUp
 
-V, T, N = 4, 6, 256
-STEPS = 400
+V, T, N = 4, 4, 256
+STEPS = 200
 
 
 def random_walks():
@@ -21,14 +21,14 @@ def random_walks():
 
 
 def rate_after_training(objective):
-    torch.manual_seed(0)
-    decoder = pv.models.AutoregressiveCategorical(pv.nn.AutoregressiveGRU(2, V, hidden_size=16), T)
-    encoder = pv.nn.SequenceEncoder(8, (2, 2), hidden_size=16, embedding=nn.Embedding(V, 8))
+    torch.manual_seed(1)
+    decoder = pv.models.AutoregressiveCategorical(pv.nn.AutoregressiveGRU(2, V, hidden_size=12), T)
+    encoder = pv.nn.SequenceEncoder(8, (2, 2), hidden_size=12, embedding=nn.Embedding(V, 8))
     model = pv.models.LatentVariableModel(pv.models.StandardNormal(2), decoder)
     vae = pv.VAE(model, pv.guides.AmortizedGuide(pv.guides.DiagonalNormal(encoder)))
     x = random_walks()
     vae.rows(x)
-    optimizer = torch.optim.Adam(vae.parameters(), lr=5e-3)
+    optimizer = torch.optim.Adam(vae.parameters(), lr=1e-2)
     with vae.scope():
         for step in range(STEPS):
             objective.advance(step, None)
@@ -46,10 +46,10 @@ def test_the_plain_elbo_collapses():
 @pytest.mark.parametrize(
     "objective, floor",
     [
-        (ELBO(beta=LinearWarmUp(steps=200)), 0.5),
-        (ELBO(beta=Cyclical(steps=300, num_cycles=2)), 0.4),
-        (ELBO(free_bits=FreeBits(0.5)), 0.45),
-        (ELBO(free_bits=FreeBits(0.25, per_dimension=True)), 0.45),
+        (ELBO(beta=LinearWarmUp(steps=100)), 0.3),
+        (ELBO(beta=Cyclical(steps=160, num_cycles=2)), 0.3),
+        (ELBO(free_bits=FreeBits(0.5)), 0.4),
+        (ELBO(free_bits=FreeBits(0.25, per_dimension=True)), 0.4),
     ],
     ids=["warm-up", "cyclical", "free bits", "free bits by dimension"],
 )

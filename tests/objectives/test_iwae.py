@@ -75,7 +75,7 @@ def test_quadrature_has_converged():
     torch.testing.assert_close(coarse[1], fine[1], atol=1e-4, rtol=1e-4)
 
 
-def test_the_bound_rises_with_K_to_log_p():
+def test_the_bound_rises_with_samples_to_log_p():
     """ELBO < IWAE(2) < IWAE(5) < IWAE(25) < log p(x), each step many standard errors wide."""
     pair = Scalar()
     truth = float(pair.log_evidence(torch.tensor(X).double()))

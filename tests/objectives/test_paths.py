@@ -11,6 +11,7 @@ from torch import nn
 
 import pyrovae as pv
 from pyrovae import rows
+from pyrovae.guides import families
 from pyrovae.objectives import ELBO, IWAE
 from pyrovae.objectives.paths import cut_terms
 from tests.objectives.scalar import Scalar
@@ -29,7 +30,12 @@ class TwoLevels(nn.Module):
     def __init__(self):
         super().__init__()
         self.shared, self.w = parameter(0.7), parameter([0.9, -0.4])
-        self.a, self.b, self.c, self.l = parameter(0.3), parameter([0.5, -0.2]), parameter(0.8), parameter(-0.3)
+        self.a, self.b, self.c, self.l = (
+            parameter(0.3),
+            parameter([0.5, -0.2]),
+            parameter(0.8),
+            parameter(-0.3),
+        )
 
     def model(self, x):
         with pyro.plate("rows", len(x)):
@@ -84,7 +90,9 @@ def independent(pair, S, weigh, broadcasts):
     z = pair.draws(X, *noise, frozen)
     log_p, log_q = pair.log_terms(X, *z, frozen)
     direct, paths = weigh(log_p - log_q.detach())
-    gradients = dict(zip(live, torch.autograd.grad(direct.sum(), list(live.values()), allow_unused=True), strict=True))
+    gradients = dict(
+        zip(live, torch.autograd.grad(direct.sum(), list(live.values()), allow_unused=True), strict=True)
+    )
     # The paths: draws move with live parameters, both densities frozen.
     z = pair.draws(X, *noise, live)
     twin = TwoLevels().requires_grad_(False)
@@ -140,7 +148,9 @@ class Transformed(nn.Module):
     def guide(self, x):
         with pyro.plate("rows", len(x)):
             u = pyro.sample("u", dist.Normal(self.a * x, 0.9), infer={"is_auxiliary": True})
-            pyro.sample("z", dist.Delta(torch.sinh(u) * self.stretch.exp(), -torch.cosh(u).log() - self.stretch))
+            pyro.sample(
+                "z", dist.Delta(torch.sinh(u) * self.stretch.exp(), -torch.cosh(u).log() - self.stretch)
+            )
 
 
 def mean_gradients(pair, objective, x, repeats, seed=0):
@@ -152,7 +162,9 @@ def mean_gradients(pair, objective, x, repeats, seed=0):
     with vae.scope():
         for _ in range(repeats):
             losses = objective.evaluate(vae, (x,))
-            gradients.append(torch.stack(torch.autograd.grad(losses.surrogate.mean(), list(pair.parameters()))))
+            gradients.append(
+                torch.stack(torch.autograd.grad(losses.surrogate.mean(), list(pair.parameters())))
+            )
     stacked = torch.stack(gradients)
     return stacked.mean(0), stacked.std(0) / math.sqrt(repeats)
 
@@ -202,7 +214,10 @@ def spread(pair, objective, x):
         torch.manual_seed(2)
         losses = objective.evaluate(vae, (x,))
     rows_apart = torch.stack(
-        [torch.stack(torch.autograd.grad(s, [pair.a, pair.log_scale], retain_graph=True)) for s in losses.surrogate]
+        [
+            torch.stack(torch.autograd.grad(s, [pair.a, pair.log_scale], retain_graph=True))
+            for s in losses.surrogate
+        ]
     )
     return rows_apart.std(0)
 
@@ -250,9 +265,7 @@ class MovingSupport(Scalar):
             pyro.sample("z", dist.Uniform(self.a * x - 1, self.a * x + 1))
 
 
-@pytest.mark.parametrize(
-    "objective", [ELBO(sticking_the_landing=True), IWAE(2, doubly_reparameterized=True)]
-)
+@pytest.mark.parametrize("objective", [ELBO(sticking_the_landing=True), IWAE(2, doubly_reparameterized=True)])
 def test_a_support_that_depends_on_parameters_is_refused(objective):
     pair = MovingSupport()
     vae = pv.VAE(pair.model, pair.guide)
@@ -263,12 +276,21 @@ def test_a_support_that_depends_on_parameters_is_refused(objective):
         assert ELBO(analytic_kl=False).evaluate(vae, (X[:, 0],)).value.requires_grad
 
 
-def test_a_joint_derived_guide():
-    """AutoGuide(joint=True) samples an auxiliary vector, hands parts on as Deltas, and both estimators agree."""
+@pytest.mark.parametrize(
+    "family, joint",
+    [
+        (families.diagonal_normal, True),
+        (families.inverse_autoregressive_flow, False),
+        (families.neural_spline_flow, False),
+        (families.mixture_of_normals, False),
+    ],
+)
+def test_derived_guides(family, joint):
+    """Flows, whose density at a cut draw takes an inverse, and joint guides, which hand parts on as Deltas."""
     model = pv.models.LatentVariableModel(
         pv.models.StandardNormal(2), pv.models.Bernoulli(pv.nn.MLP(2, 3, hidden=[4]))
     )
-    vae = pv.VAE(model, pv.guides.AutoGuide(model, joint=True, hidden=(5,)))
+    vae = pv.VAE(model, pv.guides.AutoGuide(model, family=family, joint=joint, hidden=(5,)))
     x = torch.bernoulli(torch.full((1, 3), 0.5)).repeat(400, 1)
     vae.rows(x)
     parameters = [p for p in vae.parameters() if p.requires_grad]

@@ -5,6 +5,7 @@ import itertools
 import pyro
 import pyro.distributions as dist
 import pyro.optim
+import pytest
 import torch
 from torch import nn
 
@@ -18,7 +19,9 @@ X = 0.6
 class Mixture(nn.Module):
     """k ~ Categorical, x|k ~ N(m_k, 0.8^2); q(k|x) has logits linear and quadratic in x, as the posterior has."""
 
-    def __init__(self, means=(-1.0, 0.2, 1.5), logits=(0.3, -0.2, 0.0), guide=((0.1, -0.3, 0.2), (0.5, 0.0, -0.4))):
+    def __init__(
+        self, means=(-1.0, 0.2, 1.5), logits=(0.3, -0.2, 0.0), guide=((0.1, -0.3, 0.2), (0.5, 0.0, -0.4))
+    ):
         super().__init__()
         self.means = nn.Parameter(torch.tensor(means, dtype=torch.float64))
         self.logits = nn.Parameter(torch.tensor(logits, dtype=torch.float64))
@@ -95,7 +98,7 @@ def test_the_mean_gradient_is_that_of_enumerating_every_outcome():
         assert float(error.max()) < 0.01
 
 
-def test_it_nears_the_exact_gradient_as_K_grows():
+def test_it_nears_the_exact_gradient_with_more_samples():
     pair = Mixture()
     exact = exact_gradients(pair)
     distance = [float((expected_at(pair, K) - exact).norm()) for K in (2, 4, 8)]
@@ -112,7 +115,7 @@ def test_it_learns_the_truth():
         k = torch.distributions.Categorical(logits=truth.logits).sample((400,))
         x = truth.means[k] + 0.8 * torch.randn(400, dtype=torch.float64)
     pair = Mixture(means=(-1.0, 0.3, 1.0), logits=(0.0, 0.0, 0.0), guide=((0.0,) * 3,) * 2)
-    svi = pyro.infer.SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 0.02}), loss=ReweightedWakeSleep(20))
+    svi = pyro.infer.SVI(pair.model, pair.guide, pyro.optim.Adam({"lr": 0.05}), loss=ReweightedWakeSleep(20))
     for _ in range(400):
         svi.step(x)
     pyro.clear_param_store()
@@ -169,8 +172,6 @@ def test_two_levels_of_discrete_latents():
 
 
 def test_a_delta_has_no_density_to_fit():
-    import pytest
-
     pair = Mixture()
 
     def model(x):
