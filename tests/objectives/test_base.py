@@ -8,6 +8,7 @@ import pyro.optim
 import pytest
 import torch
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -68,6 +69,32 @@ def test_the_first_step_is_pyros_own_though_the_pair_was_inspected():
             torch.testing.assert_close(mine[name], other[name], msg=name)
     assert ours[2]["1.num_batches_tracked"] == 2
     assert torch.equal(ours[3], theirs[3])
+    pyro.clear_param_store()
+
+
+class Counting(Messenger):
+    """What a handler around an objective sees: SVI is one."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def _pyro_sample(self, msg):
+        self.seen.append(msg["name"])
+
+    def _pyro_param(self, msg):
+        self.seen.append(msg["name"])
+
+
+def test_handlers_outside_do_not_see_the_inspection():
+    pair, objective = Scalar(), ELBO()
+    seen = []
+    for _ in range(2):
+        with Counting() as counting:
+            objective.loss(pair.model, pair.guide, X)
+        seen.append(counting.seen)
+    assert seen[0] == seen[1]
+    assert seen[0].count("z") == 2  # guide and model, once each
     pyro.clear_param_store()
 
 

@@ -138,3 +138,15 @@ def test_by_dimension_needs_dimensions():
         ELBO(free_bits=FreeBits(1.0, per_dimension=True)).evaluate(vae, (x,))
     with vae.scope():
         assert ELBO(free_bits=FreeBits(1.0)).evaluate(vae, (x,)).value.shape == (5,)
+
+
+@pytest.mark.parametrize("per_dimension", [True, False])
+def test_a_guide_in_another_order_is_refused(per_dimension):
+    torch.manual_seed(0)
+    model, _ = MODELS["HierarchicalModel"].make()
+    (x,) = MODELS["HierarchicalModel"].data(6)
+    heads = [pv.guides.DiagonalNormal(pv.nn.MLP(size, (2, 2))) for size in (2, 3)]
+    vae = pv.VAE(model, pv.guides.BottomUpGuide(heads))
+    vae.rows(x)
+    with vae.scope(), pytest.raises(ValueError, match="before latents that the model draws before it"):
+        ELBO(free_bits=FreeBits(0.1, per_dimension=per_dimension)).evaluate(vae, (x,))
