@@ -15,6 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import pyrovae as pv
 from pyrovae import rows
 from pyrovae.objectives import ELBO, IWAE, Constant, Cyclical, FreeBits, LinearWarmUp, ReweightedWakeSleep
+from pyrovae.objectives.base import UnboundPair
 from tests.objectives.scalar import Scalar
 from tests.pairs import PAIRS, binary_rows
 
@@ -338,3 +339,19 @@ def test_the_name_says_every_setting_and_is_the_same_in_every_process():
     assert repr(ELBO(beta=Constant(1.0))) != repr(ELBO(beta=Constant(2.0)))
     assert repr(IWAE(5)) == "IWAE(num_samples=5, num_bounds=1, doubly_reparameterized=False)"
     assert repr(ReweightedWakeSleep(4)) == "ReweightedWakeSleep(num_samples=4)"
+
+
+def test_a_loss_that_is_nan_warns_like_pyros():
+    pair = Scalar(log_scale=float("nan"))
+    vae_like = (pair.model, lambda x: pair.guide(x))
+    objective = ELBO()
+    objective._pairs.append(UnboundPair(*vae_like, layout_of(Scalar())))
+    with pyro.validation_enabled(False), pytest.warns(UserWarning, match="loss is nan|Encountered NaN: loss"):
+        objective.loss(*vae_like, X)
+    pyro.clear_param_store()
+
+
+def layout_of(pair):
+    vae = pv.VAE(pair.model, pair.guide)
+    vae.rows(X)
+    return vae.layout

@@ -133,6 +133,8 @@ def test_value_and_gradient(name):
         torch.manual_seed(5)
         losses = objective.evaluate(vae, (X,))
     torch.testing.assert_close(losses.value.detach(), value)
+    if name != "reweighted wake-sleep":  # its two gradients are of no one loss
+        torch.testing.assert_close(losses.surrogate.detach(), value)
     for row in range(len(X)):  # row by row: each row's surrogate is its own
         for which, parameter in pair.parameters_by_name().items():
             (slope,) = torch.autograd.grad(
@@ -166,6 +168,19 @@ def test_under_svi_it_is_scaled_like_pyros_losses(name, plate_size):
     for which, parameter in pair.parameters_by_name().items():
         moved = before[which] - 1e-3 * scale * float(gradients[which].sum())
         assert float(parameter.detach()) == pytest.approx(moved, rel=1e-9), which
+    pyro.clear_param_store()
+
+
+@pytest.mark.parametrize("plate_size", [None, 1000])
+def test_each_batch_has_the_scale_of_its_own_size(plate_size):
+    """Four rows and a ragged batch of one: the loss without draws' noise is N/B times the sum of its rows."""
+    pair, objective = Scalar(plate_size=plate_size), ELBO(beta=1.0)
+    for x in (X, X[:1], X):
+        torch.manual_seed(5)
+        h = pair.by_hand(x, noise_of(5, 1, len(x)))
+        total = float((h["kl"] - h["log_likelihood"]).sum())
+        scale = 1.0 if plate_size is None else plate_size / len(x)
+        assert objective.loss(pair.model, pair.guide, x) == pytest.approx(scale * total)
     pyro.clear_param_store()
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import pyrovae as pv
-from pyrovae import rows
-from pyrovae.objectives import ELBO, IWAE, FreeBits, ReweightedWakeSleep
+from pyrovae import objectives, rows
+from pyrovae.objectives import ELBO, IWAE, FreeBits, ReweightedWakeSleep, RowObjective
 from tests.components import MODELS
 
 OBJECTIVES = {
@@ -25,6 +25,13 @@ REFUSED = {
     ("GaussianMixture", "free bits by dimension"),
     ("DeepMarkovModel", "free bits by dimension"),
 }
+
+
+def test_every_public_objective_is_in_the_table():
+    public = {getattr(objectives, name) for name in objectives.__all__}
+    made = {type(make()) for make in OBJECTIVES.values()}
+    subclasses = {c for c in public if isinstance(c, type) and issubclass(c, RowObjective)}
+    assert subclasses - {RowObjective} == made
 
 
 def build(name):
