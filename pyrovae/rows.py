@@ -100,11 +100,15 @@ class RowTerms:
     def site_rate(self, name: str) -> Tensor:
         """The rate of one latent site, [S,B]."""
         q, p = self.guide_sites[name], self.model_sites[name]
-        given = set(_before(name, self.model_sites)) & set(self.latents)
-        analytic = _analytic_kl(q, p) if given <= set(_before(name, self.guide_sites)) else None
+        analytic = _analytic_kl(q, p) if self.in_the_models_order(name) else None
         if analytic is None:
             return q.log_prob - p.log_prob
         return by_row(analytic, len(q.log_prob), self.layout, self.broadcasts)
+
+    def in_the_models_order(self, name: str) -> bool:
+        """Whether the guide draws a latent after all those that the model draws before it."""
+        given = set(_before(name, self.model_sites)) & set(self.latents)
+        return given <= set(_before(name, self.guide_sites))
 
     def dimension_rates(self, name: str) -> Tensor | None:
         """The closed-form rate of each number of a latent site, [S,B,K]; None where it has none by dimension.
@@ -113,8 +117,7 @@ class RowTerms:
         """
         q, p = self.guide_sites[name], self.model_sites[name]
         bases = [_elementwise(q.distribution), _elementwise(p.distribution)]
-        given = set(_before(name, self.model_sites)) & set(self.latents)
-        if None in bases or not given <= set(_before(name, self.guide_sites)):
+        if None in bases or not self.in_the_models_order(name):
             return None
         analytic = _analytic_kl(replace(q, distribution=bases[0]), replace(p, distribution=bases[1]))
         if analytic is None:

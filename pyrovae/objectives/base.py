@@ -9,14 +9,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import pyro
 import pyro.infer
 import torch
 from pyro import poutine
-from pyro.infer.util import torch_item
+from pyro.util import warn_if_nan
 from torch import Tensor
 
 from pyrovae import contract, rows
@@ -49,13 +49,17 @@ class RowLosses:
         return cls(value, value if surrogate is None else surrogate, log_likelihood, rate)
 
 
-@dataclass
+@dataclass(eq=False)
 class UnboundPair:
-    """A model and a guide on Pyro's global parameters, with their layout: what `rows` needs of a VAE."""
+    """A model and a guide on Pyro's global parameters, with their layout: what `rows` needs of a VAE.
+
+    `scales` holds the row plate's N/B for each B that has been seen.
+    """
 
     model: Program
     guide: Program
     layout: Layout
+    scales: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass(eq=False, repr=False)
@@ -74,6 +78,17 @@ class RowObjective(pyro.infer.ELBO):
             its densities by `poutine.scale`: objectives by row read densities, not scales.
         TypeError: at a call, keyword arguments: a pair takes `(x, *context)`.
 
+    Example:
+        >>> @dataclass(eq=False, repr=False)
+        ... class LogLikelihood(RowObjective):
+        ...     num_samples: int = 1
+        ...
+        ...     def evaluate(self, pair, arguments):
+        ...         terms = rows.row_terms(pair, arguments, self.num_samples)
+        ...         return RowLosses.of(terms, -terms.log_likelihood.mean(0))
+        >>> LogLikelihood(num_samples=3)
+        LogLikelihood(num_samples=3)
+
     """
 
     def __post_init__(self) -> None:
@@ -81,7 +96,6 @@ class RowObjective(pyro.infer.ELBO):
         self._scheduled: tuple[Scheduled, ...] = ()
         self._steps = 0
         self._pairs: list[UnboundPair] = []
-        self._scales: dict[tuple[int, int], float] = {}
 
     @abstractmethod
     def evaluate(self, pair: rows.Pair, arguments: Arguments) -> RowLosses:
@@ -106,7 +120,7 @@ class RowObjective(pyro.infer.ELBO):
             scheduled.to(device)
 
     def __repr__(self) -> str:
-        settings = ", ".join(f"{field.name}={_setting(getattr(self, field.name))}" for field in fields(self))
+        settings = ", ".join(f"{f.name}={_setting(getattr(self, f.name))}" for f in fields(self))
         return f"{type(self).__qualname__}({settings})"
 
     # What pyro.infer.SVI calls
@@ -115,7 +129,7 @@ class RowObjective(pyro.infer.ELBO):
     def loss(self, model: Program, guide: Program, *arguments: Any, **keywords: Any) -> float:
         """The loss of a batch: N/B times the sum over its rows, in nats."""
         losses, scale = self._run(model, guide, arguments, keywords)
-        return scale * float(torch_item(losses.value.sum()))
+        return _told(losses, scale)
 
     def loss_and_grads(self, model: Program, guide: Program, *arguments: Any, **keywords: Any) -> float:
         """The loss of a batch, its gradients added to those of the parameters."""
@@ -123,7 +137,7 @@ class RowObjective(pyro.infer.ELBO):
         losses, scale = self._run(model, guide, arguments, keywords)
         if losses.surrogate.requires_grad:
             (scale * losses.surrogate.sum()).backward()
-        return scale * float(torch_item(losses.value.sum()))
+        return _told(losses, scale)
 
     def differentiable_loss(self, model: Program, guide: Program, *arguments: Any, **keywords: Any) -> Tensor:
         """The loss of a batch as a tensor whose gradients are the objective's."""
@@ -149,15 +163,21 @@ class RowObjective(pyro.infer.ELBO):
         if pair is None:
             pair = UnboundPair(model, guide, _inspect(model, guide, arguments))
             self._pairs.append(pair)
-        place, num_rows = self._pairs.index(pair), rows.num_rows(arguments)
-        if (place, num_rows) not in self._scales:
+        num_rows = rows.num_rows(arguments)
+        if num_rows not in pair.scales:
             with _leaving_no_trace(model, guide, arguments):
                 trace = rows.plain_trace(model, arguments)
-            self._scales[place, num_rows] = row_plate_scale(trace)
-        return self.evaluate(pair, arguments), self._scales[place, num_rows]
+            pair.scales[num_rows] = row_plate_scale(trace)
+        return self.evaluate(pair, arguments), pair.scales[num_rows]
 
     def _get_trace(self, *arguments: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} reads densities by row and hands out no traces.")
+
+
+def _told(losses: RowLosses, scale: float) -> float:
+    loss = scale * losses.value.detach().sum()
+    warn_if_nan(loss, "loss")  # as Pyro's own do
+    return float(loss)
 
 
 def _inspect(model: Program, guide: Program, arguments: Arguments) -> Layout:

@@ -88,24 +88,24 @@ class ELBO(RowObjective):
             return self._by_paths(pair, arguments)
         terms = rows.row_terms(pair, arguments, self.num_samples)
         refuse_scores(terms.guide_sites)
-        value = self._loss(terms)
-        if not self.analytic_kl:
-            return RowLosses.of(terms, value)
-        return RowLosses(value, value, terms.log_likelihood.detach(), terms.rate.detach())
+        log_likelihood = terms.log_likelihood
+        rate = terms.rate if self.analytic_kl else terms.log_guide - terms.log_prior
+        value = self._loss(terms, log_likelihood, rate)
+        return RowLosses(value, value, log_likelihood.detach(), rate.detach())
 
     def _by_paths(self, pair: rows.Pair, arguments: Arguments) -> RowLosses:
         cut = cut_terms(pair, arguments, self.num_samples)
         refuse_scores(cut.terms.guide_sites)
         refuse_moving_supports(cut.terms.guide_sites)
-        value = self._loss(cut.terms)
-        surrogate = self._loss(cut.without_scores) + cut.along_paths(value)
-        return RowLosses.of(cut.terms, value, surrogate)
+        value, direct = (
+            self._loss(terms, terms.log_likelihood, terms.log_guide - terms.log_prior)
+            for terms in (cut.terms, cut.without_scores)
+        )
+        return RowLosses.of(cut.terms, value, direct + cut.along_paths(value))
 
-    def _loss(self, terms: RowTerms) -> Tensor:
+    def _loss(self, terms: RowTerms, log_likelihood: Tensor, rate: Tensor) -> Tensor:
+        """By row, [B], from [S,B]."""
+        mean_rate = rate.mean(0)
         if self.free_bits is not None:
-            rate = self.free_bits.rate(terms, analytic=bool(self.analytic_kl))
-        elif self.analytic_kl:
-            rate = terms.rate.mean(0)
-        else:
-            rate = (terms.log_guide - terms.log_prior).mean(0)
-        return self._beta.tensor * rate - terms.log_likelihood.mean(0)
+            mean_rate = self.free_bits.rate(terms, analytic=bool(self.analytic_kl))
+        return self._beta.tensor * mean_rate - log_likelihood.mean(0)

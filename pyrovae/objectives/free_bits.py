@@ -26,7 +26,8 @@ class FreeBits:
         per_dimension: a group is one number of a latent site, by the closed form of its rate; else a site.
 
     Raises:
-        ValueError: a negative or NaN floor; at a call, latents without a rate of their own.
+        ValueError: a negative or NaN floor; at a call, latents without a rate of their own, as where a guide draws
+            them in another order than the model.
 
     Example:
         >>> FreeBits(0.25, per_dimension=True)
@@ -50,6 +51,12 @@ class FreeBits:
 
     def _groups(self, terms: RowTerms, name: str, analytic: bool) -> Tensor:
         """The rates of a site's groups by row, [B,J]."""
+        if not terms.in_the_models_order(name):
+            # log q - log p of the site alone is no divergence then: it may well be negative.
+            raise ValueError(
+                f"the guide draws '{name}' before latents that the model draws before it, so '{name}' has no rate of "
+                "its own to put a floor under. Draw the latents in the model's order, or use a schedule of beta."
+            )
         if not self.per_dimension:
             q, p = terms.guide_sites[name], terms.model_sites[name]
             rate = terms.site_rate(name) if analytic else q.log_prob - p.log_prob

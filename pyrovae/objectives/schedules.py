@@ -16,7 +16,18 @@ from torch import Tensor
 
 
 class Schedule(Protocol):
-    """A coefficient by the time of training."""
+    """A coefficient by the time of training: any callable like this one, at least 0 at every step.
+
+    Example:
+        >>> def late(step: int, epoch: float | None) -> float:
+        ...     return 0.0 if step < 1000 else 1.0
+        >>> import pyrovae as pv
+        >>> objective = pv.objectives.ELBO(beta=late)
+        >>> objective.advance(step=1000, epoch=None)
+        >>> objective.coefficients
+        (tensor(1., dtype=torch.float64),)
+
+    """
 
     def __call__(self, step: int, epoch: float | None) -> float:
         """The coefficient for the step about to be taken: `step` steps and `epoch` epochs are behind it."""

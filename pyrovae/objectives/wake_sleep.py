@@ -58,8 +58,8 @@ class ReweightedWakeSleep(RowObjective):
         for name, site in terms.guide_sites.items():
             if family_name(site.distribution) == "Delta":
                 raise ValueError(
-                    f"the guide samples '{name}' from a Delta, which has no density that wake-sleep could fit. Use "
-                    "objectives.ELBO() or objectives.IWAE(K)."
+                    f"the guide samples '{name}' from a Delta, which has no density that wake-sleep could fit. Let the "
+                    "guide sample its latents themselves, or use objectives.ELBO() or objectives.IWAE(K)."
                 )
         log_weights = terms.log_weights.detach()
         log_joint = terms.log_likelihood + terms.log_prior
