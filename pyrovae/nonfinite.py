@@ -15,7 +15,13 @@ from pyrovae.vae import VAE
 
 
 class NonFiniteLossError(FloatingPointError):
-    """A training loss became NaN or infinite; the VAE holds the last good weights."""
+    """A training loss became NaN or infinite; the VAE holds the last good weights.
+
+    Example:
+        >>> issubclass(NonFiniteLossError, ArithmeticError)
+        True
+
+    """
 
 
 def explain(vae: VAE, arguments: Arguments, places: Tensor | None, parameters: Mapping[str, Tensor]) -> str:
