@@ -8,6 +8,7 @@ its own, `to_arviz` hands it to ArviZ.
 from pyrovae import guides, models, nn
 from pyrovae._version import __version__
 from pyrovae.arviz_bridge import to_arviz
+from pyrovae.calibration import Calibration, calibrate
 from pyrovae.comparison import Comparison, compare
 from pyrovae.evidence import Elbo, LogMarginal, elbo, log_marginal
 from pyrovae.refinement import Refinement, refine
@@ -16,11 +17,13 @@ from pyrovae.vae import VAE
 
 __all__ = [
     "VAE",
+    "Calibration",
     "Comparison",
     "Elbo",
     "LogMarginal",
     "Refinement",
     "__version__",
+    "calibrate",
     "compare",
     "elbo",
     "fit",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from pyro.distributions import MaskedDistribution
 from pyro.poutine.util import site_is_factor
 from torch import Tensor
+from torch.distributions import Independent
 
 from pyrovae import rows
 from pyrovae.layout import Arguments, SiteLayout, canonical, rows_first
@@ -16,7 +19,7 @@ from pyrovae.sites import sample_sites
 
 @dataclass(frozen=True)
 class Observation:
-    """What one site observes: `value` [B, *inner plates, *event], `counted` [B, *inner plates]."""
+    """What one site observes of each row, and which of it counts: [B, *inner plates, *event] both."""
 
     value: Tensor
     counted: Tensor
@@ -24,9 +27,8 @@ class Observation:
 
     def numbers(self) -> Tensor:
         """[B, numbers of a row], NaN where a mask leaves one out."""
-        value = self.value.double()
-        counted = self.counted.reshape(self.counted.shape + (1,) * (value.dim() - self.counted.dim()))
-        return value.masked_fill(~counted, torch.nan).reshape(len(value), -1)
+        numbers = self.value.detach().double().cpu().masked_fill(~self.counted, torch.nan)
+        return numbers.reshape(len(numbers), -1)
 
 
 def observations_of(pair: Pair, arguments: Arguments) -> dict[str, Observation]:
@@ -40,18 +42,29 @@ def observations_of(pair: Pair, arguments: Arguments) -> dict[str, Observation]:
         value = canonical(site["value"], 1, pair.layout, len(layout.event_shape), broadcasts=True)
         found[name] = Observation(
             rows_first(value, layout)[0],
-            counted(site["mask"], site["fn"].batch_shape, 1, pair, layout, broadcasts=True)[0],
+            entries_counted(site["fn"], site["mask"], 1, pair, layout, broadcasts=True)[0],
             bool(site["fn"].support.is_discrete),
         )
     return found
 
 
-def counted(
-    mask: object, batch_shape: torch.Size, num_samples: int, pair: Pair, site: SiteLayout, *, broadcasts: bool
+def entries_counted(
+    distribution: Any, mask: Any, num_samples: int, pair: Pair, site: SiteLayout, *, broadcasts: bool
 ) -> Tensor:
-    """Which elements of a site its mask leaves in: [S, B, *inner plates]."""
-    entries = torch.ones(batch_shape, dtype=torch.bool)
-    if mask is not None:
-        entries = entries & torch.as_tensor(mask).cpu()
-    inner = canonical(entries, num_samples, pair.layout, 0, broadcasts=broadcasts)
-    return rows_first(inner, SiteLayout(torch.Size(), site.inner_dims, site.inner_sizes))
+    """Which entries of a site count, by the site's mask and its distribution's own: [S, B, *inner plates, *event]."""
+    shape = distribution.batch_shape + distribution.event_shape
+    kept = torch.ones(shape, dtype=torch.bool)
+    masks = [(mask, len(distribution.batch_shape))]
+    inside = distribution
+    while isinstance(inside, Independent | MaskedDistribution):
+        if isinstance(inside, MaskedDistribution):
+            masks.append((inside._mask, len(inside.batch_shape)))
+        inside = inside.base_dist
+    for some, batch_dim in masks:
+        if some is not None:
+            entries = torch.as_tensor(some).cpu()
+            # A mask lies over batch dims, the last of which are event dims of the whole site.
+            kept = kept & entries.reshape(entries.shape + (1,) * (len(shape) - batch_dim))
+    return rows_first(
+        canonical(kept, num_samples, pair.layout, len(site.event_shape), broadcasts=broadcasts), site
+    )

@@ -1,0 +1,414 @@
+"""Simulation-based calibration of an amortized guide.
+
+Draw (z, x) from the model and z_1..z_L from q(z|x). If q is the posterior, z and the draws are exchangeable, and
+the rank of any quantity of z among those of the draws is uniform on 0..L. A guide too narrow, too wide or off
+shows in the ranks. What the model's own draws cannot show is whether the model suits the data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pyrovae import rows
+from pyrovae.data import Rows
+from pyrovae.evidence import NUMBERS_AT_ONCE, ROWS_AT_ONCE, seeds_from
+from pyrovae.layout import Arguments, pyro_layout, rows_first
+from pyrovae.observed import entries_counted, observations_of
+from pyrovae.sites import Site
+from pyrovae.uniformity import uniformity_p_value
+from pyrovae.vae import VAE, check_count
+
+LEVELS = (0.5, 0.8, 0.9, 0.95)
+# Draws whose weights make one importance-resampled draw.
+WEIGHTS_PER_DRAW = 10
+LIKELIHOOD, GUIDE = "log p(x|z)", "log q(z|x)"
+NO_RANK = -1
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What `calibrate` gives, for M simulations of L draws and Q quantities.
+
+    `ranks` and `corrected_ranks` are [M,Q], whole numbers 0..L, of the guide's draws and of draws resampled by
+    importance weights; -1 where a mask leaves a latent out. `quantities` names the columns: every scalar of the
+    latents (`z[0]`, or `z` for a single one), `log p(x|z)`, and `log q(z|x)` where the guide has no auxiliary sites.
+
+    `p_values` (by quantity: `guide`, `corrected`) come from an exact test of uniformity (`pyrovae.uniformity`).
+    `passed` says that the smallest p-value times Q is not below `false_alarm_rate` (Bonferroni): an exact guide
+    fails at that rate or less, all quantities taken together; `corrected_passed` says so of the draws resampled by
+    importance weights.
+
+    `coverage` has the columns `quantity, level, coverage, std_error, corrected, corrected_std_error`: how often the
+    central interval of the draws of that probability holds the latent that made the row; for `log q(z|x)`, the
+    region of highest guide density, which is of all latents at once. Its errors are over simulations.
+    """
+
+    ranks: Tensor
+    corrected_ranks: Tensor
+    quantities: tuple[str, ...]
+    num_draws: int
+    p_values: pd.DataFrame
+    coverage: pd.DataFrame
+    false_alarm_rate: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing speaks against the guide."""
+        return self._passed("guide")
+
+    @property
+    def corrected_passed(self) -> bool:
+        """Whether nothing speaks against the guide's draws once they are resampled by importance weights."""
+        return self._passed("corrected")
+
+    def _passed(self, which: str) -> bool:
+        return float(self.p_values[which].min()) * len(self.p_values) >= self.false_alarm_rate
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a quantity: p-values, and in words what its ranks look like."""
+        frame = self.p_values.copy()
+        frame["verdict"] = [self._verdict(place) for place in range(len(self.quantities))]
+        return frame
+
+    def _verdict(self, place: int) -> str:
+        """What the ranks of one quantity show, from their mean and spread."""
+        if float(self.p_values["guide"].iloc[place]) * len(self.p_values) >= self.false_alarm_rate:
+            return "nothing against it"
+        ranks = self.ranks[:, place]
+        ranks = ranks[ranks != NO_RANK].double()
+        scaled = (ranks + 0.5) / (self.num_draws + 1) - 0.5
+        M = len(scaled)
+        mean = float(scaled.mean()) * math.sqrt(12 * M)
+        spread = float((scaled**2).mean() - 1 / 12) * math.sqrt(180 * M)
+        if self.quantities[place] in (LIKELIHOOD, GUIDE):
+            side = "above" if mean > 0 else "below"
+            return f"at the truth it lies {side} that of the draws" if abs(mean) > 2 else "not uniform"
+        found = []
+        if abs(mean) > 3:
+            found.append("guide too low" if mean > 0 else "guide too high")
+        if abs(spread) > 3 and abs(spread) > abs(mean) / 2:
+            found.append("guide too narrow" if spread > 0 else "guide too wide")
+        return ", ".join(found) or "not uniform"
+
+    def __str__(self) -> str:
+        M, Q = self.ranks.shape
+        lines = [
+            f"Simulation-based calibration: {M} simulations, {self.num_draws} draws each, {Q} quantities",
+            f"guide: {_words(self.passed)}   importance-corrected: {_words(self.corrected_passed)}"
+            f"   (an exact guide fails at a rate of {self.false_alarm_rate:g} or less)",
+            "",
+            self.to_frame().to_string(float_format=lambda value: f"{value:.4f}"),
+            "",
+            "Expected coverage, ± its standard error over simulations",
+            self._coverage_page(),
+        ]
+        if not self.passed and self.corrected_passed:
+            lines += [
+                "",
+                "Importance weights repair what is wrong with the guide: trust log_marginal and resampled draws.",
+            ]
+        if not self.passed:
+            lines += [
+                "",
+                "What to try: train longer or with more rows, a richer family (FullNormal, a flow; AutoGuide for "
+                "several sites), or refine() for the rows at hand.",
+            ]
+        return "\n".join(lines)
+
+    def _coverage_page(self) -> str:
+        page = self.coverage.copy()
+        for column in ("coverage", "corrected"):
+            error = page["std_error" if column == "coverage" else "corrected_std_error"]
+            page[column] = [f"{c:.3f} ± {e:.3f}" for c, e in zip(page[column], error, strict=True)]
+        named = page.rename(columns={"coverage": "guide"})[["quantity", "level", "guide", "corrected"]]
+        return named.to_string(index=False)
+
+
+def calibrate(
+    vae: VAE,
+    *context: Any,
+    num_simulations: int = 500,
+    num_draws: int = 99,
+    false_alarm_rate: float = 0.05,
+    as_x: Callable[[Mapping[str, Tensor]], Tensor] | None = None,
+    seed: int | None = None,
+    progress: bool = False,
+) -> Calibration:
+    """Check a guide against the model's own draws: ranks of true latents among draws of q(z|x).
+
+    z, x ~ p(z, x); z_1..z_L ~ q(z|x); rank = #{l: f(z_l) < f(z)} for each quantity f, ties broken at random.
+    "Validating Bayesian Inference Algorithms with Simulation-Based Calibration" (Talts, Betancourt, Simpson,
+    Vehtari, Gelman, 2018), https://arxiv.org/abs/1804.06788. A guide that ignores x and returns the prior has
+    uniform ranks in every latent; log p(x|z) shows it: "Simulation-Based Calibration Checking for Bayesian
+    Computation: The Choice of Test Quantities Shapes Sensitivity" (Modrák, Moon, Kim, Bürkner, Huurre, Faltejsková,
+    Gelman, Vehtari, 2023), https://arxiv.org/abs/2211.02383. Regions of highest guide density (ranks of log q(z|x)):
+    "A Trust Crisis In Simulation-Based Inference? Your Posterior Approximations Can Be Unfaithful" (Hermans,
+    Delaunoy, Rozet, Wehenkel, Begy, Louppe, 2021), https://arxiv.org/abs/2110.06581.
+
+    The importance-corrected ranks are of L draws resampled, with replacement, from 10 L draws of the guide by their
+    weights p(x, z) / q(z|x). They are uniform only as far as these weights are good, which Pareto k tells.
+
+    Args:
+        vae: the pair; it must have seen data.
+        context: what the pair takes beside `x`; a tensor of R rows is gone through again and again, simulation i
+            with its row i mod R.
+        num_simulations: M.
+        num_draws: L. L + 1 with many divisors (99, 199) makes tidy histograms.
+        false_alarm_rate: at most how often an exact guide fails, over all quantities together.
+        as_x: makes `x`, [M, ...], from the observations by site, [M, ...] each; needed where `x` is not what the
+            one observed site observes (several sites, entries masked, a transformation).
+        seed: draws are the same for the same seed; None takes one from torch's random state.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: a VAE that has seen no data; a model that reads values of `x` beyond observing them; an `x`
+            from which the model does not observe what was simulated (see `as_x`); counts below 1, fewer than 20
+            simulations; a rate that is not between 0 and 1.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> prior, decoder = pv.models.StandardNormal(2), pv.models.Bernoulli(pv.nn.MLP(2, 6))
+        >>> encoder = pv.guides.DiagonalNormal(pv.nn.MLP(6, (2, 2)))
+        >>> model = pv.models.LatentVariableModel(prior, decoder)
+        >>> vae = pv.VAE(model, pv.guides.AmortizedGuide(encoder), example=torch.zeros(5, 6))
+        >>> result = pv.calibrate(vae, num_simulations=50, num_draws=9, seed=0)
+        >>> result.quantities, result.ranks.shape
+        (('z[0]', 'z[1]', 'log p(x|z)', 'log q(z|x)'), torch.Size([50, 4]))
+
+    """
+    check_count("num_simulations", num_simulations)
+    check_count("num_draws", num_draws)
+    if num_simulations < 20:
+        raise ValueError(
+            f"num_simulations is {num_simulations}: expected at least 20, or nothing can be seen."
+        )
+    if not 0 < false_alarm_rate < 1:
+        raise ValueError(f"false_alarm_rate is {false_alarm_rate!r}: expected a number between 0 and 1.")
+    seeds = seeds_from(seed)
+    context = _cycled(context, num_simulations)
+    with rows.fixed_seed(next(seeds), vae.device):
+        truth, observed = vae.sample_prior(num_simulations, *context)
+    data = vae.rows(_assembled(vae, observed, as_x), *context)
+    _check_observed(vae, data, observed, masks_allowed=as_x is not None)
+    numbers = max(
+        1, sum(site.numel for site in (*vae.layout.latents.values(), *vae.layout.observed.values()))
+    )
+    at_once = max(1, min(ROWS_AT_ONCE, NUMBERS_AT_ONCE // (numbers * WEIGHTS_PER_DRAW * num_draws)))
+    parts = []
+    with tqdm(total=num_simulations, desc="calibrate", unit=" rows", disable=not progress) as bar:
+        for first in range(0, num_simulations, at_once):
+            block = slice(first, first + at_once)
+            some = data.take(block, vae.device)
+            with vae.evaluating(), rows.fixed_seed(next(seeds), vae.device):
+                parts.append(_ranks(vae, some, {n: z[block] for n, z in truth.items()}, num_draws))
+            bar.update(rows.num_rows(some))
+    names = tuple(parts[0])
+    ranks, corrected = (torch.cat([torch.stack([p[n][i] for n in names], 1) for p in parts]) for i in (0, 1))
+    return Calibration(
+        ranks,
+        corrected,
+        names,
+        num_draws,
+        _p_values(names, ranks, corrected, num_draws, false_alarm_rate),
+        _coverage(names, ranks, corrected, num_draws),
+        false_alarm_rate,
+    )
+
+
+def _cycled(context: Arguments, num_simulations: int) -> Arguments:
+    """Context for every simulation: tensors' rows again and again."""
+    arrays = [c for c in context if isinstance(c, Tensor | np.ndarray) or hasattr(c, "to_numpy")]
+    if not arrays:
+        return context
+    num_rows = len(arrays[0]) if arrays[0].ndim else 1
+    place = torch.arange(num_simulations) % max(1, num_rows)
+    return Rows((torch.zeros(num_rows), *context)).take(place)[1:]
+
+
+def _assembled(
+    vae: VAE, observed: Mapping[str, Tensor], as_x: Callable[[Mapping[str, Tensor]], Tensor] | None
+) -> Tensor:
+    """`x` from the simulated observations: the one site's own, in the shape and dtype of `x`."""
+    if as_x is not None:
+        return as_x(observed)
+    if len(observed) > 1:
+        raise ValueError(
+            f"the model observes several sites, {sorted(observed)}: give as_x, which makes x from them, e.g. "
+            "calibrate(vae, as_x=lambda observed: torch.cat([observed['a'], observed['b']], -1))."
+        )
+    ((name, value),) = observed.items()
+    template = vae._blank(len(value), 0.0, 0)  # of the shape and dtype of x
+    if template.numel() != value.numel():
+        raise ValueError(
+            f"site '{name}' observes {value[0].numel()} numbers of a row and x has {template[0].numel()}: give as_x, "
+            "which makes x from {name: observations}."
+        )
+    return value.reshape(template.shape).to(template.dtype)
+
+
+def _check_observed(vae: VAE, data: Rows, observed: Mapping[str, Tensor], *, masks_allowed: bool) -> None:
+    """Raise unless the model observes of `x` what was simulated, masked entries aside."""
+    arguments = data.take(slice(None), vae.device)
+    with vae.evaluating(), rows.fixed_seed(0, vae.device):
+        found = observations_of(vae, arguments)
+    for name, observation in found.items():
+        numbers = observation.numbers()
+        masked = numbers.isnan()
+        if not masks_allowed and bool(masked.any()):
+            raise ValueError(
+                f"site '{name}' masks some observations, and a guide must not see what the model does not: give as_x, "
+                "which makes x from {name: observations} with a filler where the mask is."
+            )
+        simulated = observed[name].double().reshape(numbers.shape)
+        if not torch.allclose(numbers[~masked], simulated[~masked], rtol=1e-5, atol=1e-6):
+            raise ValueError(
+                f"given the simulated x, site '{name}' observes something else than was simulated (it transforms x, or "
+                "takes other entries of it): give as_x, which makes x from {name: observations}."
+            )
+
+
+def _ranks(
+    vae: VAE, arguments: Arguments, truth: Mapping[str, Tensor], num_draws: int
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Ranks of the true quantities among the guide's draws, and among resampled ones, by quantity: [B] each."""
+    S = WEIGHTS_PER_DRAW * num_draws
+    layout = vae.layout
+    guide_sites = rows.run_guide(vae, arguments, S)
+    latents = {name: guide_sites[name].value for name in layout.latents}
+    # The truth is scored together with the draws: what is equal must come out equal, to rounding.
+    both = {
+        name: torch.cat([z, pyro_layout(truth[name][None], layout.latents[name], layout.sample_dim)])
+        for name, z in latents.items()
+    }
+    model_sites = rows.run_model(vae, arguments, both, S + 1)
+    terms = rows.RowTerms(model_sites, guide_sites, both, layout, broadcasts=False)
+    joint, log_likelihood = terms.log_likelihood + terms.log_prior, terms.log_likelihood
+    chosen = _resampled(joint[:S] - terms.log_guide if guide_sites else joint[:S], num_draws)
+    quantities: dict[str, tuple[Tensor, Tensor]] = {}
+    for name, site in layout.latents.items():
+        kept = _counted_in_both(vae, name, guide_sites, model_sites)
+        quantities |= _scalars(name, rows_first(both[name], site), kept)
+    for name, draws in rows.enumerated_draws(vae, arguments, latents, S).items():
+        values = torch.cat([rows_first(draws, layout.enumerated[name]), truth[name][None]])
+        quantities |= _scalars(name, values, torch.ones_like(values[0], dtype=torch.bool))
+    everywhere = torch.ones(log_likelihood.shape[1], dtype=torch.bool)
+    if latents:
+        quantities[LIKELIHOOD] = (log_likelihood, everywhere)
+    if latents and set(guide_sites) == set(latents):
+        scored = rows.run_guide(vae, arguments, S + 1, latents=both)
+        quantities[GUIDE] = (torch.stack([site.log_prob for site in scored.values()]).sum(0), everywhere)
+    return {
+        name: (
+            _rank(values[:num_draws], values[S]).cpu().masked_fill(~kept.cpu(), NO_RANK),
+            _rank(values[:S].gather(0, chosen), values[S]).cpu().masked_fill(~kept.cpu(), NO_RANK),
+        )
+        for name, (values, kept) in quantities.items()
+    }
+
+
+def _resampled(log_weights: Tensor, num_draws: int) -> Tensor:
+    """Places of draws taken by their weights, with replacement: [L,B]; evenly where no draw has any weight."""
+    log_weights = log_weights.double().nan_to_num(nan=-torch.inf)
+    hopeless = (log_weights == -torch.inf).all(0)
+    weights = log_weights.masked_fill(hopeless, 0.0).softmax(0)
+    return torch.multinomial(weights.T, num_draws, replacement=True).T
+
+
+def _rank(draws: Tensor, truth: Tensor) -> Tensor:
+    """How many draws [L,B] lie below the truth [B]; ties, to rounding, are broken at random."""
+    precision = torch.finfo(draws.dtype).eps if draws.dtype.is_floating_point else 0.0
+    equal = (draws == truth) | ((draws - truth).abs() <= 16 * precision * truth.abs())
+    ties = equal.sum(0)
+    extra = (torch.rand(ties.shape, device=ties.device) * (ties + 1)).long()
+    return ((draws < truth) & ~equal).sum(0) + torch.minimum(extra, ties)
+
+
+def _scalars(name: str, values: Tensor, kept: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Every scalar of a latent [S,B,...] by its name, [S,B], with the rows in which it counts, [B]."""
+    return {
+        name + (f"[{','.join(map(str, index))}]" if index else ""): (
+            values[(slice(None), slice(None), *index)],
+            kept[(slice(None), *index)],
+        )
+        for index in np.ndindex(*values.shape[2:])
+    }
+
+
+def _counted_in_both(
+    vae: VAE, name: str, guide_sites: Mapping[str, Site], model_sites: Mapping[str, Site]
+) -> Tensor:
+    """Which entries of a latent neither program masks, [B, *inner plates, *event]."""
+    kept = torch.ones((), dtype=torch.bool)
+    runs = ((guide_sites, vae.layout.guide_broadcasts), (model_sites, vae.layout.model_broadcasts))
+    for sites, broadcasts in runs:
+        site = sites.get(name)  # in the model, enumeration may have joined it with others
+        if site is not None and site.distribution is not None:
+            S = len(site.log_prob)
+            kept = (
+                kept
+                & entries_counted(
+                    site.distribution, site.mask, S, vae, vae.layout.latents[name], broadcasts=broadcasts
+                )[0]
+            )
+    return kept
+
+
+def _p_values(
+    names: tuple[str, ...], ranks: Tensor, corrected: Tensor, num_draws: int, false_alarm_rate: float
+) -> pd.DataFrame:
+    # Enough simulated ranks to see a p-value far below the rate divided by Q.
+    num_null = max(2000, math.ceil(20 * len(names) / false_alarm_rate))
+
+    def of(column: Tensor) -> float:
+        counting = column[column != NO_RANK].numpy()
+        return uniformity_p_value(counting, num_draws, num_null) if len(counting) else math.nan
+
+    frame = {
+        which: [of(table[:, place]) for place in range(len(names))]
+        for which, table in (("guide", ranks), ("corrected", corrected))
+    }
+    return pd.DataFrame(frame, index=pd.Index(names, name="quantity"))
+
+
+def _coverage(names: tuple[str, ...], ranks: Tensor, corrected: Tensor, num_draws: int) -> pd.DataFrame:
+    lines = []
+    for place, name in enumerate(names):
+        if name == LIKELIHOOD:
+            continue
+        for level in LEVELS:
+            inside = (1 - level, 1.0) if name == GUIDE else ((1 - level) / 2, (1 + level) / 2)
+            figures = [_share_inside(table[:, place], num_draws, *inside) for table in (ranks, corrected)]
+            lines.append((name, level, *figures[0], *figures[1]))
+    columns = ["quantity", "level", "coverage", "std_error", "corrected", "corrected_std_error"]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def _share_inside(ranks: Tensor, num_draws: int, low: float, high: float) -> tuple[float, float]:
+    """The share of true quantities between two quantiles of q, and its error.
+
+    A rank says only that the true quantity lies somewhere in [rank, rank + 1] / (L + 1) of q: the part of that
+    within the limits counts.
+    """
+    ranks = ranks[ranks != NO_RANK].double()
+    M = len(ranks)
+    if M == 0:
+        return math.nan, math.nan
+    upper = ((ranks + 1) / (num_draws + 1)).clamp(max=high)
+    lower = (ranks / (num_draws + 1)).clamp(min=low)
+    share = float(((upper - lower).clamp(min=0) * (num_draws + 1)).mean())
+    # Laplace's rule, so that an error is never zero.
+    smoothed = (share * M + 1) / (M + 2)
+    return share, math.sqrt(smoothed * (1 - smoothed) / (M + 2))
+
+
+def _words(passed: bool) -> str:
+    return "PASSED" if passed else "FAILED"
