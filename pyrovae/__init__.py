@@ -10,7 +10,9 @@ from pyrovae._version import __version__
 from pyrovae.arviz_bridge import to_arviz
 from pyrovae.calibration import Calibration, calibrate
 from pyrovae.comparison import Comparison, compare
+from pyrovae.diagnosis import Diagnosis, diagnose
 from pyrovae.evidence import Elbo, LogMarginal, elbo, log_marginal
+from pyrovae.rate_distortion import rate_distortion
 from pyrovae.refinement import Refinement, refine
 from pyrovae.training import fit
 from pyrovae.vae import VAE
@@ -19,18 +21,21 @@ __all__ = [
     "VAE",
     "Calibration",
     "Comparison",
+    "Diagnosis",
     "Elbo",
     "LogMarginal",
     "Refinement",
     "__version__",
     "calibrate",
     "compare",
+    "diagnose",
     "elbo",
     "fit",
     "guides",
     "log_marginal",
     "models",
     "nn",
+    "rate_distortion",
     "refine",
     "to_arviz",
 ]

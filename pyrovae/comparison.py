@@ -22,6 +22,7 @@ from pyrovae.data import Rows
 from pyrovae.evidence import LogMarginal, log_marginal, seeds_from
 from pyrovae.observed import observations_of
 from pyrovae.psis import GOOD_K
+from pyrovae.reliability import unreliable_rows
 from pyrovae.vae import VAE, check_count
 
 # Rows on which models must agree about what they observe.
@@ -149,14 +150,12 @@ def comparison_of(results: Mapping[str, LogMarginal]) -> Comparison:
     """The tables, from every model's estimates for the same rows."""
     ordered = sorted(results, key=lambda name: -float(results[name].log_marginal.sum()))
     pointwise = {name: results[name].log_marginal for name in ordered}
-    N = len(pointwise[ordered[0]])
     mc_error = {name: float((results[name].std_error ** 2).sum().sqrt()) for name in ordered}
     weights = stacking_weights(torch.stack([pointwise[name] for name in ordered], 1))
     best, table = ordered[0], {}
     for rank, name in enumerate(ordered):
         gap = pointwise[best] - pointwise[name]
-        # Of a single sample the weights are all equal, and k says nothing.
-        bad = N if results[name].num_samples == 1 else int((~(results[name].khat < GOOD_K)).sum())
+        bad = int(unreliable_rows(results[name]).sum())
         table[name] = {
             "rank": rank,
             "elpd": float(pointwise[name].sum()),

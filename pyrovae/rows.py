@@ -100,11 +100,15 @@ class RowTerms:
     def site_rate(self, name: str) -> Tensor:
         """The rate of one latent site, [S,B]."""
         q, p = self.guide_sites[name], self.model_sites[name]
-        given = set(_before(name, self.model_sites)) & set(self.latents)
-        analytic = _analytic_kl(q, p) if given <= set(_before(name, self.guide_sites)) else None
+        analytic = analytic_kl(q, p) if self.given_before(name) else None
         if analytic is None:
             return q.log_prob - p.log_prob
         return by_row(analytic, len(q.log_prob), self.layout, self.broadcasts)
+
+    def given_before(self, name: str) -> bool:
+        """Whether the guide draws what p conditions a site on before it, so that its closed form is right."""
+        given = set(_before(name, self.model_sites)) & set(self.latents)
+        return given <= set(_before(name, self.guide_sites))
 
 
 def row_terms(pair: Pair, arguments: Arguments, num_samples: int) -> RowTerms:
@@ -353,7 +357,7 @@ def _ancestral(
     return values([*pair.layout.latents, *pair.layout.enumerated]), values(pair.layout.observed)
 
 
-def _analytic_kl(q: Site, p: Site) -> Tensor | None:
+def analytic_kl(q: Site, p: Site) -> Tensor | None:
     """KL(q || p) in Pyro's batch layout where torch or Pyro registers a closed form."""
     if p.distribution is None:
         return None  # one of several sites that enumeration couples

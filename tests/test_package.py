@@ -122,6 +122,7 @@ def test_every_public_name_is_documented_with_an_example():
     results = {
         "pyrovae.Calibration",
         "pyrovae.Comparison",
+        "pyrovae.Diagnosis",
         "pyrovae.Elbo",
         "pyrovae.LogMarginal",
         "pyrovae.Refinement",
