@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from pyrovae import rows
-from pyrovae.data import Rows
-from pyrovae.entry_rates import entry_rates
-from pyrovae.evidence import NUMBERS_AT_ONCE, LogMarginal, log_marginal, row_blocks, seeds_from
+from pyrovae.activity import Activity, mean_over_rows
+from pyrovae.evidence import LogMarginal, log_marginal, seeds_from
+from pyrovae.inference_gap import inference_gap
 from pyrovae.information import Information, information
-from pyrovae.layout import Arguments, rows_first
 from pyrovae.psis import GOOD_K
-from pyrovae.refinement import refine
 from pyrovae.reliability import unreliable_rows
-from pyrovae.support import check_support
 from pyrovae.vae import VAE, check_count
 
-# A dimension whose posterior mean varies less over rows is not active: Burda et al. (2015).
-ACTIVE_VARIANCE = 0.01
-# A rate below this tells nothing, whatever else: half the variance of the mean is the least rate that goes with it.
-NO_RATE = 0.01
-# An inactive dimension that costs as much is not at the prior: its posterior is the same for all rows.
-COSTLY_RATE = 0.1
-# Draws for rates without a closed form and for means, each.
-DRAWS = 100
 # Rows for mutual information: every draw is scored under every row's posterior.
 ROWS_FOR_INFORMATION = 1000
 ENTRIES_TO_PRINT = 20
@@ -237,7 +224,7 @@ def diagnose(
             f"gap_rows is {gap_rows!r}: expected a whole number from 0 to the number of rows, {N}."
         )
     seeds = seeds_from(seed)
-    found = _RowFigures(vae, data, seeds)
+    found = Activity(vae, data, seeds)
     notes = list(found.notes)
     quality = log_marginal(vae, x, *context, num_samples=num_samples, seed=next(seeds), progress=progress)
     with vae.evaluating(), rows.fixed_seed(next(seeds), vae.device):
@@ -245,7 +232,7 @@ def diagnose(
     gaps = None
     if gap_rows:
         some = data.take(_evenly(N, gap_rows))
-        gaps, said = _gaps(vae, some, num_samples, next(seeds), progress=progress)
+        gaps, said = inference_gap(vae, some, num_samples, next(seeds), progress=progress)
         notes += said
     summary = {
         "ELBO": found.reconstruction - found.rate,
@@ -253,7 +240,7 @@ def diagnose(
         "rate": found.rate,
         "log p(x)": quality.log_marginal,
     }
-    lines = {name: _mean_over_rows(values) for name, values in summary.items()}
+    lines = {name: mean_over_rows(values) for name, values in summary.items()}
     return Diagnosis(
         found.entries(),
         found.sites(),
@@ -263,187 +250,6 @@ def diagnose(
         gaps,
         tuple(notes),
     )
-
-
-class _RowFigures:
-    """Rates and posterior means of all rows, gathered block by block."""
-
-    def __init__(self, vae: VAE, data: Rows, seeds: Iterator[int]) -> None:
-        self.vae, self.notes = vae, [_enumerated_note(vae)] if vae.layout.enumerated else []
-        self.names = list(vae.layout.latents)
-        self.by_site: dict[str, Tensor] = {}
-        self.by_entry: dict[str, Tensor | None] = {}
-        self.means: dict[str, list[Tensor]] | None = None
-        blocks = [self._block(arguments, first, seeds) for first, arguments in row_blocks(vae, data)]
-        self.reconstruction = torch.cat([block["reconstruction"] for block in blocks])
-        self.rate = torch.cat([block["rate"] for block in blocks])
-        for name in self.names:
-            self.by_site[name] = torch.cat([block["sites"][name] for block in blocks])
-            parts = [block["entries"][name] for block in blocks]
-            self.by_entry[name] = None if parts[0] is None else torch.cat(parts)
-        self._explain_missing_rates()
-        self._gather_means(data, seeds)
-
-    def _block(self, arguments: Arguments, first: int, seeds: Iterator[int]) -> dict[str, Any]:
-        """Averages over draws for one block of rows: [B] and, by entry, [B, *inner plates, *event]."""
-        numbers = max(
-            1, math.prod(arguments[0].shape), *(s.numel for s in self.vae.layout.latents.values()), 1
-        )
-        at_once = max(1, min(DRAWS, NUMBERS_AT_ONCE // numbers))
-        sums: dict[str, Any] = {"reconstruction": 0.0, "rate": 0.0, "sites": {}, "entries": {}}
-        for start in range(0, DRAWS, at_once):
-            count = min(at_once, DRAWS - start)
-            with self.vae.evaluating(), rows.fixed_seed(next(seeds), self.vae.device):
-                if start == 0:
-                    check_support(self.vae.model, arguments, first)
-                terms = rows.row_terms(self.vae, arguments, count)
-                sums["reconstruction"] += terms.log_likelihood.double().cpu().sum(0) / DRAWS
-                sums["rate"] += terms.rate.double().cpu().sum(0) / DRAWS
-                for name in self.names:
-                    whole = self._site_rate(terms, name).double().cpu().sum(0) / DRAWS
-                    entries = entry_rates(terms, name)
-                    sums["sites"][name] = sums["sites"].get(name, 0.0) + whole
-                    sums["entries"][name] = (
-                        None
-                        if entries is None
-                        else sums["entries"].get(name, 0.0) + entries.double().cpu().sum(0) / DRAWS
-                    )
-        return sums
-
-    def _site_rate(self, terms: rows.RowTerms, name: str) -> Tensor:
-        if name in terms.model_sites:
-            return terms.site_rate(name)
-        return torch.full_like(terms.log_likelihood, math.nan)
-
-    def _explain_missing_rates(self) -> None:
-        for name in self.names:
-            if bool(self.by_site[name].isnan().any()):
-                self.notes.append(
-                    f"'{name}' has no rate of its own: summed-out latents couple it with other sites."
-                )
-            elif self.by_entry[name] is None:
-                self.notes.append(
-                    f"'{name}' has a rate as a whole only: its posterior or its prior does not factorize over its "
-                    "dimensions."
-                )
-
-    def _gather_means(self, data: Rows, seeds: Iterator[int]) -> None:
-        """Two independent estimates of every posterior mean, [2][N, *inner plates, *event] by site."""
-        if not self.names:
-            return
-        halves: list[dict[str, list[Tensor]]] = [{name: [] for name in self.names} for _ in range(2)]
-        try:
-            for _, arguments in row_blocks(self.vae, data):
-                for half in halves:
-                    with self.vae.evaluating(), rows.fixed_seed(next(seeds), self.vae.device):
-                        means = rows.guide_means(self.vae, arguments, DRAWS)
-                    for name, site in self.vae.layout.latents.items():
-                        half[name].append(rows_first(means[name], site)[0].double().cpu())
-        except ValueError as error:
-            self.notes.append(f"no posterior means, so that no dimension is known to be active: {error}")
-            return
-        self.means = {name: [torch.cat(half[name]) for half in halves] for name in self.names}
-
-    def _mean_variance(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        if self.means is None or len(self.rate) < 2:
-            return torch.full(shape, math.nan)
-        a, b = (half - half.mean(0) for half in self.means[name])
-        return ((a * b).sum(0) / (len(a) - 1)).expand(shape)
-
-    def entries(self) -> pd.DataFrame:
-        """One row an entry of a latent."""
-        lines = []
-        for name, site in self.vae.layout.latents.items():
-            shape = (*site.inner_sizes, *site.event_shape)
-            by_entry = self.by_entry[name]
-            rates = torch.full(shape, math.nan) if by_entry is None else by_entry.mean(0)
-            variances = self._mean_variance(name, shape)
-            of_site = float(self.by_site[name].mean())
-            for index in np.ndindex(*shape):
-                rate, variance = float(rates[index]), float(variances[index])
-                active = variance > ACTIVE_VARIANCE
-                dimension = ",".join(map(str, index))
-                lines.append((name, dimension, rate, active, variance, _verdict(rate, variance, of_site)))
-        return pd.DataFrame(
-            lines, columns=["site", "dimension", "rate", "active", "mean_variance", "verdict"]
-        )
-
-    def sites(self) -> pd.DataFrame:
-        """One row a latent site."""
-        entries = self.entries()
-        lines = [
-            (
-                name,
-                *_mean_over_rows(self.by_site[name]),
-                int(entries.loc[entries["site"] == name, "active"].sum()),
-                site.numel,
-            )
-            for name, site in self.vae.layout.latents.items()
-        ]
-        return pd.DataFrame(lines, columns=["site", "rate", "std_error", "active", "dimensions"])
-
-
-def _verdict(rate: float, variance: float, rate_of_site: float) -> str:
-    if math.isnan(rate) and rate_of_site < NO_RATE:
-        rate = rate_of_site
-    if rate < NO_RATE or (variance <= ACTIVE_VARIANCE and not rate >= COSTLY_RATE):
-        return "collapsed"
-    if math.isnan(variance):
-        return "unknown" if math.isnan(rate) else "active"
-    return "active" if variance > ACTIVE_VARIANCE else "constant"
-
-
-def _gaps(
-    vae: VAE, arguments: Arguments, num_samples: int, seed: int, *, progress: bool
-) -> tuple[pd.DataFrame, list[str]]:
-    """The inference gap of some rows and its two parts, with what is to be said of it."""
-    seeds = seeds_from(seed)
-    notes = []
-    try:
-        refined = refine(
-            vae, *arguments, seed=next(seeds), num_samples=max(2, num_samples), progress=progress
-        )
-    except ValueError as error:
-        empty = pd.DataFrame(math.nan, index=_GAPS, columns=["gap", "std_error", "mc_error"])
-        return empty, [f"no gaps: {error}"]
-    best = log_marginal(refined.vae, *arguments, num_samples=num_samples, seed=next(seeds))
-    if not refined.converged:
-        notes.append(
-            "refining did not converge: the amortization gap is at least what is said, the other at most."
-        )
-    bad = int(unreliable_rows(best).sum())
-    if bad:
-        notes.append(
-            f"Pareto k of the refined guide is not below {GOOD_K} for {bad} of {len(best)} rows: log p(x), and with it "
-            "the approximation gap, may be too low."
-        )
-    values = {
-        "approximation": (best.log_marginal - refined.elbo_after, best.std_error, refined.std_error_after),
-        "amortization": (refined.gain, refined.std_error_gain, torch.zeros(len(best))),
-        "inference": (best.log_marginal - refined.elbo_before, best.std_error, refined.std_error_before),
-    }
-    lines = {
-        name: (*_mean_over_rows(gap), float((a**2 + b**2).sum().sqrt()) / len(gap))
-        for name, (gap, a, b) in values.items()
-    }
-    return pd.DataFrame.from_dict(lines, orient="index", columns=["gap", "std_error", "mc_error"]), notes
-
-
-_GAPS = ["approximation", "amortization", "inference"]
-
-
-def _evenly(N: int, count: int) -> Tensor:
-    """Places of some of N rows, evenly spaced."""
-    return (torch.arange(count) * N) // count
-
-
-def _mean_over_rows(values: Tensor) -> tuple[float, float]:
-    N = len(values)
-    return float(values.mean()), float(values.std() / math.sqrt(N)) if N > 1 else math.nan
-
-
-def _enumerated_note(vae: VAE) -> str:
-    return f"{sorted(vae.layout.enumerated)} are summed out of the model: the guide has no rate or mean for them."
 
 
 def _name(site: str, dimension: str) -> str:
@@ -461,3 +267,8 @@ def _figure(value: float, error: float) -> str:
 
 def _number(value: float) -> str:
     return f"{value:.4f}"
+
+
+def _evenly(N: int, count: int) -> Tensor:
+    """Places of some of N rows, evenly spaced."""
+    return (torch.arange(count) * N) // count

@@ -11,7 +11,7 @@ from torch import nn
 import pyrovae as pv
 from pyrovae import rows
 from pyrovae.entry_rates import entry_rates
-from pyrovae.information import information
+from pyrovae.information import _bounds, information
 from tests.components import MODELS
 from tests.oracles import ExactGuide, LinearGaussian, WideGuide
 from tests.pairs import PAIRS, binary_rows, composed, methods
@@ -29,6 +29,29 @@ class Partly(LinearGaussian):
         super().__init__(K=K, D=D)
         with torch.no_grad():
             self.W[:, unused] = 0.0
+
+
+class Levels(nn.Module):
+    """z2 -> z1 -> x, and a guide of the other order: z2's closed form would forget what z1 tells of it."""
+
+    def model(self, x):
+        with pyro.plate("rows", len(x)):
+            z2 = pyro.sample("z2", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+            z1 = pyro.sample("z1", dist.Normal(z2, 0.5).to_event(1))
+            pyro.sample("x", dist.Normal(z1, 0.5).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("rows", len(x)):
+            z1 = pyro.sample("z1", dist.Normal(0.7 * x, 0.5).to_event(1))
+            pyro.sample("z2", dist.Normal(0.6 * z1, 0.6).to_event(1))
+
+
+def levels():
+    pair = Levels()
+    return pv.VAE(pair.model, pair.guide)
+
+
+EVERYTHING["Levels"] = (levels, lambda N: (torch.randn(N, 2),))
 
 
 @pytest.mark.parametrize("name", EVERYTHING)
@@ -193,9 +216,31 @@ def test_a_guide_that_says_the_same_of_all_rows():
     assert page.collapsed == ()
     assert "constant: z[0], z[1]" in str(page)
     assert page.information.lower == pytest.approx(0.0, abs=1e-9)
+    assert page.information.upper == pytest.approx(0.0, abs=1e-9)
     rate = 0.5 * (0.01 + 9 - 1) - math.log(0.1)
     assert page.rates["rate"].tolist() == pytest.approx([rate] * 2)
     assert abs(page.information.aggregate_lower - 2 * rate) < 4 * page.information.aggregate_lower_error
+
+
+def test_both_bounds_and_their_leave_one_out_values_by_hand():
+    generator = torch.Generator().manual_seed(0)
+    log_q = torch.randn(2, 5, 5, generator=generator, dtype=torch.float64)
+
+    def by_hand(table):
+        D, N, _ = table.shape
+        sums = [0.0, 0.0]
+        for d in range(D):
+            for n in range(N):
+                densities = table[d, n].exp()
+                sums[0] += float(table[d, n, n] - densities.mean().log())
+                sums[1] += float(table[d, n, n] - ((densities.sum() - densities[n]) / (N - 1)).log())
+        return [total / (D * N) for total in sums]
+
+    for which, (value, without) in enumerate(_bounds(log_q)):
+        assert float(value) == pytest.approx(by_hand(log_q)[which])
+        for m in range(5):
+            kept = [n for n in range(5) if n != m]
+            assert float(without[m]) == pytest.approx(by_hand(log_q[:, kept][:, :, kept])[which])
 
 
 def exact_information(model, guide):
@@ -279,6 +324,18 @@ def test_a_prior_of_the_context_has_no_aggregate_to_be_compared_with():
     assert page.rates["rate"][0] == pytest.approx(
         float(0.5 * (0.5 + ((x - c) / 2) ** 2 - 1 - math.log(0.5)).mean())
     )
+
+
+def test_a_latent_that_only_follows_its_context_has_collapsed():
+    class Following(Conditional):
+        def guide(self, x, c):
+            with pyro.plate("rows", len(x)):
+                pyro.sample("z", dist.Normal(c, 1.0))
+
+    pair, c = Following(), torch.arange(50.0) % 3
+    page = pv.diagnose(pv.VAE(pair.model, pair.guide), torch.randn(50), c, num_samples=50, seed=0)
+    assert page.rates["active"][0]  # its mean varies, with the context
+    assert page.collapsed == ("z",)
 
 
 def test_auxiliary_sites_have_no_marginal_density():
