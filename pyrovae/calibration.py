@@ -34,14 +34,13 @@ LEVELS = (0.5, 0.8, 0.9, 0.95)
 class Calibration:
     """What `calibrate` gives, for M simulations of L draws and Q quantities.
 
-    `ranks` and `corrected_ranks` are [M,Q], whole numbers 0..L, of the guide's draws and of draws resampled by
-    importance weights; -1 where a mask leaves a latent out. `quantities` names the columns: every scalar of the
+    `ranks` and `corrected_ranks` are [M,Q], whole numbers 0..L, of the truth among the guide's draws and among draws
+    weighted by importance; -1 where a mask leaves a latent out. `quantities` names the columns: every scalar of the
     latents (`z[0]`, or `z` for a single one), `log p(x|z)`, and `log q(z|x)` where the guide has no auxiliary sites.
 
     `p_values` (by quantity: `guide`, `corrected`) come from an exact test of uniformity (`pyrovae.uniformity`).
     `passed` says that the smallest p-value times Q is not below `false_alarm_rate` (Bonferroni): an exact guide
-    fails at that rate or less, all quantities taken together; `corrected_passed` says so of the draws resampled by
-    importance weights.
+    fails at that rate or less, all quantities taken together; `corrected_passed` says so of the weighted draws.
 
     `coverage` has the columns `quantity, level, coverage, std_error, corrected, corrected_std_error`: how often the
     central interval of the draws of that probability holds the latent that made the row; for `log q(z|x)`, the
@@ -63,7 +62,7 @@ class Calibration:
 
     @property
     def corrected_passed(self) -> bool:
-        """Whether nothing speaks against the guide's draws once they are resampled by importance weights."""
+        """Whether nothing speaks against the guide's draws once they are weighted by importance."""
         return self._passed("corrected")
 
     def _passed(self, which: str) -> bool:
@@ -110,7 +109,7 @@ class Calibration:
         if not self.passed and self.corrected_passed:
             lines += [
                 "",
-                "Importance weights repair what is wrong with the guide: trust log_marginal and resampled draws.",
+                "Importance weights repair what is wrong with the guide: trust log_marginal and weighted draws.",
             ]
         if not self.passed:
             lines += [
@@ -150,8 +149,9 @@ def calibrate(
     "A Trust Crisis In Simulation-Based Inference? Your Posterior Approximations Can Be Unfaithful" (Hermans,
     Delaunoy, Rozet, Wehenkel, Begy, Louppe, 2021), https://arxiv.org/abs/2110.06581.
 
-    The importance-corrected ranks are of L draws resampled, with replacement, from 10 L draws of the guide by their
-    weights p(x, z) / q(z|x). They are uniform only as far as these weights are good, which Pareto k tells.
+    The importance-corrected ranks are places among 10 L draws of the guide, each counting by its weight
+    p(x, z) / q(z|x), on the same scale 0..L. They are uniform only as far as these weights are good, which
+    Pareto k tells; where no draw of a row has any weight all count alike.
 
     Args:
         vae: the pair; it must have seen data.

@@ -16,14 +16,14 @@ from pyrovae.vae import VAE
 
 LIKELIHOOD, GUIDE = "log p(x|z)", "log q(z|x)"
 NO_RANK = -1
-# Draws whose weights make one importance-resampled draw.
+# Weighted draws of the guide for each plain one.
 WEIGHTS_PER_DRAW = 10
 
 
 def ranks_of_truth(
     vae: VAE, arguments: Arguments, truth: Mapping[str, Tensor], num_draws: int
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Ranks of the true quantities among the guide's draws, and among resampled ones, by quantity: [B] each."""
+    """Ranks of the true quantities among L draws of the guide, and among weighted draws, by quantity: [B] each."""
     S = WEIGHTS_PER_DRAW * num_draws
     layout = vae.layout
     guide_sites = rows.run_guide(vae, arguments, S)
@@ -36,7 +36,8 @@ def ranks_of_truth(
     model_sites = rows.run_model(vae, arguments, both, S + 1)
     terms = rows.RowTerms(model_sites, guide_sites, both, layout, broadcasts=False)
     joint, log_likelihood = terms.log_likelihood + terms.log_prior, terms.log_likelihood
-    chosen = _resampled(joint[:S] - terms.log_guide if guide_sites else joint[:S], num_draws)
+    weights = normalized_weights(joint[:S] - terms.log_guide if guide_sites else joint[:S])
+    equal = torch.full_like(weights[:num_draws], 1 / num_draws)
     quantities: dict[str, tuple[Tensor, Tensor]] = {}
     for name, site in layout.latents.items():
         kept = _counted_in_both(vae, name, guide_sites, model_sites)
@@ -52,28 +53,37 @@ def ranks_of_truth(
         quantities[GUIDE] = (torch.stack([site.log_prob for site in scored.values()]).sum(0), everywhere)
     return {
         name: (
-            _rank(values[:num_draws], values[S]).cpu().masked_fill(~kept.cpu(), NO_RANK),
-            _rank(values[:S].gather(0, chosen), values[S]).cpu().masked_fill(~kept.cpu(), NO_RANK),
+            weighted_rank(values[:num_draws], values[S], equal, num_draws)
+            .cpu()
+            .masked_fill(~kept.cpu(), NO_RANK),
+            weighted_rank(values[:S], values[S], weights, num_draws).cpu().masked_fill(~kept.cpu(), NO_RANK),
         )
         for name, (values, kept) in quantities.items()
     }
 
 
-def _resampled(log_weights: Tensor, num_draws: int) -> Tensor:
-    """Places of draws taken by their weights, with replacement: [L,B]; evenly where no draw has any weight."""
+def normalized_weights(log_weights: Tensor) -> Tensor:
+    """Weights [S,B] that sum to one; equal where no draw has any."""
     log_weights = log_weights.double().nan_to_num(nan=-torch.inf)
     hopeless = (log_weights == -torch.inf).all(0)
-    weights = log_weights.masked_fill(hopeless, 0.0).softmax(0)
-    return torch.multinomial(weights.T, num_draws, replacement=True).T
+    return log_weights.masked_fill(hopeless, 0.0).softmax(0)
 
 
-def _rank(draws: Tensor, truth: Tensor) -> Tensor:
-    """How many draws [L,B] lie below the truth [B]; ties, to rounding, are broken at random."""
+def weighted_rank(draws: Tensor, truth: Tensor, weights: Tensor, num_draws: int) -> Tensor:
+    """Where the truth [B] lies among draws [S,B] of these weights, as a rank 0..L; ties, to rounding, at random.
+
+        rank = floor((L + 1) (sum_s w_s [z_s < z] + U (sum_s w_s [z_s = z] + v)) / (1 + v)),    v = sum_s w_s^2
+
+    v, one over the effective sample size, is the truth's own share. With L draws of equal weight this is how many
+    lie below; with S draws of equal weight it is uniform as well where the truth is one of them.
+    """
     precision = torch.finfo(draws.dtype).eps if draws.dtype.is_floating_point else 0.0
     equal = (draws == truth) | ((draws - truth).abs() <= 16 * precision * truth.abs())
-    ties = equal.sum(0)
-    extra = (torch.rand(ties.shape, device=ties.device) * (ties + 1)).long()
-    return ((draws < truth) & ~equal).sum(0) + torch.minimum(extra, ties)
+    below, tied = ((weights * which).sum(0) for which in ((draws < truth) & ~equal, equal))
+    own = (weights**2).sum(0)
+    chance = torch.rand(own.shape, dtype=own.dtype, device=own.device)
+    place = (below + chance * (tied + own)) / (1 + own)
+    return (place * (num_draws + 1)).long().clamp(max=num_draws)
 
 
 def _scalars(name: str, values: Tensor, kept: Tensor) -> dict[str, tuple[Tensor, Tensor]]:

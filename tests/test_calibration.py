@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import pyrovae as pv
+from pyrovae.simulated_ranks import normalized_weights, weighted_rank
 from pyrovae.uniformity import uniformity_p_value
 from tests.components import MIXED_COLUMNS, MODELS
 from tests.oracles import ExactGuide, LinearGaussian, WideGuide
@@ -51,6 +52,43 @@ def test_uniform_ranks_fail_at_the_nominal_rate():
 )
 def test_ranks_that_are_not_uniform_are_found(ranks):
     assert uniformity_p_value(ranks, 19) < 0.001
+
+
+def test_ranks_with_equal_weights_are_counts():
+    draws, truth = torch.randn(9, 500), torch.randn(500)
+    ranks = weighted_rank(draws, truth, torch.full((9, 500), 1 / 9).double(), 9)
+    assert torch.equal(ranks, (draws < truth).sum(0))
+    # Equal draws, to rounding, have every rank alike.
+    truth = torch.linspace(1.0, 2.0, 5000)
+    ranks = weighted_rank(
+        (truth * (1 - 1e-7)).expand(9, 5000), truth, torch.full((9, 5000), 1 / 9).double(), 9
+    )
+    assert uniformity_p_value(ranks.numpy(), 9) > 1e-3
+
+
+def test_ranks_among_weighted_draws_are_those_among_draws_of_the_target():
+    # Draws of N(0, 2) weighted to N(0, 1), in which the truth is.
+    draws, truth = 2 * torch.randn(2000, 4000), torch.randn(4000)
+    log_weights = -0.5 * draws**2 + 0.5 * (draws / 2) ** 2
+    weights = normalized_weights(log_weights)
+    ranks = weighted_rank(draws, truth, weights, 19)
+    assert uniformity_p_value(ranks.numpy(), 19) > 1e-3
+    unweighted = weighted_rank(draws, truth, torch.full_like(weights, 1 / 2000), 19)
+    assert uniformity_p_value(unweighted.numpy(), 19) < 1e-3
+    # A weight of one half above, by hand: below 1/4, own share 3/8, and so (1/4 + U 3/8) / (11/8).
+    by_hand = weighted_rank(
+        torch.tensor([[0.0], [1.0], [2.0]]).expand(3, 4000),
+        torch.full((4000,), 0.5),
+        torch.tensor([[0.25], [0.25], [0.5]]).double().expand(3, 4000),
+        10,
+    )
+    assert set(by_hand.tolist()) == {2, 3, 4}  # 11 * 2/11 to 11 * 5/11
+
+
+def test_rows_without_any_weight_count_all_draws_alike():
+    log_weights = torch.stack([torch.full((4,), -math.inf), torch.tensor([0.0, -math.inf, math.nan, 0.0])], 1)
+    expected = torch.tensor([[0.25] * 4, [0.5, 0.0, 0.0, 0.5]]).double().T
+    torch.testing.assert_close(normalized_weights(log_weights), expected)
 
 
 def test_an_exact_guide_passes_at_the_stated_rate():
