@@ -28,6 +28,7 @@ from pyrovae.uniformity import uniformity_p_value
 from pyrovae.vae import VAE, check_count
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
+QUANTITIES_TO_PRINT = 12
 
 
 @dataclass(frozen=True)
@@ -96,20 +97,23 @@ class Calibration:
 
     def __str__(self) -> str:
         M, Q = self.ranks.shape
+        worst = self.to_frame().sort_values("guide", kind="stable").head(QUANTITIES_TO_PRINT)
         lines = [
             f"Simulation-based calibration: {M} simulations, {self.num_draws} draws each, {Q} quantities",
             f"guide: {_words(self.passed)}   importance-corrected: {_words(self.corrected_passed)}"
             f"   (an exact guide fails at a rate of {self.false_alarm_rate:g} or less)",
             "",
-            self.to_frame().to_string(float_format=lambda value: f"{value:.4f}"),
+            "p-values of uniform ranks" + (f", the least {len(worst)} of {Q}" if len(worst) < Q else ""),
+            worst.to_string(float_format=lambda value: f"{value:.4f}"),
             "",
-            "Expected coverage, ± its standard error over simulations",
-            self._coverage_page(),
+            "Expected coverage of the guide, by nominal level, ± its standard error over simulations",
+            self._coverage_page([str(name) for name in worst.index]),
         ]
         if not self.passed and self.corrected_passed:
             lines += [
                 "",
-                "Importance weights repair what is wrong with the guide: trust log_marginal and weighted draws.",
+                "Importance weights mend it, as far as these simulations show: for data like the model's own, trust "
+                "log_marginal and weighted draws.",
             ]
         if not self.passed:
             lines += [
@@ -119,13 +123,12 @@ class Calibration:
             ]
         return "\n".join(lines)
 
-    def _coverage_page(self) -> str:
-        page = self.coverage.copy()
-        for column in ("coverage", "corrected"):
-            error = page["std_error" if column == "coverage" else "corrected_std_error"]
-            page[column] = [f"{c:.3f} ± {e:.3f}" for c, e in zip(page[column], error, strict=True)]
-        named = page.rename(columns={"coverage": "guide"})[["quantity", "level", "guide", "corrected"]]
-        return named.to_string(index=False)
+    def _coverage_page(self, names: list[str]) -> str:
+        chosen = self.coverage[self.coverage["quantity"].isin(names)].copy()
+        figures = zip(chosen["coverage"], chosen["std_error"], strict=True)
+        chosen["text"] = [f"{share:.3f} ± {error:.3f}" for share, error in figures]
+        page = chosen.pivot(index="quantity", columns="level", values="text").rename_axis(columns=None)
+        return page.reindex([name for name in names if name in page.index]).to_string()
 
 
 def calibrate(

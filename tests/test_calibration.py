@@ -143,7 +143,7 @@ def test_importance_weights_repair_a_guide_that_is_too_wide():
     results = [pv.calibrate(vae, num_simulations=200, num_draws=49, seed=seed) for seed in range(repetitions)]
     assert sum(result.passed for result in results) == 0
     assert at_most(sum(not result.corrected_passed for result in results), repetitions, 0.05)
-    assert "Importance weights repair" in str(next(r for r in results if r.corrected_passed))
+    assert "Importance weights mend it" in str(next(r for r in results if r.corrected_passed))
 
 
 class PriorGuide(nn.Module):
@@ -197,6 +197,17 @@ def test_ranks_and_shapes():
     assert int(result.ranks.max()) <= 7
     assert result.quantities == ("z[0]", "z[1]", "log p(x|z)", "log q(z|x)")
     assert list(result.p_values.columns) == ["guide", "corrected"]
+    assert list(result.coverage) == [
+        "quantity",
+        "level",
+        "coverage",
+        "std_error",
+        "corrected",
+        "corrected_std_error",
+    ]
+    page = str(result)
+    assert "Expected coverage" in page
+    assert all(name in page for name in result.quantities)
     assert torch.equal(result.ranks, pv.calibrate(vae, num_simulations=30, num_draws=7, seed=3).ranks)
 
 
@@ -210,6 +221,7 @@ def test_every_pair(name):
     result = pv.calibrate(vae, *context(8), num_simulations=25, num_draws=9, seed=0)
     assert torch.equal(before, torch.get_rng_state())
     assert "log p(x|z)" in result.quantities
+    assert "Expected coverage" in str(result)
     assert result.p_values.notna().all().all()
 
 
@@ -219,6 +231,7 @@ def test_every_model(name):
     vae.rows(x, *context)
     result = pv.calibrate(vae, *context, num_simulations=25, num_draws=9, seed=0)
     assert result.ranks.shape == (25, len(result.quantities))
+    assert "Expected coverage" in str(result)
     assert result.p_values.notna().all().all()
 
 
