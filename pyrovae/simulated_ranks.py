@@ -64,9 +64,9 @@ def ranks_of_truth(
 
 def normalized_weights(log_weights: Tensor) -> Tensor:
     """Weights [S,B] that sum to one; equal where no draw has any."""
-    log_weights = log_weights.double().nan_to_num(nan=-torch.inf)
-    hopeless = (log_weights == -torch.inf).all(0)
-    return log_weights.masked_fill(hopeless, 0.0).softmax(0)
+    # -inf becomes the lowest number as well, and a row of nothing else has equal weights.
+    lowest = torch.finfo(torch.float64).min
+    return log_weights.double().nan_to_num(nan=lowest, neginf=lowest).softmax(0)
 
 
 def weighted_rank(draws: Tensor, truth: Tensor, weights: Tensor, num_draws: int) -> Tensor:
