@@ -8,22 +8,32 @@ its own, `to_arviz` hands it to ArviZ.
 from pyrovae import callbacks, guides, models, nn, objectives
 from pyrovae._version import __version__
 from pyrovae.arviz_bridge import to_arviz
+from pyrovae.calibration import Calibration, calibrate
 from pyrovae.checkpoints import Checkpoint
+from pyrovae.comparison import Comparison, compare
+from pyrovae.diagnosis import Diagnosis, diagnose
 from pyrovae.evidence import Elbo, LogMarginal, elbo, log_marginal
 from pyrovae.nonfinite import NonFiniteLossError
+from pyrovae.rate_distortion import rate_distortion
 from pyrovae.refinement import Refinement, refine
 from pyrovae.training import fit
 from pyrovae.vae import VAE
 
 __all__ = [
     "VAE",
+    "Calibration",
     "Checkpoint",
+    "Comparison",
+    "Diagnosis",
     "Elbo",
     "LogMarginal",
     "NonFiniteLossError",
     "Refinement",
     "__version__",
+    "calibrate",
     "callbacks",
+    "compare",
+    "diagnose",
     "elbo",
     "fit",
     "guides",
@@ -31,6 +41,7 @@ __all__ = [
     "models",
     "nn",
     "objectives",
+    "rate_distortion",
     "refine",
     "to_arviz",
 ]

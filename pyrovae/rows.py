@@ -100,13 +100,13 @@ class RowTerms:
     def site_rate(self, name: str) -> Tensor:
         """The rate of one latent site, [S,B]."""
         q, p = self.guide_sites[name], self.model_sites[name]
-        analytic = _analytic_kl(q, p) if self.in_the_models_order(name) else None
+        analytic = analytic_kl(q, p) if self.given_before(name) else None
         if analytic is None:
             return q.log_prob - p.log_prob
         return by_row(analytic, len(q.log_prob), self.layout, self.broadcasts)
 
-    def in_the_models_order(self, name: str) -> bool:
-        """Whether the guide draws a latent after all those that the model draws before it."""
+    def given_before(self, name: str) -> bool:
+        """Whether the guide draws what p conditions a site on before it, so that its closed form is right."""
         given = set(_before(name, self.model_sites)) & set(self.latents)
         return given <= set(_before(name, self.guide_sites))
 
@@ -117,9 +117,9 @@ class RowTerms:
         """
         q, p = self.guide_sites[name], self.model_sites[name]
         bases = [_elementwise(q.distribution), _elementwise(p.distribution)]
-        if None in bases or not self.in_the_models_order(name):
+        if None in bases or not self.given_before(name):
             return None
-        analytic = _analytic_kl(replace(q, distribution=bases[0]), replace(p, distribution=bases[1]))
+        analytic = analytic_kl(replace(q, distribution=bases[0]), replace(p, distribution=bases[1]))
         if analytic is None:
             return None
         event_dim = len(q.distribution.event_shape)
@@ -374,7 +374,7 @@ def _ancestral(
     return values([*pair.layout.latents, *pair.layout.enumerated]), values(pair.layout.observed)
 
 
-def _analytic_kl(q: Site, p: Site) -> Tensor | None:
+def analytic_kl(q: Site, p: Site) -> Tensor | None:
     """KL(q || p) in Pyro's batch layout where torch or Pyro registers a closed form."""
     if p.distribution is None:
         return None  # one of several sites that enumeration couples

@@ -51,7 +51,7 @@ class FreeBits:
 
     def _groups(self, terms: RowTerms, name: str, analytic: bool) -> Tensor:
         """The rates of a site's groups by row, [B,J]."""
-        if not terms.in_the_models_order(name):
+        if not terms.given_before(name):
             # log q - log p of the site alone is no divergence then: it may well be negative.
             raise ValueError(
                 f"the guide draws '{name}' before latents that the model draws before it, so '{name}' has no rate of "

@@ -1,0 +1,520 @@
+"""Diagnosis against closed forms: rates by dimension, information, collapse, the guide and its gaps."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+import pyrovae as pv
+from pyrovae import rows
+from pyrovae.entry_rates import entry_rates
+from pyrovae.information import _bounds, information
+from tests.components import MODELS
+from tests.oracles import ExactGuide, LinearGaussian, WideGuide
+from tests.pairs import PAIRS, binary_rows, composed, methods
+
+EVERYTHING = {
+    name: (make, lambda N, c=context: (binary_rows(N), *c(N))) for name, (make, context) in PAIRS.items()
+}
+EVERYTHING |= {name: (lambda e=entry: pv.VAE(*e.make()), entry.data) for name, entry in MODELS.items()}
+
+
+class Partly(LinearGaussian):
+    """Some of its latents the model does not use."""
+
+    def __init__(self, unused, K=4, D=6):
+        super().__init__(K=K, D=D)
+        with torch.no_grad():
+            self.W[:, unused] = 0.0
+
+
+class Levels(nn.Module):
+    """z2 -> z1 -> x, and a guide of the other order: z2's closed form would forget what z1 tells of it."""
+
+    def model(self, x):
+        with pyro.plate("rows", len(x)):
+            z2 = pyro.sample("z2", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+            z1 = pyro.sample("z1", dist.Normal(z2, 0.5).to_event(1))
+            pyro.sample("x", dist.Normal(z1, 0.5).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("rows", len(x)):
+            z1 = pyro.sample("z1", dist.Normal(0.7 * x, 0.5).to_event(1))
+            pyro.sample("z2", dist.Normal(0.6 * z1, 0.6).to_event(1))
+
+
+def levels():
+    pair = Levels()
+    return pv.VAE(pair.model, pair.guide)
+
+
+EVERYTHING["Levels"] = (levels, lambda N: (torch.randn(N, 2),))
+
+
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_rates_of_entries_sum_to_the_rate_of_their_site(name):
+    make, data = EVERYTHING[name]
+    vae, arguments = make(), data(7)
+    vae.rows(*arguments)
+    with vae.evaluating(), rows.fixed_seed(0, vae.device):
+        terms = rows.row_terms(vae, vae.rows(*arguments).take(slice(None)), 3)
+        for latent, site in vae.layout.latents.items():
+            found = entry_rates(terms, latent)
+            if name == "DeepMarkovModel":
+                assert found is None  # a chain does not factorize
+                continue
+            assert found.shape == (3, 7, *site.inner_sizes, *site.event_shape)
+            whole = terms.site_rate(latent)
+            torch.testing.assert_close(found.reshape(3, 7, -1).sum(2), whole, rtol=1e-4, atol=1e-5)
+
+
+def test_a_pair_that_runs_on_repeated_rows_is_among_these():
+    vae = PAIRS["tutorial"][0]()
+    vae.rows(binary_rows())
+    assert not (vae.layout.guide_broadcasts and vae.layout.model_broadcasts)
+
+
+class Plated(nn.Module):
+    """Three latents of a plate inside a row, and a masked one, of families without a closed form."""
+
+    def model(self, x):
+        with pyro.plate("rows", len(x), dim=-1):
+            with pyro.plate("parts", 3, dim=-2):
+                a = pyro.sample("a", dist.StudentT(5.0, 0.0, 1.0).expand([2]).to_event(1))
+            with pyro.poutine.mask(mask=x[..., 0] > 0):
+                pyro.sample("b", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+            pyro.sample("x", dist.Normal(a.sum((-1, -3)).unsqueeze(-1) + 0 * x, 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("rows", len(x), dim=-1):
+            with pyro.plate("parts", 3, dim=-2):
+                loc = torch.linspace(0.1, 0.6, 6).reshape(3, 1, 2) * x.sum(-1, keepdim=True)
+                pyro.sample("a", dist.Normal(loc, 0.5).to_event(1))
+            with pyro.poutine.mask(mask=x[..., 0] > 0):
+                pyro.sample("b", dist.Normal(x[..., :2], 0.7).to_event(1))
+
+
+def test_entries_in_plates_and_under_masks():
+    pair, x = Plated(), torch.randn(9, 4)
+    vae = pv.VAE(pair.model, pair.guide)
+    vae.rows(x)
+    with vae.evaluating(), rows.fixed_seed(0, vae.device):
+        terms = rows.row_terms(vae, (x,), 5)
+        a, b = (entry_rates(terms, name) for name in "ab")
+    assert a.shape == (5, 9, 3, 2)
+    assert b.shape == (5, 9, 2)
+    for name, found in (("a", a), ("b", b)):
+        torch.testing.assert_close(
+            found.reshape(5, 9, -1).sum(2), terms.site_rate(name), rtol=1e-4, atol=1e-5
+        )
+    assert bool((b[:, x[:, 0] <= 0] == 0).all())
+    value = terms.latents["a"]  # [S, parts, B, 2]
+    q = torch.distributions.Normal(
+        torch.linspace(0.1, 0.6, 6).reshape(3, 1, 2) * x.sum(-1, keepdim=True), 0.5
+    )
+    by_hand = q.log_prob(value) - torch.distributions.StudentT(5.0).log_prob(value)
+    torch.testing.assert_close(a, by_hand.transpose(1, 2))
+    page = pv.diagnose(vae, x, num_samples=50, seed=0)
+    assert list(page.rates["dimension"]) == ["0,0", "0,1", "1,0", "1,1", "2,0", "2,1", "0", "1"]
+    assert "'b' is masked in some rows" in page.information.note
+
+
+def test_rates_and_variances_of_means_in_closed_form():
+    model = LinearGaussian(K=3, D=4)
+    vae, x = pv.VAE(model, WideGuide(model, 1.3, 0.2)), model.data(300)
+    page = pv.diagnose(vae, x, num_samples=100, seed=0)
+    exact = model.posterior(x)
+    scale = 1.3 * exact.variance.sqrt()
+    location = exact.mean + 0.2 * scale
+    rates = (0.5 * (scale**2 + location**2 - 1) - scale.log()).detach()
+    torch.testing.assert_close(torch.tensor(page.rates["rate"]), rates.mean(0))
+    torch.testing.assert_close(torch.tensor(page.rates["mean_variance"]), location.var(0).detach())
+    assert page.sites["rate"][0] == pytest.approx(float(rates.sum(1).mean()))
+    assert page.sites["std_error"][0] == pytest.approx(float(rates.sum(1).std()) / math.sqrt(300))
+    assert page.summary.loc["rate", "value"] == pytest.approx(float(vae.guide.kl(x).detach().mean()))
+    of_rows = pv.elbo(vae, x, num_samples=100, seed=1).std_error  # of as many draws, the rate being exact
+    error = 4 * float((of_rows**2).sum().sqrt()) / 300
+    assert page.summary.loc["reconstruction", "value"] == pytest.approx(
+        float(vae.guide.reconstruction(x).detach().mean()), abs=error
+    )
+
+
+@pytest.mark.parametrize("unused", [[1, 3], [0], [0, 1, 2, 3]])
+def test_collapsed_dimensions_are_named(unused):
+    model = Partly(unused)
+    x = model.data(200)
+    for guide in (WideGuide(model, 1.0, 0.0), ExactGuide(model)):  # the latter has no rate by dimension
+        page = pv.diagnose(pv.VAE(model, guide), x, num_samples=50, seed=0)
+        names = tuple(f"z[{i}]" for i in unused)
+        assert page.collapsed == names
+        word = "LATENTS: COLLAPSED" if len(unused) == 4 else "LATENTS: PARTLY COLLAPSED"
+        assert word in str(page)
+        assert ", ".join(names) in str(page)
+        assert "What to try" in str(page)
+
+
+def test_a_healthy_vae_is_not_called_collapsed():
+    model = LinearGaussian(K=3, D=4)
+    for guide in (WideGuide(model, 1.0, 0.0), WideGuide(model, 0.5, 0.0), ExactGuide(model)):
+        page = pv.diagnose(pv.VAE(model, guide), model.data(200), num_samples=50, seed=0)
+        assert page.collapsed == page.constant == ()
+        assert "LATENTS: no collapse: 3 of 3 dimensions active" in str(page)
+
+
+def test_a_trained_vae_whose_likelihood_drowns_its_latents_collapses():
+    x = torch.randn(256, 4, generator=torch.Generator().manual_seed(0))  # nothing to be learned
+    torch.manual_seed(0)
+    vae = pv.VAE(
+        pv.models.LatentVariableModel(
+            pv.models.StandardNormal(2), pv.models.Normal(pv.nn.MLP(2, 4), scale=2.0)
+        ),
+        pv.guides.AmortizedGuide(pv.guides.DiagonalNormal(pv.nn.MLP(4, (2, 2)))),
+    )
+    pv.fit(
+        vae,
+        x,
+        epochs=60,
+        batch_size=128,
+        optimizer=lambda p: torch.optim.Adam(p, lr=0.03),
+        seed=0,
+        progress=False,
+    )
+    assert pv.diagnose(vae, x, num_samples=50, seed=0).collapsed == ("z[0]", "z[1]")
+
+
+class SampledPrior(nn.Module):
+    """q(z|x) = p(z), as a family whose mean is not known: only draws show it."""
+
+    def forward(self, x):
+        base = dist.Normal(torch.zeros(len(x), 2).double(), 1.0)
+        twice = dist.TransformedDistribution(base, [dist.transforms.AffineTransform(0.0, 1.0)])
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", twice.to_event(1))
+
+
+def test_the_noise_of_sampled_means_does_not_pass_for_activity():
+    model = Partly([0, 1], K=2)
+    page = pv.diagnose(pv.VAE(model, SampledPrior()), model.data(400), num_samples=50, seed=0)
+    # The variance of means over 100 draws is 0.01; its noise over 400 rows is 0.01 / 20.
+    assert (page.rates["mean_variance"].abs() < 4 * 0.01 / 20).all()
+    assert page.collapsed == ("z[0]", "z[1]")
+
+
+class ConstantGuide(nn.Module):
+    def forward(self, x):
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", dist.Normal(torch.full((len(x), 2), 3.0).double(), 0.1).to_event(1))
+
+
+def test_a_guide_that_says_the_same_of_all_rows():
+    model = LinearGaussian()
+    page = pv.diagnose(pv.VAE(model, ConstantGuide()), model.data(100), num_samples=50, seed=0)
+    assert page.constant == ("z[0]", "z[1]")
+    assert page.collapsed == ()
+    assert "constant: z[0], z[1]" in str(page)
+    assert page.information.lower == pytest.approx(0.0, abs=1e-9)
+    assert page.information.upper == pytest.approx(0.0, abs=1e-9)
+    rate = 0.5 * (0.01 + 9 - 1) - math.log(0.1)
+    assert page.rates["rate"].tolist() == pytest.approx([rate] * 2)
+    assert abs(page.information.aggregate_lower - 2 * rate) < 4 * page.information.aggregate_lower_error
+
+
+def test_both_bounds_and_their_leave_one_out_values_by_hand():
+    generator = torch.Generator().manual_seed(0)
+    log_q = torch.randn(2, 5, 5, generator=generator, dtype=torch.float64)
+
+    def by_hand(table):
+        D, N, _ = table.shape
+        sums = [0.0, 0.0]
+        for d in range(D):
+            for n in range(N):
+                densities = table[d, n].exp()
+                sums[0] += float(table[d, n, n] - densities.mean().log())
+                sums[1] += float(table[d, n, n] - ((densities.sum() - densities[n]) / (N - 1)).log())
+        return [total / (D * N) for total in sums]
+
+    for which, (value, without) in enumerate(_bounds(log_q)):
+        assert float(value) == pytest.approx(by_hand(log_q)[which])
+        for m in range(5):
+            kept = [n for n in range(5) if n != m]
+            assert float(without[m]) == pytest.approx(by_hand(log_q[:, kept][:, :, kept])[which])
+
+
+def exact_information(model, guide):
+    """I_q(x; z) and KL(q(z) || p(z)) for x ~ p(x) and a WideGuide: all is normal."""
+    W, s = model.W.detach(), model.scale
+    K = W.shape[1]
+    precision = torch.eye(K).double() + W.T @ W / s**2
+    A = torch.linalg.inv(precision) @ W.T / s**2
+    spread = guide.factor**2 * torch.linalg.inv(precision).diagonal()
+    aggregate = A @ model.evidence().covariance_matrix @ A.T + torch.diag(spread)
+    told = 0.5 * (torch.logdet(aggregate) - spread.log().sum())
+    shift = guide.shift * spread.sqrt()
+    kl = torch.distributions.kl_divergence(
+        torch.distributions.MultivariateNormal(shift, aggregate),
+        torch.distributions.MultivariateNormal(torch.zeros(K).double(), torch.eye(K).double()),
+    )
+    return float(told), float(kl)
+
+
+@pytest.mark.parametrize("factor, shift, scale", [(1.0, 0.0, 0.5), (1.3, 0.5, 1.5)])
+def test_information_and_the_aggregate_kl_in_closed_form(factor, shift, scale):
+    model = LinearGaussian(scale=scale)
+    guide = WideGuide(model, factor, shift)
+    vae = pv.VAE(model, guide, example=model.data(5))
+    told, kl = exact_information(model, guide)
+    found = []
+    with vae.evaluating():
+        for seed in range(40):
+            x = model.data(120, seed=seed)
+            with rows.fixed_seed(seed, vae.device):
+                found.append(information(vae, (x,)))
+
+    def column(name):
+        return torch.tensor([getattr(f, name) for f in found], dtype=torch.float64)
+
+    for lower, upper, truth in (("lower", "upper", told), ("aggregate_lower", "aggregate_upper", kl)):
+        below, above = column(lower), column(upper)
+        noise = float(below.std()) / math.sqrt(40), float(above.std()) / math.sqrt(40)
+        assert float(below.mean()) - 4 * noise[0] < truth < float(above.mean()) + 4 * noise[1]
+        assert float(above.mean() - below.mean()) < 0.6
+        for name, values in ((lower, below), (upper, above)):
+            # The standard deviation of 40 has an error of 11 %; jackknife errors tend to be a little large.
+            ratio = float(column(f"{name}_error").mean() / values.std())
+            assert 0.6 < ratio < 1.6, (name, ratio)
+    # Rate = I + KL, whichever bounds are taken together.
+    rate = float(guide.kl(torch.cat([model.data(120, seed=seed) for seed in range(40)])).detach().mean())
+    assert float((column("lower") + column("aggregate_upper")).mean()) == pytest.approx(rate, abs=0.05)
+
+
+def test_the_lower_bound_cannot_exceed_log_n_and_says_so():
+    model = LinearGaussian(scale=0.01)
+    vae = pv.VAE(model, WideGuide(model, 1.0, 0.0))
+    page = pv.diagnose(vae, model.data(20), num_samples=50, seed=0)
+    assert page.information.lower == pytest.approx(math.log(20), abs=1e-3)
+    assert page.information.capped
+    assert "The lower bound is near that cap" in str(page)
+    assert not pv.diagnose(
+        pv.VAE(*[LinearGaussian(), SampledPrior()]), model.data(20), num_samples=50
+    ).information.capped
+
+
+class Conditional(nn.Module):
+    """p(z|c) = N(c, 1)."""
+
+    def model(self, x, c):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(c, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(self, x, c):
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", dist.Normal((x + c) / 2, 0.5**0.5))
+
+
+def test_a_prior_of_the_context_has_no_aggregate_to_be_compared_with():
+    pair, x, c = Conditional(), torch.randn(50), torch.arange(50.0) % 3
+    page = pv.diagnose(pv.VAE(pair.model, pair.guide), x, c, num_samples=100, seed=0)
+    assert math.isnan(page.information.aggregate_lower)
+    assert page.information.lower > 0
+    assert "the prior depends on the row" in str(page)
+    assert page.rates["rate"][0] == pytest.approx(
+        float(0.5 * (0.5 + ((x - c) / 2) ** 2 - 1 - math.log(0.5)).mean())
+    )
+
+
+def test_a_latent_that_only_follows_its_context_has_collapsed():
+    class Following(Conditional):
+        def guide(self, x, c):
+            with pyro.plate("rows", len(x)):
+                pyro.sample("z", dist.Normal(c, 1.0))
+
+    pair, c = Following(), torch.arange(50.0) % 3
+    page = pv.diagnose(pv.VAE(pair.model, pair.guide), torch.randn(50), c, num_samples=50, seed=0)
+    assert page.rates["active"][0]  # its mean varies, with the context
+    assert page.collapsed == ("z",)
+
+
+def test_auxiliary_sites_have_no_marginal_density():
+    class Auxiliary(Conditional):
+        def guide(self, x, c):
+            with pyro.plate("rows", len(x)):
+                u = pyro.sample("u", dist.Normal(0.0, 1.0), infer={"is_auxiliary": True})
+                pyro.sample("z", dist.Normal((x + c) / 2 + u / 2, 0.5))
+
+    pair = Auxiliary()
+    page = pv.diagnose(
+        pv.VAE(pair.model, pair.guide), torch.randn(20), torch.zeros(20), num_samples=50, seed=0
+    )
+    assert "auxiliary sites, ['u']" in str(page)
+
+
+def test_scales_halved_are_caught_by_pareto_k():
+    model = LinearGaussian(K=1, D=2)
+    x = model.data(200)
+    right = pv.diagnose(pv.VAE(model, WideGuide(model, 1.0, 0.0)), x, num_samples=2000, seed=0)
+    halved = pv.diagnose(pv.VAE(model, WideGuide(model, 0.5, 0.0)), x, num_samples=2000, seed=0)
+    assert right.bad_k == 0
+    assert "GUIDE: good" in str(right)
+    assert "calibrate()" not in str(right)
+    assert halved.bad_k > 50  # k is 1 - 1/4 in every row, and its estimate noisy
+    assert "GUIDE: POOR" in str(halved)
+    assert "calibrate() says how" in str(halved)
+    # KL(q || p(z|x)) = log 2 + 1/8 - 1/2, the same for every row.
+    gap = halved.summary.loc["log p(x)", "value"] - halved.summary.loc["ELBO", "value"]
+    assert gap == pytest.approx(math.log(2) + 1 / 8 - 1 / 2, abs=0.03)
+
+
+@pytest.mark.parametrize("factor, shift", [(1.0, 0.0), (1.0, 0.8), (0.6, 0.0)])
+def test_gaps_in_closed_form(factor, shift):
+    """The best diagonal normal has precisions L_ii, so that approximation = (sum log L_ii - log det L) / 2."""
+    model = LinearGaussian(K=2, D=3)
+    guide = WideGuide(model, factor, shift)
+    x = model.data(40)
+    page = pv.diagnose(pv.VAE(model, guide), x, num_samples=1000, gap_rows=15, seed=0)
+    precision = model.posterior(x).precision_matrix.detach()
+    precision = precision[0] if precision.dim() == 3 else precision
+    approximation = 0.5 * float(precision.diagonal().log().sum() - torch.logdet(precision))
+    chosen = x[torch.arange(15) * 40 // 15]
+    bound = guide.reconstruction(chosen) - guide.kl(chosen)
+    inference = float((model.evidence().log_prob(chosen) - bound).detach().mean())
+    gaps = page.gaps
+    for name, truth in (
+        ("approximation", approximation),
+        ("amortization", inference - approximation),
+        ("inference", inference),
+    ):
+        # Refining ends a little below the optimum: its tests allow 0.01.
+        assert abs(gaps.loc[name, "gap"] - truth) < 4 * gaps.loc[name, "mc_error"] + 0.02, (name, truth)
+    assert gaps.loc["inference", "gap"] == pytest.approx(gaps["gap"][:2].sum(), abs=0.01)
+    if shift:
+        assert "amortization costs most" in str(page)
+
+
+def test_gaps_that_cannot_be_had_are_explained():
+    vae = pv.VAE(*MODELS["GaussianMixture"].make())
+    page = pv.diagnose(vae, *MODELS["GaussianMixture"].data(9), num_samples=30, gap_rows=3, seed=0)
+    assert page.gaps["gap"].isna().all()
+    assert "no gaps: there is nothing to refine" in str(page)
+
+
+def test_latents_without_a_mean():
+    class Labels(nn.Module):
+        def model(self, x):
+            with pyro.plate("rows", len(x)):
+                k = pyro.sample("k", dist.Categorical(torch.tensor([0.5, 0.3, 0.2])))
+                pyro.sample("x", dist.Normal(k.float(), 1.0), obs=x)
+
+        def guide(self, x):
+            with pyro.plate("rows", len(x)):
+                pyro.sample("k", dist.Categorical(logits=torch.stack([0 * x, x, 2 * x], -1)))
+
+    pair, x = Labels(), torch.randn(60)
+    page = pv.diagnose(pv.VAE(pair.model, pair.guide), x, num_samples=50, seed=0)
+    q = torch.distributions.Categorical(logits=torch.stack([0 * x, x, 2 * x], -1))
+    p = torch.distributions.Categorical(torch.tensor([0.5, 0.3, 0.2]))
+    exact = torch.distributions.kl_divergence(q, p.expand([60])).mean()
+    assert page.rates["rate"][0] == pytest.approx(float(exact), rel=1e-5)
+    assert math.isnan(page.rates["mean_variance"][0])
+    assert page.rates["verdict"][0] == "active"
+    assert "labels and have no mean" in str(page)
+    assert 0 < page.information.lower < math.log(3)
+
+
+@pytest.mark.parametrize("name", EVERYTHING)
+def test_every_pair_and_model(name):
+    make, data = EVERYTHING[name]
+    vae = make()
+    arguments = data(12)
+    page = pv.diagnose(vae, *arguments, num_samples=30, seed=0)
+    assert list(page.rates) == ["site", "dimension", "rate", "active", "mean_variance", "verdict"]
+    assert len(page.rates) == sum(site.numel for site in vae.layout.latents.values())
+    assert page.summary["value"].notna().all()
+    found = page.information
+    assert math.isnan(found.lower) == bool(found.note)
+    assert str(page).startswith("Diagnosis over 12 rows")
+    if len(page.sites) and page.sites["rate"].notna().all():
+        total = page.summary.loc["rate", "value"]
+        assert page.sites["rate"].sum() == pytest.approx(total, rel=1e-4, abs=1e-4)
+
+
+def test_a_seed_decides_everything_and_leaves_the_random_state():
+    vae, x = composed(), binary_rows(20)
+    vae.rows(x)
+    before = torch.get_rng_state()
+    first, second = (pv.diagnose(vae, x, num_samples=30, seed=5) for _ in range(2))
+    assert torch.equal(before, torch.get_rng_state())
+    assert str(first) == str(second)
+    assert first.information == second.information
+
+
+def test_one_row_has_no_errors_and_no_information():
+    page = pv.diagnose(composed(), binary_rows(1), num_samples=30, seed=0)
+    assert page.rates["mean_variance"].isna().all()
+    assert "at least three rows" in page.information.note
+    assert "±" not in str(page).split("LATENTS")[0].split("\n", 1)[1]
+
+
+@pytest.mark.parametrize("value", [-1, 21, True, 2.0])
+def test_bad_input(value):
+    with pytest.raises(
+        ValueError, match="gap_rows is .*: expected a whole number from 0 to the number of rows, 20"
+    ):
+        pv.diagnose(composed(), binary_rows(20), gap_rows=value)
+    with pytest.raises(ValueError, match="num_samples is 0"):
+        pv.diagnose(composed(), binary_rows(20), num_samples=0)
+    vae = methods()
+    vae.rows(binary_rows(4), torch.eye(3)[torch.arange(4) % 3], 1.0)
+    with pytest.raises(ValueError, match="takes 3"):
+        pv.diagnose(vae, binary_rows(4))
+
+
+class Tempered(nn.Module):
+    """The minimizer of distortion + beta * rate: q(z|x) proportional to p(z) p(x|z)^(1/beta)."""
+
+    def __init__(self, model, beta):
+        super().__init__()
+        self.model, self.variance = model, beta * model.scale**2
+
+    def forward(self, x):
+        W = self.model.W
+        precision = torch.eye(W.shape[1]).double() + W.T @ W / self.variance
+        location = (x - self.model.b) @ W / self.variance @ torch.linalg.inv(precision)
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", dist.MultivariateNormal(location, precision_matrix=precision))
+
+
+def test_the_slope_of_the_rate_distortion_curve_is_minus_beta():
+    model = LinearGaussian()
+    x = model.data(400)
+    betas = [0.2, 0.22, 1.0, 1.1, 4.0, 4.4]
+    curve = pv.rate_distortion(
+        lambda beta: pv.VAE(model, Tempered(model, beta)), betas, x, num_samples=400, seed=0
+    )
+    assert curve["beta"].tolist() == betas
+    assert (curve["rate"].diff()[1:] < 0).all()
+    assert (curve["distortion"].diff()[1:] > 0).all()
+    for place in (0, 2, 4):
+        slope = (curve["distortion"][place + 1] - curve["distortion"][place]) / (
+            curve["rate"][place + 1] - curve["rate"][place]
+        )
+        assert slope == pytest.approx(-math.sqrt(betas[place] * betas[place + 1]), rel=0.1)
+    torch.testing.assert_close(
+        torch.tensor(curve["elbo"]), torch.tensor(-curve["rate"] - curve["distortion"]), atol=1e-9, rtol=0
+    )
+    # At beta = 1 the guide is exact, and the ELBO the evidence.
+    evidence = model.evidence().log_prob(x)
+    assert curve["elbo"][2] == pytest.approx(float(evidence.mean()), abs=0.02)
+    found = pv.elbo(pv.VAE(model, Tempered(model, 1.0)), x, num_samples=400, seed=1).rate
+    assert curve["rate_error"][2] == pytest.approx(float(found.std()) / 20, rel=0.02)
+
+
+def test_bad_rate_distortion():
+    for betas in ([], [0.0], [1.0, math.inf], [math.nan]):
+        with pytest.raises(ValueError, match="expected one or more positive numbers"):
+            pv.rate_distortion(lambda beta: composed(), betas, binary_rows())
+    with pytest.raises(TypeError, match=r"fit_at\(1.0\) gave NoneType"):
+        pv.rate_distortion(lambda beta: None, [1.0], binary_rows())
