@@ -9,6 +9,7 @@ from pyrovae import guides, models, nn
 from pyrovae._version import __version__
 from pyrovae.arviz_bridge import to_arviz
 from pyrovae.evidence import Elbo, LogMarginal, elbo, log_marginal
+from pyrovae.importance import ImportanceSampling
 from pyrovae.refinement import Refinement, refine
 from pyrovae.training import fit
 from pyrovae.vae import VAE
@@ -16,6 +17,7 @@ from pyrovae.vae import VAE
 __all__ = [
     "VAE",
     "Elbo",
+    "ImportanceSampling",
     "LogMarginal",
     "Refinement",
     "__version__",
