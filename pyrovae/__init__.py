@@ -7,19 +7,23 @@ its own, `to_arviz` hands it to ArviZ.
 
 from pyrovae import guides, models, nn
 from pyrovae._version import __version__
+from pyrovae.annealing import AnnealedImportanceSampling
 from pyrovae.arviz_bridge import to_arviz
 from pyrovae.evidence import Elbo, LogMarginal, elbo, log_marginal
 from pyrovae.importance import ImportanceSampling
 from pyrovae.refinement import Refinement, refine
+from pyrovae.simulated_bounds import SimulatedBounds, simulated_bounds
 from pyrovae.training import fit
 from pyrovae.vae import VAE
 
 __all__ = [
     "VAE",
+    "AnnealedImportanceSampling",
     "Elbo",
     "ImportanceSampling",
     "LogMarginal",
     "Refinement",
+    "SimulatedBounds",
     "__version__",
     "elbo",
     "fit",
@@ -28,5 +32,6 @@ __all__ = [
     "models",
     "nn",
     "refine",
+    "simulated_bounds",
     "to_arviz",
 ]

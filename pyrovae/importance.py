@@ -110,27 +110,25 @@ class ImportanceSampling:
         few = data.take(slice(0, PROBE_ROWS), vae.device)
         model = measured(vae, lambda S: draws_of_prior(vae, few, S), few)
         sources: list[_FromGuide | _FromPrior] = []
+        taken = [0]
         if share < 1:
             guide = measured(vae, lambda S: rows.run_guide(vae, few, S), few)
-            at_once = _guide_draws_at_once(vae, guide)
-            taken = guide.of_run(num_rows, min(at_once, sizes[0])) + bytes_of_weights(
-                num_rows, min(at_once, sizes[0]), num_samples
-            )
-            sources.append(_FromGuide(vae, share, at_once, limits.pieces(model, taken, num_rows, vae.device)))
+            count = _guide_draws_at_once(vae, guide)
+            of_block = (num_rows, min(count, sizes[0]))
+            taken.append(guide.of_run(*of_block) + bytes_of_weights(*of_block, num_samples))
+            sources.append(_FromGuide(vae, share, count))
         if share > 0:
-            at_once = _prior_draws_at_once(vae, model)
-            # Drawing scores them: what is left for scoring only has to be there.
-            taken = model.of_run(num_rows, min(at_once, sizes[-1])) + bytes_of_weights(
-                num_rows, min(at_once, sizes[-1]), num_samples
-            )
-            limits.pieces(model, taken, 0, vae.device)
-            sources.append(_FromPrior(vae, share, at_once))
+            count = _prior_draws_at_once(vae, model)
+            of_block = (num_rows, min(count, sizes[-1]))
+            taken.append(model.of_run(*of_block) + bytes_of_weights(*of_block, num_samples))
+            sources.append(_FromPrior(vae, share, count))
+        pieces = limits.pieces(model, max(taken), num_rows, vae.device)
 
         def weigh(arguments: Arguments, seeds: Iterator[int]) -> Iterator[tuple[int, Tensor]]:
             for stratum, (source, size) in enumerate(zip(sources, sizes, strict=True)):
                 for first in range(0, size, source.at_once):
                     with vae.evaluating(), rows.fixed_seed(next(seeds), vae.device):
-                        log_weights = source(arguments, min(source.at_once, size - first))
+                        log_weights = source(arguments, min(source.at_once, size - first), pieces)
                     yield stratum, log_weights
 
         return weigh
@@ -143,14 +141,13 @@ class _FromGuide:
     vae: VAE
     share: float
     at_once: int
-    pieces: Pieces
 
-    def __call__(self, arguments: Arguments, count: int) -> Tensor:
+    def __call__(self, arguments: Arguments, count: int, pieces: Pieces) -> Tensor:
         sites = rows.run_guide(self.vae, arguments, count)
         latents = {name: sites[name].value for name in self.vae.layout.latents}
         log_guide = _total(sites)
         del sites
-        log_prior, log_likelihood = scored(self.vae, arguments, latents, count, self.pieces)
+        log_prior, log_likelihood = scored(self.vae, arguments, latents, count, pieces)
         return log_likelihood + log_prior - _mixture(log_guide, log_prior, self.share)
 
 
@@ -162,7 +159,7 @@ class _FromPrior:
     share: float
     at_once: int
 
-    def __call__(self, arguments: Arguments, count: int) -> Tensor:
+    def __call__(self, arguments: Arguments, count: int, pieces: Pieces) -> Tensor:  # drawing scores them
         latents, sites = draws_of_prior(self.vae, arguments, count)
         log_prior, log_likelihood = _parts(sites)
         del sites
