@@ -7,28 +7,34 @@ its own, `to_arviz` hands it to ArviZ.
 
 from pyrovae import callbacks, guides, models, nn, objectives
 from pyrovae._version import __version__
+from pyrovae.annealing import AnnealedImportanceSampling
 from pyrovae.arviz_bridge import to_arviz
 from pyrovae.calibration import Calibration, calibrate
 from pyrovae.checkpoints import Checkpoint
 from pyrovae.comparison import Comparison, compare
 from pyrovae.diagnosis import Diagnosis, diagnose
 from pyrovae.evidence import Elbo, LogMarginal, elbo, log_marginal
+from pyrovae.importance import ImportanceSampling
 from pyrovae.nonfinite import NonFiniteLossError
 from pyrovae.rate_distortion import rate_distortion
 from pyrovae.refinement import Refinement, refine
+from pyrovae.simulated_bounds import SimulatedBounds, simulated_bounds
 from pyrovae.training import fit
 from pyrovae.vae import VAE
 
 __all__ = [
     "VAE",
+    "AnnealedImportanceSampling",
     "Calibration",
     "Checkpoint",
     "Comparison",
     "Diagnosis",
     "Elbo",
+    "ImportanceSampling",
     "LogMarginal",
     "NonFiniteLossError",
     "Refinement",
+    "SimulatedBounds",
     "__version__",
     "calibrate",
     "callbacks",
@@ -43,5 +49,6 @@ __all__ = [
     "objectives",
     "rate_distortion",
     "refine",
+    "simulated_bounds",
     "to_arviz",
 ]

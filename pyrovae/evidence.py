@@ -1,10 +1,11 @@
 """Row-wise estimates of log p(x) and of its lower bound, each with its error.
 
     ELBO(x)  = E_q[log p(x|z)] - KL(q(z|x) || p(z))                       `elbo`
-    log p(x) = log E_q[p(x, z) / q(z|x)]                                  `log_marginal`
+    log p(x) = log E[w], e.g. w = p(x, z) / q(z|x) with z ~ q(z|x)        `log_marginal`
 
-Latents are drawn in blocks whose size depends on the pair alone, each from a seed of its own. So figures do
-not depend on how many rows or samples are scored at once, which is a matter of memory.
+`pyrovae.importance` and `pyrovae.annealing` draw weights w, `pyrovae.weights` sums them up. Latents are drawn in
+blocks whose size depends on the pair alone, each from a seed of its own. So figures do not depend on how many rows
+or samples are scored at once, which is a matter of memory.
 """
 
 from __future__ import annotations
@@ -21,14 +22,18 @@ from tqdm import tqdm
 
 from pyrovae import rows
 from pyrovae.data import Rows
-from pyrovae.layout import Arguments, slice_latents
-from pyrovae.psis import GOOD_K, pareto_k
+from pyrovae.importance import ImportanceSampling, Method
+from pyrovae.layout import Arguments
+from pyrovae.memory import NUMBERS_AT_ONCE as NUMBERS_AT_ONCE
+from pyrovae.memory import ROWS_AT_ONCE as ROWS_AT_ONCE
+from pyrovae.memory import Limits
+from pyrovae.psis import GOOD_K
+from pyrovae.sites import family_name
 from pyrovae.support import check_support
 from pyrovae.vae import VAE, check_count
+from pyrovae.weights import Tally, estimates, without_density
 
-ROWS_AT_ONCE = 256
-# Numbers in the largest tensor of one pass: 2**22 floats are 16 MiB.
-NUMBERS_AT_ONCE = 2**22
+GUIDE = ImportanceSampling()
 
 
 @dataclass(frozen=True)
@@ -73,9 +78,11 @@ class Elbo(RowWise):
 class LogMarginal(RowWise):
     """What `log_marginal` gives, per row.
 
-    `log_marginal` is the estimate of log p(x), `std_error` its Monte Carlo error (delta method; NaN for a
-    single sample), `ess` the effective sample size, `khat` the Pareto k of the weights (see
-    `pyrovae.psis`; above 0.7 distrust the row), `elbo` the ELBO from the same samples.
+    `log_marginal` is the estimate of log p(x), `std_error` its Monte Carlo error (delta method with each weight's
+    effect in full, made for intervals of 1.96 errors; NaN for a single sample), `ess` the effective sample size,
+    `khat` the Pareto k of the weights (see `pyrovae.psis`; above 0.7 distrust the row), `elbo` the mean log
+    weight: the ELBO, from the same samples, with what they were drawn from in place of the guide.
+    `dimensions` is how many discrete numbers a row's observation holds, or says why there is no such count.
     """
 
     log_marginal: Tensor
@@ -84,6 +91,7 @@ class LogMarginal(RowWise):
     khat: Tensor
     elbo: Tensor
     num_samples: int
+    dimensions: int | str
 
     columns: ClassVar[tuple[str, ...]] = ("log_marginal", "std_error", "ess", "khat", "elbo")
 
@@ -92,10 +100,28 @@ class LogMarginal(RowWise):
         """The share of rows whose Pareto k is below 0.7."""
         return float((self.khat < GOOD_K).double().mean())
 
+    @property
+    def total(self) -> tuple[float, float]:
+        """The sum of log p(x) over the rows and its Monte Carlo error, in nats."""
+        return float(self.log_marginal.sum()), float((self.std_error**2).sum().sqrt())
+
+    @property
+    def bits_per_dimension(self) -> Tensor:
+        """-log2 p(x) divided by the number of observed dimensions, [N]; its error is std_error likewise.
+
+        Raises:
+            ValueError: the likelihood is a density, or a mask leaves out entries of some rows.
+
+        """
+        if isinstance(self.dimensions, str):
+            raise ValueError(f"no bits per dimension: {self.dimensions}. Use log_marginal, in nats.")
+        return -self.log_marginal / (self.dimensions * math.log(2))
+
     def __str__(self) -> str:
+        undefined = "; a single sample has no error" if self.num_samples == 1 else ""
         return (
             f"log p(x) {_mean_with_error(self.log_marginal, self.std_error)} nats per row over {len(self)} rows "
-            f"({self.num_samples} samples; Pareto k below {GOOD_K} for {self.share_good:.1%} of rows)"
+            f"({self.num_samples} samples; Pareto k below {GOOD_K} for {self.share_good:.1%} of rows{undefined})"
         )
 
 
@@ -156,113 +182,112 @@ def log_marginal(
     x: Any,
     *context: Any,
     num_samples: int = 1000,
+    method: Method = GUIDE,
+    memory_budget: int = 2**31,
     batch_size: int | None = None,
     chunk_size: int | None = None,
     seed: int | None = None,
     progress: bool = False,
 ) -> LogMarginal:
-    """Estimate log p(x) of each row by importance sampling from the guide.
+    """Estimate log p(x) of each row from importance weights.
 
-    log p(x) ~ log mean_s w_s with w_s = p(x, z_s) / q(z_s|x): Burda, Grosse, Salakhutdinov, "Importance
-    Weighted Autoencoders" (2015), https://arxiv.org/abs/1509.00519, section 5. The mean of the weights is
-    unbiased for p(x), so its logarithm errs low, by about std_error^2 / 2.
+    log p(x) ~ log mean_s w_s with E[w_s] = p(x). From the guide, the default, w_s = p(x, z_s) / q(z_s|x):
+    Burda, Grosse, Salakhutdinov, "Importance Weighted Autoencoders" (2015), https://arxiv.org/abs/1509.00519,
+    section 5. Whatever the method, the mean of the weights is unbiased for p(x), so that its logarithm errs low,
+    by about std_error^2 / 2, in proportion to 1 / S.
+
+    Which method? The guide's weights are best where Pareto k is below 0.7. Where it is not, a defensive
+    mixture, a refined guide (`pv.refine(vae, x).vae` in place of `vae`) or annealing help, in this order of cost.
 
     Args:
-        vae: the pair.
+        vae: the pair. Rows have latents of their own; latents that all rows share are refused, for with
+            them log p(x) is no sum over rows.
         x: [N, ...]
         context: what the pair takes beside `x`.
         num_samples: S, honoured exactly.
-        batch_size: rows scored at once; chosen by size if None. Does not change the figures.
-        chunk_size: samples scored at once; chosen by size if None. Does not change the figures.
+        method: where the weights come from: `ImportanceSampling` or `AnnealedImportanceSampling`.
+        memory_budget: bytes that may be taken beside data, parameters and results, whatever N and S are.
+            Measured on a few rows. Does not change the figures.
+        batch_size: rows scored at once; chosen by memory and speed if None. Does not change the figures.
+        chunk_size: samples scored at once; chosen likewise. Does not change the figures.
         seed: draws are the same for the same seed; None takes one from torch's random state.
         progress: show a progress bar.
 
     Raises:
-        ValueError, TypeError: as `elbo`; also rows all of whose weights are zero or not finite (named).
+        ValueError, TypeError: as `elbo`; a method that does not fit the pair, or a budget that is too small, before
+            work starts; rows all of whose weights are zero or not finite (named).
 
     Example:
         >>> import pyrovae as pv
         >>> prior, decoder = pv.models.StandardNormal(2), pv.models.Bernoulli(pv.nn.MLP(2, 64))
         >>> encoder = pv.guides.DiagonalNormal(pv.nn.MLP(64, (2, 2)))
         >>> vae = pv.VAE(pv.models.LatentVariableModel(prior, decoder), pv.guides.AmortizedGuide(encoder))
-        >>> pv.log_marginal(vae, torch.zeros(5, 64), num_samples=100).to_frame().columns.tolist()
+        >>> result = pv.log_marginal(vae, torch.zeros(5, 64), num_samples=100)
+        >>> result.to_frame().columns.tolist()
         ['log_marginal', 'std_error', 'ess', 'khat', 'elbo']
+        >>> result.bits_per_dimension.shape
+        torch.Size([5])
 
     """
     check_count("num_samples", num_samples)
+    check_count("memory_budget", memory_budget)
     for name, value in (("batch_size", batch_size), ("chunk_size", chunk_size)):
         if value is not None:
             check_count(name, value)
+    if not (callable(getattr(method, "weigher", None)) and callable(getattr(method, "strata", None))):
+        raise TypeError(
+            f"method is {method!r}: expected an object such as ImportanceSampling() or "
+            "AnnealedImportanceSampling()."
+        )
     data = vae.rows(x, *context)
-    batch_size = batch_size or ROWS_AT_ONCE
-    chunk_size = chunk_size or max(1, NUMBERS_AT_ONCE // (min(batch_size, ROWS_AT_ONCE) * _row_numbers(data)))
+    sizes = method.strata(num_samples)
+    with vae.evaluating(), rows.fixed_seed(0, vae.device):
+        for first, arguments in row_blocks(vae, data):
+            check_support(vae.model, arguments, first)
+    weigh = method.weigher(vae, data, num_samples, Limits(memory_budget, batch_size, chunk_size))
     results = []
     seeds = seeds_from(seed)
     with tqdm(
         total=len(data) * num_samples, desc="log p(x)", unit=" weights", disable=not progress, unit_scale=True
     ) as bar:
         for first, arguments in row_blocks(vae, data):
-            log_weights = torch.empty(num_samples, rows.num_rows(arguments), dtype=torch.float64)
-            with vae.evaluating(), rows.fixed_seed(0, vae.device):
-                check_support(vae.model, arguments, first)
-            done = 0
-            for count in _chunks(num_samples, _draws_at_once(vae)):
-                block = log_weights[done : done + count]
-                with vae.evaluating(), rows.fixed_seed(next(seeds), vae.device):
-                    _fill_log_weights(vae, arguments, block, batch_size, chunk_size)
-                done += count
-                bar.update(block.numel())
-            results.append(_estimates(log_weights, first))
+            tallies = [Tally(size, num_samples) for size in sizes]
+            for stratum, log_weights in weigh(arguments, seeds):
+                tallies[stratum].add(log_weights)
+                bar.update(log_weights.numel())
+            _refuse_rows_without_density(tallies, first)
+            results.append(estimates(tallies).cpu())
+    dimensions = _discrete_dimensions(vae, data)
     estimate, std_error, ess, khat, bound = torch.cat(results, 1)
-    return LogMarginal(estimate, std_error, ess, khat, bound, num_samples)
+    return LogMarginal(estimate, std_error, ess, khat, bound, num_samples, dimensions)
 
 
-def _fill_log_weights(
-    vae: VAE, arguments: Arguments, log_weights: Tensor, batch_size: int, chunk_size: int
-) -> None:
-    """Draw one block of latents and score it piece by piece into `log_weights`, [S,B]."""
-    S, B = log_weights.shape
-    guide_sites = rows.run_guide(vae, arguments, S)
-    latents = {name: guide_sites[name].value for name in vae.layout.latents}
-    log_weights.zero_()
-    for site in guide_sites.values():
-        log_weights -= site.log_prob.cpu()
-    for b in range(0, B, batch_size):
-        some_rows = slice(b, b + batch_size)
-        some_arguments = tuple(a[some_rows] if isinstance(a, Tensor) else a for a in arguments)
-        for s in range(0, S, chunk_size):
-            some_samples = slice(s, s + chunk_size)
-            given = slice_latents(latents, vae.layout, some_samples, some_rows)
-            count = len(log_weights[some_samples])
-            for site in rows.run_model(vae, some_arguments, given, count).values():
-                log_weights[some_samples, some_rows] += site.log_prob.cpu()
-
-
-def _estimates(log_weights: Tensor, first_row: int) -> Tensor:
-    """The columns of LogMarginal from log weights [S,B]: [5,B]."""
-    S = len(log_weights)
-    bad = (log_weights == -math.inf).all(0) | log_weights.isnan().any(0) | (log_weights == math.inf).any(0)
+def _refuse_rows_without_density(tallies: list[Tally], first_row: int) -> None:
+    bad = without_density(tallies)
     if bool(bad.any()):
         named = ", ".join(str(first_row + int(row)) for row in bad.nonzero()[:5, 0])
         raise ValueError(
             f"the importance weights of row {named} are all zero or not finite ({int(bad.sum())} such rows among "
             f"rows {first_row} to {first_row + len(bad) - 1}): the model gives these rows no density at the "
-            "guide's draws, or its parameters are not finite. Check them with elbo()."
+            "draws, or its parameters are not finite. Check them with elbo()."
         )
-    normalized = log_weights.softmax(0)
-    if S > 1:
-        std_error = (((normalized - 1 / S) ** 2).sum(0) * S / (S - 1)).sqrt()
-    else:
-        std_error = torch.full((log_weights.shape[1],), math.nan, dtype=torch.float64)
-    return torch.stack(
-        [
-            log_weights.logsumexp(0) - math.log(S),
-            std_error,
-            1 / (normalized**2).sum(0),
-            pareto_k(log_weights),
-            log_weights.mean(0),
-        ]
-    )
+
+
+def _discrete_dimensions(vae: VAE, data: Rows) -> int | str:
+    """How many discrete numbers a row's observation holds, or why there is no such count."""
+    arguments = data.take(slice(0, 1), vae.device)
+    with vae.evaluating(), rows.fixed_seed(0, vae.device):
+        trace = rows.plain_trace(vae.model, arguments)
+    for name in vae.layout.observed:
+        site = trace.nodes[name]
+        if not site["fn"].support.is_discrete:
+            return (
+                f"'{name}' ({family_name(site['fn'])}) has a density, whose value depends on the unit of the data: "
+                "only probabilities of discrete data are lengths of a code"
+            )
+        if site["mask"] is not None:
+            return f"a mask leaves out entries of '{name}': divide by each row's own number of them"
+    return sum(site.numel for site in vae.layout.observed.values())
 
 
 def row_blocks(vae: VAE, data: Rows) -> Iterator[tuple[int, Arguments]]:
@@ -274,11 +299,6 @@ def row_blocks(vae: VAE, data: Rows) -> Iterator[tuple[int, Arguments]]:
 def _chunks(total: int, at_once: int) -> Iterator[int]:
     for first in range(0, total, at_once):
         yield min(at_once, total - first)
-
-
-def _draws_at_once(vae: VAE) -> int:
-    """How many samples of one block of rows the guide draws: a matter of the pair alone."""
-    return max(1, NUMBERS_AT_ONCE // (ROWS_AT_ONCE * _latent_numbers(vae)))
 
 
 def _latent_numbers(vae: VAE) -> int:

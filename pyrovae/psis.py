@@ -36,13 +36,31 @@ def pareto_k(log_weights: Tensor) -> Tensor:
         torch.Size([3])
 
     """
-    S, N = log_weights.shape
     log_weights = log_weights.double()
-    log_weights = log_weights - log_weights.amax(0)
-    tail = math.ceil(min(S / 5, 3 * S**0.5))
-    k = torch.full((N,), math.inf, dtype=torch.float64, device=log_weights.device)
-    if tail < S:
-        ordered = log_weights.topk(tail + 1, dim=0).values.flip(0)
+    largest = log_weights.topk(min(len(log_weights), tail_length(len(log_weights)) + 1), dim=0).values
+    return k_of_largest(largest, log_weights.amin(0), len(log_weights))
+
+
+def tail_length(num_samples: int) -> int:
+    """How many of the S largest weights make the tail; one more is its threshold."""
+    return math.ceil(min(num_samples / 5, 3 * num_samples**0.5))
+
+
+def k_of_largest(largest: Tensor, smallest: Tensor, num_samples: int) -> Tensor:
+    """`pareto_k` of S weights of which only the largest are at hand.
+
+    Args:
+        largest: log weights [at least tail_length(S) + 1 or all S, N], descending, float64.
+        smallest: each row's smallest log weight, [N].
+        num_samples: S.
+
+    """
+    tail = tail_length(num_samples)
+    largest = largest[: tail + 1]
+    highest = largest[0].clone()
+    k = torch.full_like(highest, math.inf)
+    if tail < num_samples:
+        ordered = (largest - highest).flip(0)
         cutoff = ordered[0].clamp(min=math.log(torch.finfo(torch.float64).tiny))
         exceeding = (ordered[1:] > cutoff).sum(0)
         # Rows mostly share one tail length; ties and underflow shorten a few.
@@ -51,7 +69,7 @@ def pareto_k(log_weights: Tensor) -> Tensor:
                 rows = exceeding == length
                 exceedances = ordered[tail + 1 - length :, rows].exp() - cutoff[rows].exp()
                 k[rows] = _fit_shape(exceedances)
-    k[(log_weights == 0).all(0)] = -math.inf
+    k[smallest == highest] = -math.inf
     return k
 
 
