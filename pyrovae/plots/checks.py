@@ -206,7 +206,7 @@ def calibration_ranks(
     )  # room for the legend
     ax.set(
         xlabel="rank of the truth, as a share",
-        ylabel="share of ranks up to here, less uniform",
+        ylabel="ECDF of ranks less uniform",
         title=f"Calibration: {len(values)} simulations, {values.shape[1]} quantities",
     )
     ax.legend(frameon=False, fontsize="small", ncols=2, loc="upper center")
