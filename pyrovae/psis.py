@@ -50,9 +50,30 @@ def pareto_k(log_weights: Tensor) -> Tensor:
             if length > 4:
                 rows = exceeding == length
                 exceedances = ordered[tail + 1 - length :, rows].exp() - cutoff[rows].exp()
-                k[rows] = _fit_tail(exceedances)[0]
+                k[rows] = _fit_shape(exceedances)
     k[(log_weights == 0).all(0)] = -math.inf
     return k
+
+
+def _fit_shape(exceedances: Tensor) -> Tensor:
+    """Zhang & Stephens' estimate with the weak prior of Vehtari et al. (appendix C); [n, N] ascending."""
+    return _fit_tail(exceedances)[0]
+
+
+def _fit_tail(exceedances: Tensor) -> tuple[Tensor, Tensor]:
+    """`_fit_shape` and the distribution's scale."""
+    n = len(exceedances)
+    grid = 30 + int(n**0.5)
+    place = torch.arange(1, grid + 1, dtype=torch.float64, device=exceedances.device) - 0.5
+    quartile = exceedances[int(n / 4 + 0.5) - 1]
+    b = (1 - (grid / place).sqrt())[:, None] / (3 * quartile) + 1 / exceedances[-1]  # [grid, N]
+    k = torch.stack([torch.log1p(-row * exceedances).mean(0) for row in b])
+    profile = n * (torch.log(-b / k) - k - 1)
+    weights = profile.softmax(0)
+    weights = torch.where(weights >= 10 * torch.finfo(torch.float64).eps, weights, 0.0)
+    b_mean = (b * weights).sum(0) / weights.sum(0)
+    shape = torch.log1p(-b_mean * exceedances).mean(0)
+    return (n * shape + 5.0) / (n + 10), -shape / b_mean
 
 
 def smoothed(log_weights: Tensor) -> Tensor:
@@ -94,22 +115,3 @@ def smoothed(log_weights: Tensor) -> Tensor:
             fitted = tails.isfinite().all(0) & (scale > 0)
             result[place[inside:, rows], rows] = torch.where(fitted, tails, ordered[inside:, rows])
     return result
-
-
-def _fit_tail(exceedances: Tensor) -> tuple[Tensor, Tensor]:
-    """Shape k and scale of a generalized Pareto distribution; [n, N] ascending.
-
-    Zhang & Stephens' estimate; for k with the weak prior of Vehtari et al. (appendix C).
-    """
-    n = len(exceedances)
-    grid = 30 + int(n**0.5)
-    place = torch.arange(1, grid + 1, dtype=torch.float64, device=exceedances.device) - 0.5
-    quartile = exceedances[int(n / 4 + 0.5) - 1]
-    b = (1 - (grid / place).sqrt())[:, None] / (3 * quartile) + 1 / exceedances[-1]  # [grid, N]
-    k = torch.stack([torch.log1p(-row * exceedances).mean(0) for row in b])
-    profile = n * (torch.log(-b / k) - k - 1)
-    weights = profile.softmax(0)
-    weights = torch.where(weights >= 10 * torch.finfo(torch.float64).eps, weights, 0.0)
-    b_mean = (b * weights).sum(0) / weights.sum(0)
-    shape = torch.log1p(-b_mean * exceedances).mean(0)
-    return (n * shape + 5.0) / (n + 10), -shape / b_mean

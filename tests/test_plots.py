@@ -47,8 +47,8 @@ def curve():
             "beta": [0.25, 0.5, 1.0, 2.0, 4.0],
             "rate": [12.0, 9.5, 7.0, 4.0, 1.5],
             "distortion": [7.0, 8.0, 9.9, 13.5, 17.5],
-            "std_error_rate": 0.2,
-            "std_error_distortion": 0.3,
+            "rate_error": 0.2,
+            "distortion_error": 0.3,
         }
     )
 
@@ -251,6 +251,15 @@ class TestNumbers:
         ax = plots.calibration_ranks(ranks(1), 100)
         band = ax.collections[0].get_paths()[0].vertices[:, 1].max()
         assert 2 * np.exp(-2 * 300 * band**2) == pytest.approx(0.05)
+
+    def test_simulations_without_a_rank_are_left_out(self):
+        table = ranks(2)
+        table[:100, 1] = -1
+        ax = plots.calibration_ranks(table, 100)
+        alone = plots.calibration_ranks(table[100:, 1:], 100)
+        np.testing.assert_allclose(ax.lines[1].get_ydata(), alone.lines[0].get_ydata())
+        bands = [one.collections[0].get_paths()[0].vertices[:, 1].max() for one in (ax, alone)]
+        assert bands[0] == bands[1]
 
     def test_the_line_of_equal_elbo_goes_through_beta_one(self):
         ax = plots.rate_distortion(curve())

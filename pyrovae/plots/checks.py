@@ -157,7 +157,7 @@ def calibration_ranks(
     a curve above zero throughout: its draws are too high.
 
     Args:
-        ranks: whole numbers from 0 to `num_draws`, [num_simulations, num_quantities].
+        ranks: whole numbers from 0 to `num_draws`, [num_simulations, num_quantities]; -1 where a simulation has none.
         num_draws: how many draws the truth was ranked among.
         names: of the quantities.
         ax: to draw on; None makes a figure.
@@ -174,7 +174,7 @@ def calibration_ranks(
     values = as_array(ranks)
     if values.ndim != 2 or not len(values):
         raise ValueError(f"ranks has shape {list(values.shape)}: expected [num_simulations, num_quantities].")
-    if values.min() < 0 or values.max() > num_draws:
+    if values.min() < -1 or values.max() > num_draws or (values < 0).all(0).any():
         raise ValueError(
             f"ranks go from {values.min()} to {values.max()}: expected 0 to num_draws = {num_draws}."
         )
@@ -183,15 +183,16 @@ def calibration_ranks(
     ax = axes_or_new(ax)
     places = np.arange(num_draws + 1)
     uniform = (places + 1) / (num_draws + 1)
-    band = math.sqrt(math.log(2 / 0.05) / (2 * len(values)))
+    fewest = int((values >= 0).sum(0).min())
+    band = math.sqrt(math.log(2 / 0.05) / (2 * fewest))
     ax.fill_between(
         [0, 1], -band, band, color=GREY, alpha=0.25, linewidth=0, label="95% band for a whole curve"
     )
     few = values.shape[1] <= len(COLOURS)
     highest = band
     for quantity in range(values.shape[1]):
-        counts = np.bincount(values[:, quantity].astype(int), minlength=num_draws + 1)
-        difference = counts.cumsum() / len(values) - uniform
+        known = values[values[:, quantity] >= 0, quantity].astype(int)
+        difference = np.bincount(known, minlength=num_draws + 1).cumsum() / len(known) - uniform
         highest = max(highest, float(np.abs(difference).max()))
         label = (f"quantity {quantity}" if names is None else names[quantity]) if few else None
         colour = COLOURS[quantity] if few else BLUE

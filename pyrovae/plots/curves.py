@@ -52,7 +52,8 @@ def rate_per_dimension(rates: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """The rate KL(q(z_k|x) || p(z_k)) of each latent dimension, from the greatest to the least, in nats per row.
 
     Args:
-        rates: columns `site, dimension, rate, active, mean_variance`, one row a latent dimension.
+        rates: columns `site, dimension, rate, active, mean_variance`, one row a latent dimension
+            (which is "" for a site of one number).
         ax: to draw on; None makes a figure.
 
     Raises:
@@ -99,8 +100,8 @@ def rate_distortion(curve: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     Along the dotted line through the point of beta = 1 (or the best, if there is none) the ELBO is the same.
 
     Args:
-        curve: columns `beta, rate, distortion`; errors are drawn from `std_error_rate` and
-            `std_error_distortion`, if there.
+        curve: columns `beta, rate, distortion`; errors are drawn from `rate_error` and `distortion_error`,
+            if there.
         ax: to draw on; None makes a figure.
 
     Raises:
@@ -116,7 +117,8 @@ def rate_distortion(curve: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     columns_of(curve, ("beta", "rate", "distortion"), "pyrovae's rate-distortion curve")
     ax = axes_or_new(ax)
     ordered = curve.sort_values("rate", kind="stable")
-    errors = [ordered.get(f"std_error_{name}") for name in ("rate", "distortion")]
+    errors = [ordered.get(f"{name}_error") for name in ("rate", "distortion")]
+    errors = [error if error is not None and error.notna().all() else None for error in errors]
     ax.errorbar(
         ordered["rate"],
         ordered["distortion"],
