@@ -5,7 +5,7 @@ A VAE is a pair of Pyro programs, a generative model p(x, z) and an amortized gu
 its own, `to_arviz` hands it to ArviZ.
 """
 
-from pyrovae import callbacks, guides, models, nn, objectives
+from pyrovae import callbacks, guides, models, nn, objectives, plots
 from pyrovae._version import __version__
 from pyrovae.annealing import AnnealedImportanceSampling
 from pyrovae.arviz_bridge import to_arviz
@@ -18,6 +18,7 @@ from pyrovae.importance import ImportanceSampling
 from pyrovae.nonfinite import NonFiniteLossError
 from pyrovae.rate_distortion import rate_distortion
 from pyrovae.refinement import Refinement, refine
+from pyrovae.representation import Clustering, Probe, cluster, features, probe
 from pyrovae.simulated_bounds import SimulatedBounds, simulated_bounds
 from pyrovae.training import fit
 from pyrovae.vae import VAE
@@ -27,26 +28,32 @@ __all__ = [
     "AnnealedImportanceSampling",
     "Calibration",
     "Checkpoint",
+    "Clustering",
     "Comparison",
     "Diagnosis",
     "Elbo",
     "ImportanceSampling",
     "LogMarginal",
     "NonFiniteLossError",
+    "Probe",
     "Refinement",
     "SimulatedBounds",
     "__version__",
     "calibrate",
     "callbacks",
+    "cluster",
     "compare",
     "diagnose",
     "elbo",
+    "features",
     "fit",
     "guides",
     "log_marginal",
     "models",
     "nn",
     "objectives",
+    "plots",
+    "probe",
     "rate_distortion",
     "refine",
     "simulated_bounds",

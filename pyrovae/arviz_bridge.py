@@ -1,25 +1,30 @@
 """What ArviZ's functions expect, from draws of an amortized guide.
 
 ArviZ has two generations in use: 0.x with `InferenceData` and 1.x with `xarray.DataTree`. Groups are xarray
-Datasets here and are wrapped in what the installed `arviz` uses.
+Datasets here (`pyrovae.named_arrays`) and are wrapped in what the installed `arviz` uses. What ArviZ's figures
+mean for such draws, and what they do not, is told in docs/arviz.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
 
 from pyrovae import rows
-from pyrovae.evidence import row_blocks, seeds_from
+from pyrovae.evidence import NUMBERS_AT_ONCE, ROWS_AT_ONCE, row_blocks, seeds_from
 from pyrovae.layout import Arguments, SiteLayout, rows_first
-from pyrovae.psis import pareto_k
+from pyrovae.named_arrays import WITHOUT_DRAWS, Names
+from pyrovae.psis import pareto_k, smoothed
 from pyrovae.support import check_support
 from pyrovae.vae import VAE, check_count
+
+Groups = dict[str, dict[str, Tensor]]
 
 
 def to_arviz(
@@ -27,126 +32,162 @@ def to_arviz(
     x: Any,
     *context: Any,
     num_samples: int = 200,
+    resample_from: int | None = None,
     seed: int | None = None,
     coords: Mapping[str, Any] | None = None,
-    dims: Mapping[str, list[str]] | None = None,
+    dims: Mapping[str, Sequence[str]] | None = None,
 ) -> Any:
     """Draws, densities and data as ArviZ's InferenceData (arviz 0.x) or DataTree (arviz 1.x).
 
-    Groups, with dims (chain, draw, row, ...): `posterior` (draws of q(z|x)), `posterior_predictive`,
-    `log_likelihood` (log p(x|z) by observed site), `sample_stats` (`log_weight` = log p(x, z) - log q(z|x),
-    and `khat` by row), `prior`, `prior_predictive`; with dims (row, ...): `observed_data`, `constant_data`
-    (tensors of context). There is one chain: draws of a guide are independent, so R-hat and the effective
-    sample size say nothing about it; look at `khat`.
+    Groups, with dims (chain, draw, row, ...): `posterior`, `posterior_predictive`, `log_likelihood`
+    (log p(x|z) by observed site), `sample_stats` (`log_weight` = log p(x, z) - log q(z|x), and `khat` by row),
+    `prior`, `prior_predictive`; with dims (row, ...): `observed_data`, `constant_data` (context). There is one
+    chain: draws are independent, so R-hat and the effective sample size say nothing of how good the guide is;
+    `khat` does.
+
+    The posterior draws are the guide's, z_s ~ q(z|x). Given `resample_from` = M they are drawn, for each row
+    with replacement, from M draws of the guide with probabilities proportional to their Pareto smoothed
+    importance weights, and so come nearer to p(z|x): "Pareto Smoothed Importance Sampling" (Vehtari, Simpson,
+    Gelman, Yao, Gabry, 2024), https://jmlr.org/papers/v25/19-556.html; resampling is Rubin's "Using the SIR
+    algorithm to simulate posterior distributions" (1988). Where `khat` is above 0.7 do not trust them either.
 
     Args:
         vae: the pair.
         x: [N, ...]
         context: what the pair takes beside `x`.
-        num_samples: draws for each row; the groups hold num_samples * N times the size of a row.
+        num_samples: S, draws for each row; the groups hold S * N times the size of a row.
+        resample_from: M, at least S; None takes the guide's draws as they are.
         seed: draws are the same for the same seed; None takes one from torch's random state.
         coords: labels by dim, e.g. {"row": names}.
-        dims: names of the event dims by site, e.g. {"z": ["component"]}.
+        dims: names of the dims after the row by site, e.g. {"z": ["component"]}; also of "context_1", ...
+
+    Returns:
+        A site whose name files cannot hold or that is a dim's (chain, draw, row) goes by another: "/" becomes
+        ".", "row" becomes "row_".
 
     Raises:
-        ValueError, TypeError: data that do not fit the pair; `dims` of another number than the site's.
+        ValueError, TypeError: data that do not fit the pair; counts below 1; `dims` or `coords` of sites or dims
+            that are not there, or of another number than theirs; rows all of whose weights are zero or not
+            finite, when resampling.
 
     Example:
         >>> import pyrovae as pv
         >>> prior, decoder = pv.models.StandardNormal(2), pv.models.Bernoulli(pv.nn.MLP(2, 64))
         >>> encoder = pv.guides.DiagonalNormal(pv.nn.MLP(64, (2, 2)))
         >>> vae = pv.VAE(pv.models.LatentVariableModel(prior, decoder), pv.guides.AmortizedGuide(encoder))
-        >>> idata = pv.to_arviz(vae, torch.zeros(5, 64), num_samples=20)
+        >>> idata = pv.to_arviz(vae, torch.zeros(5, 64), num_samples=20, dims={"z": ["component"]})
         >>> dict(idata.posterior["z"].sizes)
-        {'chain': 1, 'draw': 20, 'row': 5, 'z_dim_0': 2}
+        {'chain': 1, 'draw': 20, 'row': 5, 'component': 2}
 
     """
     check_count("num_samples", num_samples)
+    if resample_from is not None:
+        check_count("resample_from", resample_from)
+        if resample_from < num_samples:
+            raise ValueError(
+                f"resample_from is {resample_from}: expected at least num_samples = {num_samples}, better ten times "
+                "as many, or draws repeat."
+            )
     data = vae.rows(x, *context)
-    blocks: list[dict[str, dict[str, Tensor]]] = []
+    constant = {f"context_{i}": a for i, a in enumerate(data.arguments[1:], 1)}
+    names = Names(vae.layout, constant, coords or {}, dims or {}, len(data))
     seeds = seeds_from(seed)
+    blocks: list[Groups] = []
     for first, arguments in row_blocks(vae, data):
         with vae.evaluating(), rows.fixed_seed(next(seeds), vae.device):
             check_support(vae.model, arguments, first)
-            blocks.append(_groups(vae, arguments, num_samples))
-    names = _Names(coords or {}, dims or {})
-    groups = {}
-    for group, sites in blocks[0].items():
-        joined = {
-            site: torch.cat([b[group][site] for b in blocks], 0 if group in _WITHOUT_DRAWS else 1)
-            for site in sites
-        }
-        groups[group] = names.dataset(group, joined)
-    groups["sample_stats"]["khat"] = (
-        "row",
-        pareto_k(_stacked(blocks, "sample_stats", "log_weight")).cpu().numpy(),
+            drawn = _from_the_guide(vae, arguments, resample_from or num_samples)
+            if resample_from is not None:
+                drawn = drawn.resampled(vae, num_samples, first)
+            blocks.append(_groups(vae, arguments, drawn))
+    groups = {group: names.dataset(group, _joined(blocks, group)) for group in blocks[0]}
+    groups["posterior"].attrs["draws_of"] = (
+        "q(z|x)"
+        if resample_from is None
+        else f"Pareto smoothed importance resampling of {resample_from} draws of q(z|x)"
     )
-    constant = {f"context_{i}": a for i, a in enumerate(data.arguments[1:], 1) if isinstance(a, Tensor)}
     if constant:
         groups["constant_data"] = names.dataset("constant_data", constant)
     return _wrap(groups)
 
 
-_BY_ROW = ("log_likelihood", "sample_stats")
-_WITHOUT_DRAWS = ("observed_data", "constant_data")
+@dataclass(frozen=True)
+class _Drawn:
+    """Latents of one block of rows in Pyro's layout; log p(x|z) by site and log weights [S,B]; Pareto k [B]."""
+
+    latents: dict[str, Tensor]
+    log_likelihood: dict[str, Tensor]
+    log_weights: Tensor
+    khat: Tensor
+
+    def resampled(self, vae: VAE, num_samples: int, first_row: int) -> _Drawn:
+        """Draw S of these for each row, with replacement, by their Pareto smoothed weights."""
+        finite = self.log_weights < math.inf  # false for NaN as well
+        bad = ~finite.all(0) | (self.log_weights == -math.inf).all(0)
+        if bool(bad.any()):
+            named = ", ".join(str(first_row + int(row)) for row in bad.nonzero()[:5, 0])
+            raise ValueError(
+                f"the importance weights of row {named} are all zero or not finite ({int(bad.sum())} such rows among "
+                f"rows {first_row} to {first_row + len(bad) - 1}): there is nothing to resample. Take the guide's "
+                "draws, resample_from=None, and look at log_weight."
+            )
+        weights = smoothed(self.log_weights).softmax(0)
+        chosen = torch.multinomial(weights.T, num_samples, replacement=True).T  # [S,B]
+        taken = {}
+        for name, value in self.latents.items():
+            after = len(vae.layout.latents[name].event_shape)
+            inner = value.dim() - 2 - after
+            index = chosen.reshape(num_samples, *[1] * inner, chosen.shape[1], *[1] * after)
+            taken[name] = value.gather(0, index.expand(num_samples, *value.shape[1:]))
+        likelihood = {name: value.gather(0, chosen) for name, value in self.log_likelihood.items()}
+        return _Drawn(taken, likelihood, self.log_weights.gather(0, chosen), self.khat)
 
 
-def _groups(vae: VAE, arguments: Arguments, num_samples: int) -> dict[str, dict[str, Tensor]]:
-    """All groups for one block of rows, by site: [S, B, ...], observed data [B, ...]."""
-    layout = vae.layout
+def _from_the_guide(vae: VAE, arguments: Arguments, num_samples: int) -> _Drawn:
+    """Draws of q(z|x) and their weights, in pieces, whose size depends on the data's alone."""
+    row_numbers = math.prod(arguments[0].shape[1:]) + sum(s.numel for s in vae.layout.latents.values())
+    at_once = max(1, NUMBERS_AT_ONCE // (ROWS_AT_ONCE * max(1, row_numbers)))
+    pieces = []
+    for done in range(0, num_samples, at_once):
+        terms = rows.row_terms(vae, arguments, min(at_once, num_samples - done))
+        observed = {name: site.log_prob for name, site in terms.model_sites.items() if site.observed}
+        pieces.append((dict(terms.latents), observed, {"log_weight": terms.log_weights.double()}))
+    latents, likelihood, weights = (
+        {name: torch.cat([one[name] for one in part]) for name in part[0]}
+        for part in zip(*pieces, strict=True)
+    )
+    return _Drawn(latents, likelihood, weights["log_weight"], pareto_k(weights["log_weight"]))
+
+
+def _groups(vae: VAE, arguments: Arguments, drawn: _Drawn) -> Groups:
+    """All groups for one block of rows, by site: [S, B, ...], those without draws [B, ...]."""
+    layout, latents = vae.layout, drawn.latents
+    num_samples = len(drawn.log_weights)
     hidden = {**layout.latents, **layout.enumerated}
-    guide_sites = rows.run_guide(vae, arguments, num_samples)
-    latents = {name: guide_sites[name].value for name in layout.latents}
-    model_sites = rows.run_model(vae, arguments, latents, num_samples)
     everything = {**latents, **rows.enumerated_draws(vae, arguments, latents, num_samples)}
     _, predictive = rows.run_predictive(vae, arguments, everything)
     prior, prior_predictive = rows.run_prior(vae, arguments, num_samples)
-    terms = rows.RowTerms(model_sites, guide_sites, latents, layout, broadcasts=False)
+    observed = rows.observations(vae, arguments)
 
     def users(values: Mapping[str, Tensor], sites: Mapping[str, SiteLayout]) -> dict[str, Tensor]:
-        return {name: rows_first(values[name], site) for name, site in sites.items()}
+        return {name: rows_first(values[name], site).cpu() for name, site in sites.items()}
 
     return {
         "posterior": users(everything, hidden),
         "posterior_predictive": users(predictive, layout.observed),
-        "log_likelihood": {name: site.log_prob for name, site in model_sites.items() if site.observed},
-        "sample_stats": {"log_weight": terms.log_weights},
+        "log_likelihood": {name: value.cpu() for name, value in drawn.log_likelihood.items()},
+        "sample_stats": {"log_weight": drawn.log_weights.cpu(), "khat": drawn.khat.cpu()},
         "prior": users(prior, hidden),
         "prior_predictive": users(prior_predictive, layout.observed),
-        "observed_data": {
-            n: v[0] for n, v in users(rows.observations(vae, arguments), layout.observed).items()
-        },
+        "observed_data": {name: value[0] for name, value in users(observed, layout.observed).items()},
     }
 
 
-def _stacked(blocks: list[dict[str, dict[str, Tensor]]], group: str, name: str) -> Tensor:
-    return torch.cat([block[group][name] for block in blocks], 1)
+def _joined(blocks: list[Groups], group: str) -> dict[str, Tensor]:
+    def row_dim(name: str) -> int:
+        return 0 if group in WITHOUT_DRAWS or name == "khat" else 1
 
-
-class _Names:
-    """Dims and coords of every variable."""
-
-    def __init__(self, coords: Mapping[str, Any], dims: Mapping[str, list[str]]) -> None:
-        self.coords, self.dims = coords, dims
-
-    def dataset(self, group: str, values: Mapping[str, Tensor]) -> xr.Dataset:
-        leading = ["row"] if group in _WITHOUT_DRAWS else ["chain", "draw", "row"]
-        variables = {}
-        for site, value in values.items():
-            array = value.detach().cpu().numpy()
-            array = array if group in _WITHOUT_DRAWS else array[None]
-            event = [] if group in _BY_ROW else self._event_dims(site, array.ndim - len(leading))
-            variables[site] = ([*leading, *event], array)
-        dataset = xr.Dataset(variables, attrs={"inference_library": "pyrovae"})
-        labels = {dim: np.arange(size) for dim, size in dataset.sizes.items()}
-        labels |= {dim: self.coords[str(dim)] for dim in dataset.sizes if dim in self.coords}
-        return dataset.assign_coords(labels)
-
-    def _event_dims(self, site: str, count: int) -> list[str]:
-        names = self.dims.get(site, [f"{site}_dim_{i}" for i in range(count)])
-        if len(names) != count:
-            raise ValueError(f"dims names {len(names)} dims for '{site}': it has {count} beside the rows.")
-        return list(names)
+    return {name: torch.cat([b[group][name] for b in blocks], row_dim(name)) for name in blocks[0][group]}
 
 
 def _wrap(groups: dict[str, xr.Dataset]) -> Any:

@@ -16,8 +16,9 @@ import torch
 
 from pyrovae import guides, models, nn, plots
 from pyrovae.arviz_bridge import to_arviz
-from pyrovae.evidence import elbo, log_marginal
+from pyrovae.evidence import LogMarginal, elbo, log_marginal
 from pyrovae.files import write_atomically
+from pyrovae.representation import cluster, probe
 from pyrovae.rows import fixed_seed
 from pyrovae.training import fit
 from pyrovae.vae import VAE
@@ -30,7 +31,7 @@ ACTIVE = 0.01  # variance of the posterior mean over data: Burda et al. 2015, se
 
 
 def run(out: Path, *, epochs: int = EPOCHS, seed: int = 0) -> pd.DataFrame:
-    """Train, evaluate and show; writes report.png, history.csv and digits.nc into `out`; returns the table."""
+    """Train, evaluate and show; writes the report, history and digits.nc into `out`; returns the table."""
     started = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
     train, valid, test, labels = digits()
@@ -52,21 +53,26 @@ def run(out: Path, *, epochs: int = EPOCHS, seed: int = 0) -> pd.DataFrame:
             validation=valid,
             optimizer=lambda parameters: torch.optim.Adam(parameters, lr=2e-3),
         )
-        table, by_row = evaluate(vae, {"train": train, "test": test}, seed)
-        figure = plots.report(vae, test, history=history, image_shape=(8, 8), labels=labels)
+        table, marginal = evaluate(vae, {"train": train, "test": test}, seed)
+        page = plots.report(
+            vae, test, history=history, image_shape=(8, 8), labels=labels, marginal=marginal, seed=seed
+        )
         tree = to_arviz(vae, test[:100], num_samples=100, dims={"x": ["pixel"], "z": ["latent"]})
-    _print_table(table, baselines(train, valid, test), by_row.numpy())
+    _print_table(table, baselines(train, valid, test), marginal.log_marginal.numpy())
     active = int((posterior_means(vae, test).var(0) > ACTIVE).sum())
     print(
         f"Active latent dimensions (variance of the posterior mean above {ACTIVE}): {active} of {LATENT_SIZE}"
     )
+    print(f"Representation: {probe(vae, test, labels=labels)}")
+    print(f"                {cluster(vae, test, num_clusters=10, truth=labels)}")
 
     write_atomically(out / "history.csv", lambda path: history.to_csv(path, index=False))
-    write_atomically(out / "report.png", lambda path: figure.savefig(path, dpi=110))
+    page.save(out / "report.png")
+    page.save(out / "report.html")
     write_atomically(out / "digits.nc", lambda path: tree.to_netcdf(str(path)))
     vae.save(out / "vae.safetensors")
     _print_posterior(out / "digits.nc", labels[0])
-    print(f"\nWrote {out}/: report.png, history.csv, digits.nc (for ArviZ), vae.safetensors")
+    print(f"\nWrote {out}/: report.html, report.png, history.csv, digits.nc (for ArviZ), vae.safetensors")
     print(f"Took {time.perf_counter() - started:.0f} seconds")
     return table
 
@@ -91,8 +97,8 @@ def build() -> VAE:
     return VAE(model, guides.AmortizedGuide(posterior))
 
 
-def evaluate(vae: VAE, data: dict[str, torch.Tensor], seed: int) -> tuple[pd.DataFrame, torch.Tensor]:
-    """Mean nats per row of each set of rows, with errors; and log p(x) by row of the last set."""
+def evaluate(vae: VAE, data: dict[str, torch.Tensor], seed: int) -> tuple[pd.DataFrame, LogMarginal]:
+    """Mean nats per row of each set of rows, with errors; and `log_marginal` of the last set."""
     table = []
     for name, x in data.items():
         bound = elbo(vae, x, num_samples=100, seed=seed)
@@ -108,7 +114,7 @@ def evaluate(vae: VAE, data: dict[str, torch.Tensor], seed: int) -> tuple[pd.Dat
                 "Pareto k < 0.7": marginal.share_good,
             }
         )
-    return pd.DataFrame(table).set_index("rows"), marginal.log_marginal
+    return pd.DataFrame(table).set_index("rows"), marginal
 
 
 def posterior_means(vae: VAE, x: torch.Tensor) -> torch.Tensor:

@@ -75,6 +75,11 @@ def k_of_largest(largest: Tensor, smallest: Tensor, num_samples: int) -> Tensor:
 
 def _fit_shape(exceedances: Tensor) -> Tensor:
     """Zhang & Stephens' estimate with the weak prior of Vehtari et al. (appendix C); [n, N] ascending."""
+    return _fit_tail(exceedances)[0]
+
+
+def _fit_tail(exceedances: Tensor) -> tuple[Tensor, Tensor]:
+    """`_fit_shape` and the distribution's scale."""
     n = len(exceedances)
     grid = 30 + int(n**0.5)
     place = torch.arange(1, grid + 1, dtype=torch.float64, device=exceedances.device) - 0.5
@@ -86,4 +91,45 @@ def _fit_shape(exceedances: Tensor) -> Tensor:
     weights = torch.where(weights >= 10 * torch.finfo(torch.float64).eps, weights, 0.0)
     b_mean = (b * weights).sum(0) / weights.sum(0)
     shape = torch.log1p(-b_mean * exceedances).mean(0)
-    return (n * shape + 5.0) / (n + 10)
+    return (n * shape + 5.0) / (n + 10), -shape / b_mean
+
+
+def smoothed(log_weights: Tensor) -> Tensor:
+    """Pareto smoothed log weights: the largest are replaced by quantiles of the distribution fitted to them.
+
+    Smoothed weights are truncated at the largest raw one. They trade a little bias for much less variance
+    (Vehtari et al. 2024, section 3). A row whose tail cannot be fitted keeps its weights.
+
+    Args:
+        log_weights: [S, N], any constant may be added to a row.
+
+    Returns:
+        [S, N], float64, each row's largest raw weight subtracted.
+
+    Example:
+        >>> smoothed(torch.tensor([0.0, 1.0, 2.0]).unsqueeze(1)).squeeze().tolist()
+        [-2.0, -1.0, 0.0]
+
+    """
+    S = len(log_weights)
+    log_weights = log_weights.double()
+    log_weights = log_weights - log_weights.amax(0)
+    tail = math.ceil(min(S / 5, 3 * S**0.5))
+    if tail >= S:
+        return log_weights
+    result = log_weights.clone()
+    ordered, place = (found.flip(0) for found in log_weights.topk(tail + 1, dim=0))
+    cutoff = ordered[0].clamp(min=math.log(torch.finfo(torch.float64).tiny))
+    exceeding = (ordered[1:] > cutoff).sum(0)
+    for length in exceeding.unique().tolist():
+        if length > 4:
+            rows = (exceeding == length).nonzero()[:, 0]
+            inside = tail + 1 - length
+            k, scale = _fit_tail(ordered[inside:, rows].exp() - cutoff[rows].exp())
+            probability = (torch.arange(length, dtype=torch.float64, device=k.device)[:, None] + 0.5) / length
+            spread = -torch.log1p(-probability)
+            quantile = torch.where(k.abs() < 1e-15, spread, torch.expm1(k * spread) / k) * scale
+            tails = (quantile + cutoff[rows].exp()).log().clamp(max=0.0)
+            fitted = tails.isfinite().all(0) & (scale > 0)
+            result[place[inside:, rows], rows] = torch.where(fitted, tails, ordered[inside:, rows])
+    return result

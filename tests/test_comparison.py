@@ -22,7 +22,7 @@ def results_of(pointwise, khat=0.1, std_error=0.0):
     """What log_marginal would give, from known log p(x), [N] each."""
     return {
         name: LogMarginal(
-            values, torch.full_like(values, std_error), values, torch.full_like(values, khat), values, 9
+            values, torch.full_like(values, std_error), values, torch.full_like(values, khat), values, 9, 1
         )
         for name, values in pointwise.items()
     }

@@ -23,6 +23,7 @@ def test_files(output):
     assert sorted(file.name for file in output.iterdir()) == [
         "digits.nc",
         "history.csv",
+        "report.html",
         "report.png",
         "vae.safetensors",
     ]

@@ -126,6 +126,8 @@ def test_every_public_name_is_documented_with_an_example():
         "pyrovae.Elbo",
         "pyrovae.LogMarginal",
         "pyrovae.Refinement",
+        "pyrovae.Clustering",
+        "pyrovae.Probe",
         "pyrovae.nn.join",
         "pyrovae.objectives.RowLosses",
     }

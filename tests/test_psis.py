@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyrovae.psis import pareto_k
+from pyrovae.psis import pareto_k, smoothed
 
 arviz = pytest.importorskip("arviz")
 
@@ -32,6 +32,21 @@ def test_k_equals_arviz(S, spread):
     log_weights = np.random.default_rng(S).normal(scale=spread, size=(S, 6)) - 1000
     ours = pareto_k(torch.as_tensor(log_weights)).numpy()
     np.testing.assert_allclose(ours, k_by_arviz(log_weights), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.skipif(not FIRST_GENERATION, reason="ArviZ 1.x rounds the tail's length down")
+@pytest.mark.parametrize("S", [10, 26, 100, 1000])
+@pytest.mark.parametrize("spread", [0.1, 1.0, 4.0, 300.0])
+def test_smoothed_weights_equal_arviz(S, spread):
+    log_weights = np.random.default_rng(S).normal(scale=spread, size=(S, 6)) - 1000
+    log_weights[:, 5] = np.repeat(log_weights[: S // 2, 5], 2)  # ties
+    ours = smoothed(torch.as_tensor(log_weights)).log_softmax(0).numpy()
+    theirs = np.asarray(arviz.psislw(log_weights.T.copy())[0]).T
+    theirs, ours = (
+        np.sort(theirs, 0),
+        np.sort(ours, 0),
+    )  # which of two equal weights is which, is anyone's choice
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.skipif(not FIRST_GENERATION, reason="ArviZ 1.x refuses some of these rows")

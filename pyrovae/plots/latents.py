@@ -1,0 +1,94 @@
+"""Where rows lie in latent space."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pyrovae.plots.style import BLUE, COLOURS, as_array, axes_or_new
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST_CLASSES = 20
+MARKERS = "osD^vP*X<>"
+
+
+def latent_map(means: Any, labels: Any = None, *, ax: Axes | None = None) -> Axes:
+    """Posterior means [N, K], on their first two principal components where K > 2.
+
+    Args:
+        means: [N, K], from `VAE.encode` or `pyrovae.features`.
+        labels: [N], classes (one glyph each) or numbers (one colour each, if there are more than 20 different).
+        ax: to draw on; None makes a figure.
+
+    Raises:
+        ValueError: means of another shape, or labels of another number.
+
+    Example:
+        >>> latent_map(torch.randn(10, 2), labels=[0, 1] * 5).get_xlabel()
+        'E[z[0]|x]'
+
+    """
+    points = as_array(means).astype(float)
+    if points.ndim != 2:
+        raise ValueError(f"means has shape {list(points.shape)}: expected [N, K].")
+    if labels is not None and len(labels) != len(points):
+        raise ValueError(f"got {len(labels)} labels for {len(points)} rows.")
+    ax = axes_or_new(ax)
+    points, names = _in_the_plane(points)
+    if labels is None:
+        ax.scatter(points[:, 0], points[:, 1], s=12, color=BLUE, alpha=0.7, linewidths=0)
+    else:
+        _by_label(ax, points, as_array(labels))
+    ax.set(xlabel=names[0], ylabel=names[1], title="Latent map")
+    if not names[1]:
+        ax.set_yticks([])
+    return ax
+
+
+def principal_shares(means: Any) -> np.ndarray:
+    """The share of the variance along each principal component of some means [N, K]."""
+    points = as_array(means).astype(float)
+    singular = np.linalg.svd(points - points.mean(0), compute_uv=False)
+    return singular**2 / max((singular**2).sum(), np.finfo(float).tiny)
+
+
+def _in_the_plane(points: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    if points.shape[1] == 1:
+        height = np.random.default_rng(0).uniform(size=len(points))  # so that rows do not hide each other
+        return np.column_stack([points[:, 0], height]), ["E[z|x]", ""]
+    if points.shape[1] == 2:
+        return points, ["E[z[0]|x]", "E[z[1]|x]"]
+    shares = principal_shares(points)
+    centred = points - points.mean(0)
+    directions = np.linalg.svd(centred, full_matrices=False)[2]
+    # The sign of a singular vector is arbitrary; the same picture on every machine needs one.
+    largest = np.abs(directions).argmax(1)
+    directions = directions * np.sign(directions[np.arange(len(directions)), largest])[:, None]
+    names = [f"principal component {i + 1} of E[z|x] ({shares[i]:.0%})" for i in range(2)]
+    return centred @ directions[:2].T, names
+
+
+def _by_label(ax: Axes, points: np.ndarray, labels: np.ndarray) -> None:
+    classes = np.unique(labels)
+    if len(classes) > MOST_CLASSES and labels.dtype.kind in "iuf":
+        drawn = ax.scatter(points[:, 0], points[:, 1], s=12, c=labels, cmap="viridis", linewidths=0)
+        ax.figure.colorbar(drawn, ax=ax, label="label")
+        return
+    short = all(len(str(label)) == 1 for label in classes)
+    for place, label in enumerate(classes):
+        glyph = f"${label}$" if short else MARKERS[place % len(MARKERS)]
+        chosen = points[labels == label]
+        ax.scatter(
+            chosen[:, 0],
+            chosen[:, 1],
+            s=26 if short else 14,
+            marker=glyph,
+            color=COLOURS[place % len(COLOURS)],
+            linewidths=0.3,
+            label=str(label),
+        )
+    if not short:
+        ax.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -1,0 +1,168 @@
+"""The panels of a report: a picture, a sentence that says what it shows in these numbers, and the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from pyrovae.plots.checks import Group, khat, predictive_check, row_mean, statistics_of
+from pyrovae.plots.curves import rate_distortion, rate_per_dimension, training_history
+from pyrovae.plots.latents import latent_map, principal_shares
+from pyrovae.plots.style import as_array
+from pyrovae.psis import GOOD_K
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from pyrovae.evidence import LogMarginal
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel: `draw(ax)` draws the picture; a table is shown on the HTML page.
+
+    Example:
+        >>> panel = Panel("A line", lambda ax: ax.plot([0, 1]) and ax, "It rises.")
+
+    """
+
+    title: str
+    draw: Callable[[Axes], Axes]
+    sentence: str
+    table: pd.DataFrame | None = None
+
+
+def of_history(history: pd.DataFrame) -> Panel:
+    """Has training converged, and has it gone too far?"""
+    first, last = history.iloc[0], history.iloc[-1]
+    chosen = {"first": first, "last": last}
+    sentence = f"After {len(history)} epochs the training rows' ELBO is {last.elbo:.2f} nats."
+    if history["elbo_valid"].notna().any():
+        smooth = history["elbo_valid"].rolling(max(1, len(history) // 20), min_periods=1).mean()
+        best = history.iloc[int(smooth.to_numpy().argmax())]
+        chosen["best, smoothed"] = best
+        lost = float(smooth.max() - smooth.iloc[-1])
+        gap = last.elbo - last.elbo_valid
+        sentence += f" The validation rows' is {last.elbo_valid:.2f}, {abs(gap):.2f} {'below' if gap > 0 else 'above'}."
+        if best.epoch > 0.9 * last.epoch:
+            sentence += " It was still rising: more epochs may help."
+        else:
+            sentence += f" Smoothed, it was best at epoch {best.epoch:.0f}, and has lost {lost:.2f} since."
+    table = pd.DataFrame(chosen).T[["epoch", "elbo", "reconstruction", "rate", "elbo_valid"]]
+    return Panel("Training", lambda ax: training_history(history, ax=ax), sentence, table)
+
+
+def of_latents(means: Any, labels: Any) -> Panel:
+    """How the rows lie."""
+    shares = principal_shares(means)
+    sentence = (
+        f"Posterior means of {len(means)} rows in {len(shares)} dimensions; the plane shown holds "
+        f"{shares[:2].sum():.0%} of their variance."
+    )
+    if shares[:2].sum() < 0.5:
+        sentence += " Classes that overlap here may lie apart in the others: probe() and cluster() tell."
+    table = pd.DataFrame(
+        {"share of variance": shares}, index=[f"component {i + 1}" for i in range(len(shares))]
+    )
+    return Panel("Latent map", lambda ax: latent_map(means, labels, ax=ax), sentence, table.head(10))
+
+
+def of_weights(result: LogMarginal) -> Panel:
+    """Can log p(x) be believed?"""
+    if result.share_good >= 0.95:
+        verdict = f"log p(x) and its error can be relied on{'' if result.share_good == 1 else ' but for the others'}."
+    else:
+        verdict = (
+            "for the others log p(x) is more likely too low than too high: take a richer guide, refine() it, or more "
+            "samples."
+        )
+    sentence = f"Pareto k is below {GOOD_K} for {result.share_good:.1%} of the rows; {verdict}"
+    # An infinite k (too few draws to tell) would make every mean infinite; its rows count in the sentence.
+    table = (
+        result.to_frame()
+        .replace([np.inf, -np.inf], np.nan)
+        .describe()
+        .loc[["mean", "min", "25%", "50%", "75%", "max"]]
+    )
+    return Panel("Importance weights", lambda ax: khat(result, ax=ax), sentence, table)
+
+
+def of_predictive(tree: Any, site: str) -> Panel:
+    """Does the model generate data like these?"""
+    group: Group = "prior_predictive"
+    observed, drawn = statistics_of(tree, group, site, row_mean, 200)
+    means, spreads = np.array([one.mean() for one in drawn]), np.array([one.std() for one in drawn])
+    table = pd.DataFrame(
+        {
+            "observed": [observed.mean(), observed.std()],
+            "drawn": [means.mean(), spreads.mean()],
+            "share of data sets drawn above": [
+                (means > observed.mean()).mean(),
+                (spreads > observed.std()).mean(),
+            ],
+        },
+        index=["mean over rows", "standard deviation over rows"],
+    )
+    tail = table["share of data sets drawn above"]
+    odd = [str(name) for name in table.index[(tail < 0.025) | (tail > 0.975)]]
+    sentence = (
+        f"Data sets drawn from the prior against {len(observed)} rows, by the mean of a row's entries. "
+    )
+    sentence += (
+        f"The model misses the statistic's {' and '.join(odd)}: few data sets that it draws have one so extreme."
+        if odd
+        else "Mean and spread over rows are such as the model draws."
+    )
+    return Panel(
+        "Predictive check", lambda ax: predictive_check(tree, group=group, site=site, ax=ax), sentence, table
+    )
+
+
+def of_rates(rates: pd.DataFrame) -> Panel:
+    """Which dimensions carry something?"""
+    active = rates["active"].astype(bool)
+    sentence = (
+        f"{active.sum()} of {len(rates)} latent dimensions are active; the rate is {rates['rate'].sum():.2f} nats "
+        f"in all, {rates['rate'].max():.2f} in the dimension that carries most."
+    )
+    if not active.any():
+        sentence += " The posterior has collapsed onto the prior: z says nothing of x."
+    table = rates.sort_values("rate", ascending=False).head(20).set_index("site")
+    return Panel("Rate by latent dimension", lambda ax: rate_per_dimension(rates, ax=ax), sentence, table)
+
+
+def of_rate_distortion(curve: pd.DataFrame) -> Panel:
+    """What a nat of rate buys."""
+    bound = -(curve["rate"] + curve["distortion"])
+    best = curve.iloc[int(bound.to_numpy().argmax())]
+    low, high = (
+        curve.iloc[int(place)]
+        for place in (curve["beta"].to_numpy().argmin(), curve["beta"].to_numpy().argmax())
+    )
+    sentence = (
+        f"As beta goes from {low['beta']:g} to {high['beta']:g} the rate goes from {low['rate']:.2f} to "
+        f"{high['rate']:.2f} nats; the "
+        f"ELBO is best, {bound.max():.2f}, at beta = {best['beta']:g}."
+    )
+    return Panel(
+        "Rate and distortion", lambda ax: rate_distortion(curve, ax=ax), sentence, curve.set_index("beta")
+    )
+
+
+def of_reconstructions(
+    originals: Any, means: Any, reconstruction: float, draw: Callable[[Axes], Axes]
+) -> Panel:
+    """What the latents keep of a row."""
+    x, mean = as_array(originals).astype(float), as_array(means).astype(float)
+    error, spread = ((x - mean) ** 2).mean(), ((x - x.mean(0)) ** 2).mean()
+    sentence = (
+        f"E[x|z] at the posterior means leaves {error / spread:.0%} of the variance of the entries unexplained; "
+        f"E_q[log p(x|z)] is {reconstruction:.2f} nats."
+        if spread > 0
+        else f"E_q[log p(x|z)] is {reconstruction:.2f} nats."
+    )
+    return Panel("Reconstructions", draw, sentence)

@@ -1,0 +1,373 @@
+"""Rows of data as pictures: reconstructions, samples, and walks through latent space.
+
+Rows whose event is an image, or that `image_shape` makes one, are drawn as images; others as strips of a heat map.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrovae import rows
+from pyrovae.evidence import seeds_from
+from pyrovae.layout import rows_first
+from pyrovae.plots.style import as_array, axes_or_new
+from pyrovae.vae import VAE, Latents, check_count
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+ImageShape = tuple[int, ...]
+MOST_DIMENSIONS = 8
+
+
+def image_grid(
+    lines: Sequence[Any],
+    image_shape: ImageShape | None = None,
+    *,
+    labels: Sequence[str] | None = None,
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """Lines of images, each [n, *event], one under another; strips of a heat map where rows are no images.
+
+    Args:
+        lines: arrays or tensors of as many rows each.
+        image_shape: height and width, or channels (1 or 3), height and width; None takes the event's own.
+        labels: of the lines.
+        title: of the picture.
+        ax: to draw on; None makes a figure.
+
+    Raises:
+        ValueError: an image shape that does not fit the rows.
+
+    Example:
+        >>> image_grid([torch.rand(5, 64), torch.rand(5, 64)], (8, 8), labels=["x", "mean"]).get_title()
+        ''
+
+    """
+    images = [_as_images(as_array(line), image_shape) for line in lines]
+    joined = np.concatenate([line.ravel() for line in images])
+    unit = bool(np.nanmin(joined) >= 0 and np.nanmax(joined) <= 1)
+    height, width = images[0].shape[1:3]
+    strips = height == 1
+    gap = max(1, round(0.1 * min(height, width)))
+    around = ((0, 0), (gap, gap), (gap, gap)) if not strips else ((0, 0), (0, 0), (0, 0))
+    colour = images[0].ndim == 4
+    padded = [
+        np.pad(
+            line.astype(float),
+            around + (((0, 0),) if colour else ()),
+            constant_values=1.0 if colour else np.nan,
+        )
+        for line in images
+    ]
+    if strips:  # the rows one under another, each with its lines together
+        order = [line[i] for i in range(len(padded[0])) for line in padded]
+        page, step = np.concatenate(order), 1.0
+        labels = list(labels) * len(padded[0]) if labels is not None else None
+    else:
+        page = np.concatenate([np.concatenate(list(line), axis=1) for line in padded])
+        step = height + 2.0 * gap
+    ax = axes_or_new(ax)
+    drawn = ax.imshow(
+        page,
+        cmap="gray_r" if unit else "viridis",
+        interpolation="nearest",
+        aspect="auto" if strips else "equal",
+        vmin=0 if unit else None,
+        vmax=1 if unit else None,
+    )
+    if not unit and not colour:
+        ax.figure.colorbar(drawn, ax=ax, location="bottom", shrink=0.6, aspect=40, pad=0.02)
+    ax.set(xticks=[], yticks=[], title=title)
+    if labels is not None:
+        ax.set_yticks([(i + 0.5) * step - 0.5 for i in range(len(labels))], labels, fontsize="small")
+        ax.tick_params(axis="y", length=0)
+    return ax
+
+
+def reconstructions(
+    vae: VAE,
+    x: Any,
+    *context: Any,
+    image_shape: ImageShape | None = None,
+    site: str | None = None,
+    num_columns: int = 8,
+    ax: Axes | None = None,
+) -> Axes:
+    """The first rows over their reconstructions, means of p(x|z) at the posterior means of z.
+
+    Args:
+        vae: the pair.
+        x: [N, ...]
+        context: what the pair takes beside `x`.
+        image_shape: see `image_grid`.
+        site: the observed site; None where there is one.
+        num_columns: rows in a line; two lines are drawn if there are that many.
+        ax: to draw on; None makes a figure.
+
+    Raises:
+        ValueError: as `VAE.reconstruct`; a site that is not there.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> model = pv.models.LinearGaussian(2, 4)
+        >>> ax = reconstructions(pv.VAE(model, pv.guides.ExactGuide(model)), torch.rand(9, 4))
+
+    """
+    check_count("num_columns", num_columns)
+    shown = _take(vae, x, context, slice(0, 2 * num_columns))
+    means = as_array(one_site(vae.reconstruct(*shown), vae, site))
+    originals = as_array(observed_rows(vae, *shown)[_site(vae, site)]).reshape(means.shape)
+    lines = []
+    whole = max(1, len(means) // num_columns)
+    columns = min(num_columns, len(means))
+    for first in range(0, whole * columns, columns):
+        lines += [originals[first : first + columns], means[first : first + columns]]
+    labels = ["x", "E[x|z]"] * whole
+    if _is_strips(lines[0], image_shape):
+        labels = ["x", "E[x|z]"]
+        lines = [originals[:columns], means[:columns]]
+    return image_grid(lines, image_shape, labels=labels, title="Rows and their reconstructions", ax=ax)
+
+
+def samples(
+    vae: VAE,
+    *context: Any,
+    num_rows: int = 16,
+    image_shape: ImageShape | None = None,
+    site: str | None = None,
+    num_columns: int = 8,
+    seed: int | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Rows drawn from the model, z from p(z): the mean E[x|z] over the draw from p(x|z).
+
+    Args:
+        vae: the pair.
+        context: with `num_rows` rows.
+        num_rows: how many.
+        image_shape: see `image_grid`.
+        site: the observed site; None where there is one.
+        num_columns: rows in a line.
+        seed: draws are the same for the same seed; None takes one from torch's random state.
+        ax: to draw on; None makes a figure.
+
+    Raises:
+        ValueError: as `VAE.generate`.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> model = pv.models.LinearGaussian(2, 4)
+        >>> ax = samples(pv.VAE(model, pv.guides.ExactGuide(model), example=torch.rand(9, 4)), num_rows=6)
+
+    """
+    check_count("num_columns", num_columns)
+    with rows.fixed_seed(next(seeds_from(seed)), vae.device):
+        latents, draws = vae.sample_prior(num_rows, *context)
+    drawn = as_array(draws[_site(vae, site)])
+    try:
+        means = as_array(one_site(vae.decode(latents, *context), vae, site))
+    except ValueError as error:
+        if "has no mean" not in str(error):
+            raise
+        means = None
+    lines, labels = [], []
+    columns = min(num_columns, num_rows)
+    for first in range(0, num_rows // columns * columns, columns):
+        some = slice(first, first + columns)
+        lines += ([] if means is None else [means[some]]) + [drawn[some]]
+        labels += ([] if means is None else ["E[x|z]"]) + ["draw"]
+    if _is_strips(drawn, image_shape):
+        lines, labels = ([drawn], ["draw"]) if means is None else ([means, drawn], ["E[x|z]", "draw"])
+    return image_grid(lines, image_shape, labels=labels, title="Drawn from the model: z ~ p(z)", ax=ax)
+
+
+def traversals(
+    vae: VAE,
+    x: Any,
+    *context: Any,
+    dimensions: Sequence[int] | None = None,
+    image_shape: ImageShape | None = None,
+    latent: str | None = None,
+    site: str | None = None,
+    num_steps: int = 9,
+    seed: int | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """What each latent dimension does: the first row's E[x|z] while one dimension of z moves and the others stay.
+
+    A dimension moves from the 1% to the 99% quantile of posterior draws over all the rows, the range in which the
+    decoder has been trained.
+
+    Args:
+        vae: the pair.
+        x: [N, ...], the more the better.
+        context: what the pair takes beside `x`.
+        dimensions: of the flattened latent; None takes those whose posterior means vary most, at most 8.
+        image_shape: see `image_grid`.
+        latent: the latent site that moves; None where there is one.
+        site: the observed site; None where there is one.
+        num_steps: columns.
+        seed: of the posterior draws; None takes one from torch's random state.
+        ax: to draw on; None makes a figure.
+
+    Raises:
+        ValueError: as `VAE.encode` and `VAE.decode`; dimensions or sites that are not there.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> model = pv.models.LinearGaussian(2, 4)
+        >>> ax = traversals(pv.VAE(model, pv.guides.ExactGuide(model)), torch.rand(9, 4), num_steps=5)
+
+    """
+    check_count("num_steps", num_steps)
+    means = _by_site(vae.encode(x, *context), vae)
+    latent = _chosen(latent, means, "latent")
+    flat = means[latent].reshape(len(means[latent]), -1)
+    if dimensions is None:
+        order = flat.var(0, correction=0).argsort(descending=True)
+        dimensions = sorted(order[:MOST_DIMENSIONS].tolist())
+    if not dimensions or not all(0 <= k < flat.shape[1] for k in dimensions):
+        raise ValueError(f"dimensions is {list(dimensions)}: expected numbers from 0 to {flat.shape[1] - 1}.")
+    with rows.fixed_seed(next(seeds_from(seed)), vae.device):
+        draws = vae.sample_posterior(x, *context)[latent][0].reshape(len(flat), -1)
+    ends = torch.quantile(
+        draws.double(), torch.tensor([0.01, 0.99], dtype=torch.float64, device=draws.device), dim=0
+    )
+    lines, labels = [], []
+    for k in dimensions:
+        moved = flat[:1].repeat(num_steps, 1)
+        moved[:, k] = torch.linspace(float(ends[0, k]), float(ends[1, k]), num_steps)
+        given = {name: value[:1].expand(num_steps, *value.shape[1:]) for name, value in means.items()}
+        given[latent] = moved.reshape(num_steps, *means[latent].shape[1:])
+        lines.append(
+            as_array(one_site(vae.decode(given, *_repeated(vae, x, context, 0, num_steps)), vae, site))
+        )
+        labels.append(f"{latent}[{k}]")
+    title = "One latent dimension at a time"
+    if _is_strips(lines[0], image_shape):
+        return image_grid([np.concatenate(lines)], image_shape, title=title, ax=ax)
+    return image_grid(lines, image_shape, labels=labels, title=title, ax=ax)
+
+
+def interpolation(
+    vae: VAE,
+    x: Any,
+    *context: Any,
+    image_shape: ImageShape | None = None,
+    site: str | None = None,
+    num_steps: int = 7,
+    num_pairs: int = 4,
+    ax: Axes | None = None,
+) -> Axes:
+    """From one row to the next: E[x|z] along the line between their posterior means, the rows themselves at both ends.
+
+    Args:
+        vae: the pair.
+        x: [N, ...]; rows 0 and 1 are the first pair, 2 and 3 the second.
+        context: what the pair takes beside `x`; along a line it is the first row's.
+        image_shape: see `image_grid`.
+        site: the observed site; None where there is one.
+        num_steps: steps, both posterior means among them.
+        num_pairs: lines at most.
+        ax: to draw on; None makes a figure.
+
+    Raises:
+        ValueError: fewer than two rows; as `VAE.encode` and `VAE.decode`.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> model = pv.models.LinearGaussian(2, 4)
+        >>> ax = interpolation(pv.VAE(model, pv.guides.ExactGuide(model)), torch.rand(4, 4), num_pairs=2)
+
+    """
+    check_count("num_steps", num_steps)
+    check_count("num_pairs", num_pairs)
+    shown = _take(vae, x, context, slice(0, 2 * num_pairs))
+    if len(shown[0]) < 2:
+        raise ValueError("interpolation needs two rows at least.")
+    means = _by_site(vae.encode(*shown), vae)
+    originals = as_array(observed_rows(vae, *shown)[_site(vae, site)])
+    lines = []
+    for a in range(0, len(originals) - 1, 2):
+        share = torch.linspace(0, 1, num_steps, device=vae.device)
+        given = {
+            name: torch.stack([torch.lerp(value[a], value[a + 1], w) for w in share.to(value)])
+            for name, value in means.items()
+        }
+        between = as_array(one_site(vae.decode(given, *_repeated(vae, x, context, a, num_steps)), vae, site))
+        first, last = (originals[i : i + 1].reshape(1, *between.shape[1:]) for i in (a, a + 1))
+        lines.append(np.concatenate([first, between, last]))
+    if _is_strips(lines[0], image_shape):
+        lines = [np.concatenate(lines)]
+    return image_grid(lines, image_shape, title="From row to row, by way of z", ax=ax)
+
+
+def observed_rows(vae: VAE, x: Any, *context: Any) -> dict[str, Tensor]:
+    """What the model observes, by site: [N, *inner plates, *event]."""
+    arguments = vae.rows(x, *context).take(slice(None), vae.device)
+    with vae.evaluating(), rows.fixed_seed(0, vae.device):
+        values = rows.observations(vae, arguments)
+    return {name: rows_first(values[name], layout)[0] for name, layout in vae.layout.observed.items()}
+
+
+def _take(vae: VAE, x: Any, context: tuple[Any, ...], index: slice) -> tuple[Any, ...]:
+    return vae.rows(x, *context).take(index)
+
+
+def _repeated(vae: VAE, x: Any, context: tuple[Any, ...], row: int, times: int) -> tuple[Any, ...]:
+    """One row's context, several times."""
+    taken = _take(vae, x, context, slice(row, row + 1))[1:]
+    return tuple(a.repeat(times, *[1] * (a.dim() - 1)) if isinstance(a, Tensor) else a for a in taken)
+
+
+def _by_site(values: Latents, vae: VAE) -> Mapping[str, Tensor]:
+    names = [*vae.layout.latents, *vae.layout.enumerated]
+    return {names[0]: values} if isinstance(values, Tensor) else values
+
+
+def _site(vae: VAE, site: str | None) -> str:
+    return _chosen(site, vae.layout.observed, "site")
+
+
+def _chosen(name: str | None, among: Mapping[str, Any], argument: str) -> str:
+    names = list(among)
+    if name is None and len(names) == 1:
+        return names[0]
+    if name not in names:
+        said = "" if name is None else f"{argument} is '{name}': "
+        raise ValueError(f"{said}the model has {names}: say which, with {argument}=.")
+    return name
+
+
+def one_site(values: Latents, vae: VAE, site: str | None) -> Tensor:
+    """What `VAE.decode` and its like gave for one observed site."""
+    return values if isinstance(values, Tensor) else values[_site(vae, site)]
+
+
+def _is_strips(line: np.ndarray, image_shape: ImageShape | None) -> bool:
+    return _as_images(line, image_shape).shape[1] == 1
+
+
+def _as_images(line: np.ndarray, image_shape: ImageShape | None) -> np.ndarray:
+    """[n, H, W], or [n, H, W, 3] in colour; a row that is no image is one line of pixels."""
+    shape = tuple(image_shape) if image_shape is not None else line.shape[1:]
+    if math.prod(shape) != math.prod(line.shape[1:]):
+        raise ValueError(f"image_shape is {shape}: a row has {math.prod(line.shape[1:])} entries.")
+    images = line.reshape(len(line), *shape)
+    if images.ndim == 4 and shape[0] == 3:
+        return np.clip(np.moveaxis(images, 1, -1), 0, 1)
+    if images.ndim == 4 and shape[0] == 1:
+        return images[:, 0]
+    if images.ndim == 3:
+        return images
+    if image_shape is not None:
+        raise ValueError(f"image_shape is {shape}: expected (height, width) or (1 or 3, height, width).")
+    return images.reshape(len(line), 1, -1)

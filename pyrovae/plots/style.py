@@ -1,0 +1,41 @@
+"""What all pictures share: axes to draw on, and colours that anyone can tell apart."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe & Ito, "Color Universal Design" (2008), https://jfly.uni-koeln.de/color/, less the yellow, too faint on white.
+BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+ORANGE, SKY, BLACK, GREY = "#E69F00", "#56B4E9", "#000000", "#999999"
+COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
+
+
+def axes_or_new(ax: Axes | None, figsize: tuple[float, float] = (6.0, 4.0)) -> Axes:
+    """The axes given, or those of a new figure that pyplot does not know of."""
+    if ax is not None:
+        return ax
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=figsize, layout="constrained").subplots()
+
+
+def as_array(values: Any) -> np.ndarray:
+    """Tensors, arrays and lists as arrays."""
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+
+
+def columns_of(frame: Any, needed: tuple[str, ...], maker: str) -> None:
+    """Raise unless a table has the columns.
+
+    Raises:
+        ValueError: says which are lacking.
+
+    """
+    if lacking := [name for name in needed if name not in frame]:
+        raise ValueError(f"the table lacks the columns {lacking}: expected what {maker} gives.")
