@@ -119,7 +119,7 @@ class GatheredBatches:
         return self._batch(torch.randperm(len(self.data))[: self.batch_size])
 
     def _batch(self, places: Tensor) -> Batch:
-        own = places[self.share.rank :: self.share.of]
+        own = places if self.share.of == 1 else places[self.share.rank :: self.share.of]
         if len(own) == 0:
             return Batch(None, own, len(places))
         arguments = self.data.take(own.to(self.device), self.device)

@@ -52,6 +52,32 @@ def seed_of(seed: int, number: int) -> int:
     return int(torch.randint(2**62, (number + 1,), generator=generator)[-1])
 
 
+class Totals:
+    """Sums of statistics over rows, and the number of rows; on a GPU they stay there until they are read."""
+
+    def __init__(self, device: torch.device, sums: Sequence[float] = (0.0,) * len(STATISTICS), rows: int = 0):
+        self._sums, self._rows = list(sums), rows
+        self._on_device = (
+            None if device.type == "cpu" else torch.zeros(len(STATISTICS), dtype=torch.float64, device=device)
+        )
+
+    def add(self, statistics: Tensor, num_rows: int) -> None:
+        """Count one batch."""
+        self._rows += num_rows
+        if self._on_device is not None:
+            self._on_device += statistics
+        else:
+            for place, value in enumerate(statistics.tolist()):
+                self._sums[place] += value
+
+    def read(self) -> tuple[list[float], int]:
+        """The sums and the number of rows."""
+        if self._on_device is not None:
+            self._sums = [a + b for a, b in zip(self._sums, self._on_device.tolist(), strict=True)]
+            self._on_device.zero_()
+        return list(self._sums), self._rows
+
+
 class Training:
     """One training under way: what callbacks see and checkpoints keep.
 
@@ -75,6 +101,7 @@ class Training:
         keeper: Keeper | None = None,
     ) -> None:
         self.vae, self.optimizer, self.scheduler = vae, optimizer, scheduler
+        self._device = vae.device  # finding it walks the modules
         self.settings, self.processes = settings, processes
         self.epoch = self.step = 0
         self.history: list[dict[str, float]] = []
@@ -82,7 +109,7 @@ class Training:
         self._validate, self._callbacks, self._loggers, self._keeper = validate, callbacks, loggers, keeper
         self._parameters = steps.parameters
         self._batch_number = 0
-        self._totals = torch.zeros(len(STATISTICS) + 1, dtype=torch.float64, device=vae.device)
+        self._totals = Totals(self._device)
         self._waiting = 0  # batches whose gradients wait for the optimizer
         self._seconds = 0.0
         self._stopped = self._interrupted = False
@@ -182,7 +209,7 @@ class Training:
         self._end_epoch(bar)
 
     def _end_epoch(self, bar: tqdm[Any]) -> None:
-        *sums, count = self._totals.tolist()
+        sums, count = self._totals.read()
         if not count:
             raise NonFiniteLossError(
                 f"epoch {self.epoch + 1}: every batch was skipped, for its loss was not finite."
@@ -194,7 +221,7 @@ class Training:
         self.epoch += 1
         self.history.append(row)
         self._batch_number, self._seconds = 0, 0.0
-        self._totals.zero_()
+        self._totals = Totals(self._device)
         self.processes.alike_buffers(self.vae)
         self._step_scheduler(row)
         for callback in self._callbacks:
@@ -216,21 +243,20 @@ class Training:
             self._objective.advance(self.step, self.epoch + within)
         statistics, gradients = self._losses(batch)
         self._recent.append((self.step, batch, statistics[0]))
-        if self.vae.device.type == "cpu" or self.settings.on_nonfinite == "skip":
+        if self._device.type == "cpu" or self.settings.on_nonfinite == "skip":
             if not self._is_good(statistics, gradients):
                 return
             self._recent.clear()
         elif len(self._recent) >= LOOK_EVERY:
             self._look_at_losses()
-        self._totals[:-1] += statistics
-        self._totals[-1] += batch.num_rows
+        self._totals.add(statistics, batch.num_rows)
         self._gather(gradients)
         if self._waiting == self.settings.accumulate:
             self._optimize_and_count()
 
     def _losses(self, batch: Batch) -> tuple[Tensor, list[Tensor | None]]:
         if batch.arguments is None:
-            nothing = torch.zeros(len(STATISTICS), device=self.vae.device)
+            nothing = torch.zeros(len(STATISTICS), device=self._device)
             return self.processes.add_up(nothing, [None] * len(self._parameters), self._parameters)
         try:
             statistics, gradients = self._steps(batch.arguments)
@@ -256,7 +282,7 @@ class Training:
         self._optimize()
         self._waiting = 0
         self.step += 1
-        if self.step % LOOK_EVERY == 0 and self.vae.device.type == "cpu":
+        if self.step % LOOK_EVERY == 0 and self._device.type == "cpu":
             self._good.keep()
         if self.settings.schedule_steps:
             self._step_scheduler({})
@@ -277,8 +303,8 @@ class Training:
 
     def use_scaler(self) -> None:
         """Scale losses so that 16-bit gradients do not vanish."""
-        self._scaler = torch.amp.GradScaler(self.vae.device.type)
-        self._scaler.scale(torch.zeros((), device=self.vae.device))  # makes its state
+        self._scaler = torch.amp.GradScaler(self._device.type)
+        self._scaler.scale(torch.zeros((), device=self._device))  # makes its state
         self._steps.loss_scale.fill_(self._scaler.get_scale())
 
     def _step_scheduler(self, row: Mapping[str, float]) -> None:
@@ -293,7 +319,7 @@ class Training:
 
     def _is_good(self, statistics: Tensor, gradients: list[Tensor | None]) -> bool:
         """Whether the step may be taken; raises where it may not and training shall stop."""
-        good = bool(torch.isfinite(statistics[0]))
+        good = math.isfinite(statistics[0].item())
         if self.settings.on_nonfinite == "skip":
             # Scaled 16-bit gradients overflow as a matter of course: the scaler sees to them.
             good = good and (
@@ -381,7 +407,7 @@ class Training:
 
     def noise_state(self) -> Tensor:
         """The random state that draws latents."""
-        return noise_state(self.vae.device)
+        return noise_state(self._device)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed training needs."""
@@ -394,7 +420,7 @@ class Training:
             "epoch": self.epoch,
             "step": self.step,
             "batch_number": self._batch_number,
-            "totals": self._totals,
+            "totals": self._totals.read(),
             "skipped": self._skipped,
             "stopped": self._stopped,
             "seconds": self._seconds,
@@ -417,11 +443,11 @@ class Training:
         for callback, saved in zip(self._callbacks, state["callbacks"], strict=True):
             callback.load_state_dict(saved)
         self.epoch, self.step, self._batch_number = state["epoch"], state["step"], state["batch_number"]
-        self._totals.copy_(state["totals"])
+        self._totals = Totals(self._device, *state["totals"])
         self._skipped, self._stopped, self._seconds = state["skipped"], state["stopped"], state["seconds"]
         self._steps.is_compiled = state["compiled"]
         self.history = state["history"]
         self._good.keep()
         noises = state["noises"]
         if len(noises) == self.processes.share.of:
-            set_noise_state(noises[self.processes.share.rank], self.vae.device)
+            set_noise_state(noises[self.processes.share.rank], self._device)

@@ -67,11 +67,12 @@ class Steps:
         arithmetic: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.vae, self.loss, self.divisor = vae, loss, divisor
+        self.device = vae.device
         self.arithmetic = arithmetic
         self.compile, self.steps, self.rows = compile, steps, rows
         self.parameters: list[Tensor] = [p for p in vae.parameters() if p.requires_grad]
         self.held = [*vae.parameters(), *vae.buffers()]
-        self.loss_scale = torch.ones((), device=vae.device)
+        self.loss_scale = torch.ones((), device=self.device)
         self.plain_because: str | None = "compile=False" if compile is False else loss.untraceable
         self.notes: list[str] = []
         # None until the first full batch decides.
@@ -159,7 +160,7 @@ class Steps:
             self.is_compiled = pays_off(graph, self.steps, inputs)
         if self.is_compiled and not self._try(traced, arguments, lambda: compiled(graph, inputs)):
             self.is_compiled = False
-        if self.vae.device.type == "cuda":
+        if self.device.type == "cuda":
             run = traced.run
             self._try(traced, arguments, lambda: cuda_graphed(run, inputs, data_from))
 
@@ -214,7 +215,7 @@ class Steps:
     @contextmanager
     def _undone(self, arguments: Arguments) -> Iterator[None]:
         """Run something and put torch's random state and whatever it changed in place back as they were."""
-        with rows.same_random_state(self.vae.device), _unchanged(self._inputs(arguments)):
+        with rows.same_random_state(self.device), _unchanged(self._inputs(arguments)):
             yield
 
     def _use_plain(self, reason: str) -> None:
