@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-arviz1 lint types build clean
+.PHONY: demo test test-arviz1 lint types build tutorials docs clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -34,5 +34,15 @@ types: $(VENV)/.installed
 build: $(VENV)/.installed
 	$(BIN)/python tests/check_build.py
 
+# Runs each as a notebook and keeps it with its outputs.
+tutorials: $(VENV)/.installed
+	$(BIN)/python docs/execute_tutorials.py
+
+# The tutorials are shown as they were last executed.
+docs: $(VENV)/.installed
+	test -d docs/tutorials || $(BIN)/python docs/execute_tutorials.py
+	$(BIN)/python -m sphinx -W -q -b html docs build/docs
+	@echo "open build/docs/index.html"
+
 clean:
-	rm -rf $(VENV) dist build demo
+	rm -rf $(VENV) dist build demo docs/tutorials
