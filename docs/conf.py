@@ -8,7 +8,7 @@ project = "pyrovae"
 author = "The pyrovae developers"
 release = version = pyrovae.__version__
 
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "myst_nb"]
+extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "myst_nb", "sphinx-mathjax-offline"]
 exclude_patterns = ["README.md"]
 
 # `make tutorials` has executed them; their outputs are shown as they came.
@@ -35,6 +35,8 @@ def as_plain_text(app, what, name, obj, options, lines):
             continue
         parts = line.split("`")
         parts[::2] = [re.sub(r"([*|]|(?<=\w)_(?!\w))", r"\\\1", part) for part in parts[::2]]
+        # A name may be followed by letters, as in a plural.
+        parts[2::2] = ["\\ " + part if part[:1].isalnum() else part for part in parts[2::2]]
         lines[place] = "`".join(parts)
 
 

@@ -45,6 +45,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="how many at a time")
     given = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # tqdm's bars are text here
     OUT.mkdir(exist_ok=True)
     chosen = [path for path in sorted(TUTORIALS.glob("*.py")) if path.name.startswith(tuple(given.begin))]
     started = time.perf_counter()
