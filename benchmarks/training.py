@@ -22,7 +22,7 @@ from benchmarks import report
 from benchmarks.rivals import RATE, RIVALS, AbsentError, Epoch, Rival
 from benchmarks.training_tasks import TASKS, Task, check_same
 
-ROUNDS, WARM_UP = 15, 2
+ROUNDS, WARM_UP = 11, 2
 
 # What is divided by what.
 RATIOS = [
@@ -97,6 +97,8 @@ def measure(task: Task, device: torch.device, rounds: int, rivals: Mapping[str, 
             epochs[name] = prepare(task, rows, device)
         except AbsentError as reason:
             absent[name] = str(reason)
+        except Exception as error:  # of one rival: the others are measured all the same
+            absent[name] = f"failed, {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
     names = list(epochs)
     taken: list[dict[str, float]] = []
     for turn in range(WARM_UP + rounds):
@@ -156,7 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     measured: list[Measured] = []
     for task in TASKS:
         measured.append(measure(task, device, given.rounds, RIVALS))
-        print(report.markdown(pd.DataFrame(measured[-1].ratios(device))), flush=True)
+        print(f"{report.markdown(pd.DataFrame(measured[-1].ratios(device)))}\n", flush=True)
     table = pd.DataFrame([line for m in measured for line in m.ratios(device)])
     title = "Training steps: ratios to other ways of training the same model"
     if given.write:

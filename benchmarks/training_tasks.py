@@ -128,7 +128,7 @@ def _markov_by_hand() -> nn.Module:
 TASKS = [
     _perceptrons_at(20, 60),
     _perceptrons_at(128, 20),
-    _perceptrons_at(1024, 5),
+    _perceptrons_at(1024, 3),
     Task(
         "convolutional",
         128,
@@ -141,7 +141,7 @@ TASKS = [
     Task(
         "two levels",
         128,
-        20,
+        10,
         two_levels,
         lambda: by_hand.TwoLevels(SIZE, HIDDEN, LATENT, BETWEEN, TOP),
         digits,

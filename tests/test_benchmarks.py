@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import platform
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 import pyrovae as pv
-from benchmarks import by_hand, data, report, rivals, speed, training, training_tasks
+from benchmarks import by_hand, data, evidence, gpu, report, rivals, speed, training, training_tasks
 from pyrovae.models import FlowPrior, affine_flow, spline_flow
 from pyrovae.nn import MLP
 
@@ -168,14 +169,18 @@ def test_ratios_are_medians_by_pair():
     def not_here(task, rows, device):
         raise rivals.AbsentError("it is elsewhere")
 
-    made = {name: clock(name) for name in seconds} | {"pythae": not_here}
+    def broken(task, rows, device):
+        raise OSError("no such thing\nat all")
+
+    made = {name: clock(name) for name in seconds} | {"pythae": not_here, "traced": broken}
     measured = training.measure(tiny_task(), CPU, rounds=3, rivals=made)
     (line,) = measured.ratios(CPU)
     assert line["ratio"] == "compiled / by hand"
     assert (line["median"], line["target"], line["met"]) == (1.0, 0.85, "no")
     assert line["quartiles"] == "0.750 to 2.500"
     assert measured.milliseconds()["compiled"] == pytest.approx(1500.0)
-    assert "- pythae: it is elsewhere: tiny (20)" in training.findings([measured])
+    page = training.findings([measured])
+    assert "- pythae: it is elsewhere: tiny (20)\n- traced: failed, OSError: no such thing: tiny (20)" in page
 
 
 def test_the_page_of_training(monkeypatch, capsys):
@@ -187,3 +192,33 @@ def test_the_page_of_training(monkeypatch, capsys):
     page = capsys.readouterr().out
     assert "| tiny | 20 | traced / pyro.infer.SVI |" in page
     assert f"- torch: {torch.__version__}" in page
+
+
+def test_a_part_that_fails_on_a_gpu_is_reported_and_the_rest_goes_on(monkeypatch, tmp_path):
+    commands = {"Broken": (["benchmarks.no_such_module"], 0), "Whole": (["platform"], 0)}
+    monkeypatch.setattr(gpu, "parts", lambda device: commands)
+    gpu.main(["--device", "cpu", "--results", str(tmp_path)])
+    page = (tmp_path / "gpu.md").read_text()
+    assert page.startswith("# cpu, ")
+    assert "## Broken\n\nFailed with exit code 1." in page
+    assert "No module named benchmarks.no_such_module" in page
+    assert platform.system() in page.split("## Whole")[1]
+
+
+def test_parts_that_take_too_long_are_ended():
+    assert "timed out" in gpu.run_part(["timeit", "-n", "1", "import time; time.sleep(60)"], 0, "cpu", 0.5)
+
+
+def test_no_gpu_is_said(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="no CUDA device"):
+        gpu.main(["--device", "cuda", "--results", str(tmp_path)])
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_a_second(monkeypatch):
+    for name, size in (("NUM_ROWS", 4), ("NUM_SAMPLES", 5), ("PYTHAE_ROWS", 2), ("REPEATS", 1)):
+        monkeypatch.setattr(evidence, name, size)
+    table = evidence.measure(CPU)
+    assert (table["weights a second"] > 0).all()
+    assert table["of the products"][0] == 1.0
