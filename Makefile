@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-arviz1 lint types build tutorials docs clean
+.PHONY: demo test test-arviz1 bench gpu rivals lint types build tutorials docs clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -23,6 +23,18 @@ test-arviz1: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --target $(VENV)/arviz1 --upgrade --ignore-requires-python --no-deps \
 		arviz==1.3.0 arviz-base==1.3.1 arviz-stats==1.3.3 arviz-plots==1.3.2 lazy_loader
 	PYTHONPATH=$(VENV)/arviz1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile tests/test_arviz.py tests/test_psis.py tests/test_demo.py
+
+# What training is measured against lies beside the environment; what cannot be installed is left out of the tables.
+rivals: $(VENV)/.installed
+	-$(BIN)/python -m pip install --quiet --target $(VENV)/rivals --upgrade --no-deps lightning torchmetrics pythae
+	-$(BIN)/python -m pip install --quiet --target $(VENV)/rivals --upgrade pydantic pyyaml
+
+# PYROVAE_DATA may name the folder of data sets. ARGUMENTS="--write" keeps the tables.
+bench: rivals
+	PYTHONPATH=$(VENV)/rivals $(BIN)/python -m benchmarks.training $(ARGUMENTS)
+
+gpu: rivals
+	PYTHONPATH=$(VENV)/rivals $(BIN)/python -m benchmarks.gpu
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
