@@ -8,7 +8,13 @@ project = "pyrovae"
 author = "The pyrovae developers"
 release = version = pyrovae.__version__
 
-extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "myst_nb", "sphinx-mathjax-offline"]
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "myst_nb",
+    "sphinx-mathjax-offline",
+]
 exclude_patterns = ["README.md"]
 
 # `make tutorials` has executed them; their outputs are shown as they came.

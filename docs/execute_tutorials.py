@@ -53,7 +53,9 @@ def main() -> int:
         errors = [error for error in pool.map(execute, chosen) if error]
     print("\n\n".join(errors), file=sys.stderr)
     failed = len(errors)
-    print(f"tutorials: {len(chosen) - failed} passed, {failed} failed in {time.perf_counter() - started:.0f} s")
+    print(
+        f"tutorials: {len(chosen) - failed} passed, {failed} failed in {time.perf_counter() - started:.0f} s"
+    )
     return 1 if failed else 0
 
 
