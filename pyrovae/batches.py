@@ -122,7 +122,8 @@ class GatheredBatches:
 
     def epoch(self, seed: int, first: int = 0) -> Iterator[Batch]:
         """See `Batches`."""
-        order = torch.randperm(len(self.data), generator=torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(self.data), generator=generator, device="cpu")
         for places in order.split(self.batch_size)[first:]:
             yield self._batch(places)
 

@@ -54,7 +54,7 @@ class Settings:
 def seed_of(seed: int, number: int) -> int:
     """The seed of one of the many things that `seed` decides."""
     generator = torch.Generator().manual_seed(seed)
-    return int(torch.randint(2**62, (number + 1,), generator=generator)[-1])
+    return int(torch.randint(2**62, (number + 1,), generator=generator, device="cpu")[-1])
 
 
 class Totals:

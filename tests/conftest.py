@@ -9,6 +9,7 @@ import os
 import pyro
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 import pyrovae
 
@@ -30,11 +31,22 @@ if DEVICE is not None:
     @pytest.fixture(autouse=True)
     def on_device(request, monkeypatch):
         if request.path.parent.name in FOLDERS_OF_PARTS:
-            with torch.device(DEVICE):
+            with torch.device(DEVICE), DrawnThenMoved():
                 yield
         else:
             monkeypatch.setattr(pyrovae.VAE, "__init__", _then_moved(pyrovae.VAE.__init__))
             yield
+
+
+class DrawnThenMoved(TorchFunctionMode):
+    """Lets tests draw by generators of the CPU, for the same numbers on every device."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        named = kwargs or {}
+        generator = named.get("generator")
+        if generator is None or "device" in named or any(isinstance(a, torch.Tensor) for a in args):
+            return function(*args, **named)
+        return function(*args, **named, device=generator.device).to(DEVICE)
 
 
 def _then_moved(make):
