@@ -33,7 +33,7 @@ def test_killed_at_random_moments(tmp_path, kills, compile):
     assert compared >= 1
 
 
-class Crash(Exception):
+class CrashError(Exception):
     """As if the power went."""
 
 
@@ -44,7 +44,7 @@ class Crashing(Callback):
     def on_batch(self, training):
         self.left -= 1
         if self.left < 0:
-            raise Crash
+            raise CrashError
 
 
 class Noisy(Dataset):
@@ -76,7 +76,7 @@ def trained(path, crash_after=None, *, make=composed, data=binary_rows, times=1,
         return train(Crashing())
     checkpoint = {"checkpoint": pv.Checkpoint(path / CHECKPOINT, every_steps=1), "resume": True}
     for _ in range(times):
-        with pytest.raises(Crash):
+        with pytest.raises(CrashError):
             train(Crashing(crash_after), **checkpoint)
     return train(Crashing(), **checkpoint)
 
