@@ -10,7 +10,7 @@ high. Moves take place in unconstrained coordinates (see `pyrovae.refinement`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyro
@@ -24,6 +24,7 @@ from pyrovae.importance import PROBE_ROWS, Weigh, bytes_of_weights, draws_of_pri
 from pyrovae.layout import Arguments, Layout
 from pyrovae.memory import NUMBERS_AT_ONCE, ROWS_AT_ONCE, Limits, Pieces
 from pyrovae.refinement import MakeTransform, _checked_bijections, _differentiable_recurrence
+from pyrovae.repeated import Repeated
 from pyrovae.sites import family_name
 from pyrovae.vae import VAE, check_count
 
@@ -110,7 +111,8 @@ class AnnealedImportanceSampling:
         few = data.take(slice(0, PROBE_ROWS), vae.device)
         if self.from_guide:
             _refuse_auxiliary(vae, few)
-        path = Path(vae, space, self.from_guide, Pieces(PROBE_ROWS, 2**30), 1)
+        score = Score(vae, space, self.from_guide)
+        path = Path(vae, space, self.from_guide, Pieces(PROBE_ROWS, 2**30), 1, score)
 
         def run(num_samples: int) -> object:
             u = path.draw(few, num_samples)
@@ -123,9 +125,10 @@ class AnnealedImportanceSampling:
         # Positions, momenta and gradients, before and after a move; step sizes of every temperature.
         taken = num_rows * (count * numbers * 8 * 10 + self.num_temperatures * 8)
         taken += bytes_of_weights(num_rows, count, num_samples)
-        return Path(
-            vae, space, self.from_guide, limits.pieces(footprint, taken, num_rows, vae.device), at_once
-        )
+        pieces = limits.pieces(footprint, taken, num_rows, vae.device)
+        calls = num_samples * len(data) * self.num_temperatures * self.num_leapfrog_steps
+        repeated = Repeated(vae, score, calls // (pieces.samples * pieces.rows), limits.compile)
+        return Path(vae, space, self.from_guide, pieces, at_once, repeated)
 
     def step_sizes(self, path: Path, arguments: Arguments) -> Tensor:
         """Step sizes by temperature and row, [T,B], from pilot chains that then are forgotten."""
@@ -221,6 +224,7 @@ class Path:
     from_guide: bool
     pieces: Pieces
     at_once: int
+    score: Callable[[Arguments, Tensor], Sequence[Tensor]]
 
     def draw(self, arguments: Arguments, num_samples: int) -> Tensor:
         """Draws of the start, u [S,B,d]."""
@@ -240,23 +244,36 @@ class Path:
         gradients = u.new_empty(2, *u.shape)
         for samples, some in self.pieces(*shape):
             few = tuple(a[some] if isinstance(a, Tensor) and a.dim() > 0 else a for a in arguments)
-            piece = u[samples, some].detach().requires_grad_()
-            with torch.enable_grad(), _differentiable_recurrence(self.vae):
-                try:
-                    log_start, log_end = self._densities(few, piece)
-                except ValueError:
-                    # A move that went astray, to where float32 ends: there densities are NaN, and it is refused.
-                    with pyro.validation_enabled(False):
-                        log_start, log_end = self._densities(few, piece)
-                (start_gradient,) = torch.autograd.grad(log_start.sum(), piece, retain_graph=True)
-                (end_gradient,) = torch.autograd.grad(log_end.sum(), piece, allow_unused=True)
-            densities[0, samples, some], densities[1, samples, some] = log_start.detach(), log_end.detach()
-            gradients[0, samples, some] = start_gradient
-            gradients[1, samples, some] = 0.0 if end_gradient is None else end_gradient
+            scores = self.score(few, u[samples, some])
+            densities[0, samples, some], densities[1, samples, some] = scores[:2]
+            gradients[0, samples, some], gradients[1, samples, some] = scores[2:]
         if self.from_guide:  # the end is p(x, z); from the prior it is p(x|z), which is the ratio itself
             densities[1] -= densities[0]
             gradients[1] -= gradients[0]
         return Point(u, densities[0], densities[1], gradients[0], gradients[1])
+
+
+@dataclass(frozen=True)
+class Score:
+    """Log densities of start and end at a piece of positions, and their gradients."""
+
+    vae: VAE
+    space: Unconstrained
+    from_guide: bool
+
+    def __call__(self, arguments: Arguments, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Densities [S,B] and gradients [S,B,d] at u [S,B,d]."""
+        u = u.detach().requires_grad_()
+        with torch.enable_grad(), _differentiable_recurrence(self.vae):
+            try:
+                log_start, log_end = self._densities(arguments, u)
+            except ValueError:
+                # A move that went astray, to where float32 ends: there densities are NaN, and it is refused.
+                with pyro.validation_enabled(False):
+                    log_start, log_end = self._densities(arguments, u)
+            (start_gradient,) = torch.autograd.grad(log_start.sum(), u, retain_graph=True)
+            (end_gradient,) = torch.autograd.grad(log_end.sum(), u, materialize_grads=True)
+        return log_start.detach(), log_end.detach(), start_gradient, end_gradient
 
     def _densities(self, arguments: Arguments, u: Tensor) -> tuple[Tensor, Tensor]:
         latents, log_volume = self.space.unflatten(u)

@@ -28,6 +28,7 @@ from pyrovae.memory import NUMBERS_AT_ONCE as NUMBERS_AT_ONCE
 from pyrovae.memory import ROWS_AT_ONCE as ROWS_AT_ONCE
 from pyrovae.memory import Limits
 from pyrovae.psis import GOOD_K
+from pyrovae.repeated import Compile
 from pyrovae.sites import family_name
 from pyrovae.support import check_support
 from pyrovae.vae import VAE, check_count
@@ -186,6 +187,7 @@ def log_marginal(
     memory_budget: int = 2**31,
     batch_size: int | None = None,
     chunk_size: int | None = None,
+    compile: Compile = "auto",
     seed: int | None = None,
     progress: bool = False,
 ) -> LogMarginal:
@@ -210,6 +212,9 @@ def log_marginal(
             Measured on a few rows. Does not change the figures.
         batch_size: rows scored at once; chosen by memory and speed if None. Does not change the figures.
         chunk_size: samples scored at once; chosen likewise. Does not change the figures.
+        compile: as for `fit`: False runs plain Pyro; "auto" traces the programs once, and compiles them, where
+            that saves time over the chunks to come; True does both, and warns where that cannot be. Changes
+            figures by rounding alone.
         seed: draws are the same for the same seed; None takes one from torch's random state.
         progress: show a progress bar.
 
@@ -234,6 +239,8 @@ def log_marginal(
     for name, value in (("batch_size", batch_size), ("chunk_size", chunk_size)):
         if value is not None:
             check_count(name, value)
+    if not (compile == "auto" or isinstance(compile, bool)):
+        raise ValueError(f"compile is {compile!r}: expected 'auto', True or False.")
     if not (callable(getattr(method, "weigher", None)) and callable(getattr(method, "strata", None))):
         raise TypeError(
             f"method is {method!r}: expected an object such as ImportanceSampling() or "
@@ -244,7 +251,7 @@ def log_marginal(
     with vae.evaluating(), rows.fixed_seed(0, vae.device):
         for first, arguments in row_blocks(vae, data):
             check_support(vae.model, arguments, first)
-    weigh = method.weigher(vae, data, num_samples, Limits(memory_budget, batch_size, chunk_size))
+    weigh = method.weigher(vae, data, num_samples, Limits(memory_budget, batch_size, chunk_size, compile))
     results = []
     seeds = seeds_from(seed)
     with tqdm(

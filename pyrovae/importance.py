@@ -7,6 +7,7 @@ alone: the memory at hand decides only what is scored at once, and so never chan
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -26,9 +27,12 @@ from pyrovae.memory import (
     Limits,
     Pieces,
     bytes_at_once,
+    power_of_two,
 )
 from pyrovae.psis import tail_length
+from pyrovae.repeated import Repeated
 from pyrovae.sites import Site, stacked_sum
+from pyrovae.support import zero_outside
 from pyrovae.vae import VAE
 from pyrovae.weights import KEPT
 
@@ -109,26 +113,34 @@ class ImportanceSampling:
             share = sizes[1] / num_samples
         few = data.take(slice(0, PROBE_ROWS), vae.device)
         model = measured(vae, lambda S: draws_of_prior(vae, few, S), few)
-        sources: list[_FromGuide | _FromPrior] = []
-        taken = [0]
+        at_once, taken = [], [0]
         if share < 1:
             guide = measured(vae, lambda S: rows.run_guide(vae, few, S), few)
-            count = _guide_draws_at_once(vae, guide)
-            of_block = (num_rows, min(count, sizes[0]))
+            at_once.append(_guide_draws_at_once(vae, guide))
+            of_block = (num_rows, min(at_once[0], sizes[0]))
             taken.append(guide.of_run(*of_block) + bytes_of_weights(*of_block, num_samples))
-            sources.append(_FromGuide(vae, share, count))
         if share > 0:
-            count = _prior_draws_at_once(vae, model)
-            of_block = (num_rows, min(count, sizes[-1]))
+            at_once.append(_prior_draws_at_once(vae, model))
+            of_block = (num_rows, min(at_once[-1], sizes[-1]))
             taken.append(model.of_run(*of_block) + bytes_of_weights(*of_block, num_samples))
-            sources.append(_FromPrior(vae, share, count))
         pieces = limits.pieces(model, max(taken), num_rows, vae.device)
+        sources: list[Callable[[Arguments, int], Tensor]] = []
+        if share < 1:
+            calls = sizes[0] * len(data) // (pieces.samples * pieces.rows)
+            score = Repeated(vae, functools.partial(_score, vae), calls, limits.compile)
+            calls = sizes[0] * len(data) // (at_once[0] * num_rows)
+            draw = Repeated(vae, functools.partial(_draw_of_guide, vae), calls, limits.compile)
+            sources.append(_FromGuide(vae, share, pieces, draw, score))
+        if share > 0:
+            calls = sizes[-1] * len(data) // (at_once[-1] * num_rows)
+            draw = Repeated(vae, functools.partial(_draw_of_prior, vae, share < 1), calls, limits.compile)
+            sources.append(_FromPrior(share, draw))
 
         def weigh(arguments: Arguments, seeds: Iterator[int]) -> Iterator[tuple[int, Tensor]]:
-            for stratum, (source, size) in enumerate(zip(sources, sizes, strict=True)):
-                for first in range(0, size, source.at_once):
+            for stratum, (source, size, count) in enumerate(zip(sources, sizes, at_once, strict=True)):
+                for first in range(0, size, count):
                     with vae.evaluating(), rows.fixed_seed(next(seeds), vae.device):
-                        log_weights = source(arguments, min(source.at_once, size - first), pieces)
+                        log_weights = source(arguments, min(count, size - first))
                     yield stratum, log_weights
 
         return weigh
@@ -140,14 +152,21 @@ class _FromGuide:
 
     vae: VAE
     share: float
-    at_once: int
+    pieces: Pieces
+    draw: Repeated
+    score: Repeated
 
-    def __call__(self, arguments: Arguments, count: int, pieces: Pieces) -> Tensor:
-        sites = rows.run_guide(self.vae, arguments, count)
-        latents = {name: sites[name].value for name in self.vae.layout.latents}
-        log_guide = _total(sites)
-        del sites
-        log_prior, log_likelihood = scored(self.vae, arguments, latents, count, pieces)
+    def __call__(self, arguments: Arguments, count: int) -> Tensor:
+        log_guide, *values = self.draw(count, arguments)
+        latents = dict(zip(self.vae.layout.latents, values, strict=True))
+        shape = (count, rows.num_rows(arguments))
+        log_prior = torch.empty(shape, dtype=torch.float64, device=self.vae.device)
+        log_likelihood = torch.empty_like(log_prior)
+        for samples, some in self.pieces(*shape):
+            given = slice_latents(latents, self.vae.layout, samples, some)
+            few = tuple(a[some] if isinstance(a, Tensor) and a.dim() > 0 else a for a in arguments)
+            scores = self.score(len(range(count)[samples]), few, given)
+            log_prior[samples, some], log_likelihood[samples, some] = scores
         return log_likelihood + log_prior - _mixture(log_guide, log_prior, self.share)
 
 
@@ -155,36 +174,58 @@ class _FromGuide:
 class _FromPrior:
     """Draws of the prior, weighed likewise."""
 
-    vae: VAE
     share: float
-    at_once: int
+    draw: Repeated
 
-    def __call__(self, arguments: Arguments, count: int, pieces: Pieces) -> Tensor:  # drawing scores them
-        latents, sites = draws_of_prior(self.vae, arguments, count)
-        log_prior, log_likelihood = _parts(sites)
-        del sites
-        if self.share == 1:
+    def __call__(self, arguments: Arguments, count: int) -> Tensor:
+        log_prior, log_likelihood, *log_guide = self.draw(count, arguments)
+        if not log_guide:
             return log_likelihood
-        try:
-            log_guide = _total(rows.run_guide(self.vae, arguments, count, latents=latents))
-        except ValueError as error:
-            raise ValueError(
-                f"the guide cannot score draws of the prior: {error}\n  A mixture with the prior needs a guide "
-                "whose support is the prior's."
-            ) from error
-        return log_likelihood + log_prior - _mixture(log_guide, log_prior, self.share)
+        return log_likelihood + log_prior - _mixture(log_guide[0], log_prior, self.share)
+
+
+def _draw_of_guide(vae: VAE, num_samples: int, arguments: Arguments) -> list[Tensor]:
+    """log q(z|x) of draws of the guide, [S,B] in float64, and these by site."""
+    sites = rows.run_guide(vae, arguments, num_samples)
+    return [_total(sites), *(sites[name].value for name in vae.layout.latents)]
+
+
+def _score(
+    vae: VAE, num_samples: int, arguments: Arguments, latents: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """log p(z) and log p(x|z) of given draws, [S,B] each in float64."""
+    sites = rows.run_model(vae, arguments, latents, num_samples)
+    return _parts(zero_outside(sites, vae.layout, vae.layout.model_broadcasts))
+
+
+def _draw_of_prior(vae: VAE, score_guide: bool, num_samples: int, arguments: Arguments) -> tuple[Tensor, ...]:
+    """log p(z) and log p(x|z) of draws of the prior, and log q(z|x) if wanted."""
+    latents, sites = draws_of_prior(vae, arguments, num_samples)
+    parts = _parts(sites)
+    del sites
+    if not score_guide:
+        return parts
+    try:
+        guide_sites = rows.run_guide(vae, arguments, num_samples, latents=latents)
+    except ValueError as error:
+        raise ValueError(
+            f"the guide cannot score draws of the prior: {error}\n  A mixture with the prior needs a guide "
+            "whose support is the prior's."
+        ) from error
+    guide_sites = zero_outside(guide_sites, vae.layout, vae.layout.guide_broadcasts)
+    return (*parts, _total(guide_sites))
 
 
 def _guide_draws_at_once(vae: VAE, guide: Footprint) -> int:
     latents = max(1, sum(latent.numel for latent in vae.layout.latents.values()))
     most = max(1, NUMBERS_AT_ONCE // (ROWS_AT_ONCE * latents))
     # A guide that runs on repeated rows holds its networks' activations for every draw.
-    return min(most, _power_of_two(BYTES_OF_A_BLOCK // (ROWS_AT_ONCE * guide.by_draw)))
+    return min(power_of_two(most), power_of_two(BYTES_OF_A_BLOCK // (ROWS_AT_ONCE * guide.by_draw)))
 
 
 def _prior_draws_at_once(vae: VAE, model: Footprint) -> int:
     at_once = min(bytes_at_once(vae.device), BYTES_OF_A_BLOCK)
-    return _power_of_two(at_once // (ROWS_AT_ONCE * model.by_draw))
+    return power_of_two(at_once // (ROWS_AT_ONCE * model.by_draw))
 
 
 def bytes_of_weights(num_rows: int, count: int, num_samples: int) -> int:
@@ -196,21 +237,6 @@ def measured(vae: VAE, run: Callable[[int], object], arguments: Arguments) -> Fo
     """What a run of a program on these rows takes of memory."""
     with vae.evaluating(), rows.fixed_seed(0, vae.device):
         return Footprint.of(run, rows.num_rows(arguments))
-
-
-def scored(
-    vae: VAE, arguments: Arguments, latents: Mapping[str, Tensor], num_samples: int, pieces: Pieces
-) -> tuple[Tensor, Tensor]:
-    """log p(z) and log p(x|z) of given draws, [S,B] each in float64, scored piece by piece."""
-    shape = (num_samples, rows.num_rows(arguments))
-    log_prior = torch.empty(shape, dtype=torch.float64, device=vae.device)
-    log_likelihood = torch.empty_like(log_prior)
-    for samples, some in pieces(*shape):
-        given = slice_latents(latents, vae.layout, samples, some)
-        few = tuple(a[some] if isinstance(a, Tensor) and a.dim() > 0 else a for a in arguments)
-        sites = rows.run_model(vae, few, given, len(range(num_samples)[samples]))
-        log_prior[samples, some], log_likelihood[samples, some] = _parts(sites)
-    return log_prior, log_likelihood
 
 
 def draws_of_prior(
@@ -256,8 +282,3 @@ def _refuse_auxiliary_sites(vae: VAE, data: Rows) -> None:
             f"the guide has the auxiliary sites {', '.join(auxiliary)}: its density at draws of the prior, which a "
             "mixture needs, is unknown. Use ImportanceSampling() or ImportanceSampling(prior_share=1)."
         )
-
-
-def _power_of_two(number: int) -> int:
-    """The largest up to a number, and at least 1: steady where a measurement is not quite."""
-    return 1 << max(0, number.bit_length() - 1)

@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from pyrovae.repeated import Compile
+
 ROWS_AT_ONCE = 256
 # Numbers in the largest tensor of draws: 2**22 floats are 16 MiB.
 NUMBERS_AT_ONCE = 2**22
@@ -97,6 +99,11 @@ class Footprint:
         return num_rows * (self.by_row + num_samples * self.by_draw)
 
 
+def power_of_two(number: int) -> int:
+    """The largest up to a number, and at least 1: steady where a measurement is not quite."""
+    return 1 << max(0, number.bit_length() - 1)
+
+
 def bytes_at_once(device: torch.device) -> int:
     """What one pass should take of memory, for speed."""
     return BYTES_AT_ONCE.get(device.type, BYTES_AT_ONCE_ELSEWHERE)
@@ -113,7 +120,7 @@ class Pieces:
     def of(num_draws: int) -> Pieces:
         """As many rows of a block as fit into some draws, then as many samples of each."""
         rows = min(ROWS_AT_ONCE, num_draws)
-        return Pieces(rows, max(1, num_draws // rows))
+        return Pieces(rows, power_of_two(num_draws // rows))
 
     def __call__(self, num_samples: int, num_rows: int) -> Iterator[tuple[slice, slice]]:
         """Slices of samples and rows that together are all of them."""
@@ -124,11 +131,12 @@ class Pieces:
 
 @dataclass(frozen=True)
 class Limits:
-    """What may be scored at once; never changes a figure."""
+    """How densities may be computed; never changes a figure but for rounding."""
 
     memory: int
     batch_size: int | None = None
     chunk_size: int | None = None
+    compile: Compile = "auto"
 
     def pieces(self, footprint: Footprint, taken: int, num_rows: int, device: torch.device) -> Pieces:
         """How to cut a block of rows whose draws have taken some bytes already.

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
+from pyro.distributions import is_validation_enabled
 from pyro.poutine.util import site_is_factor
 from torch import Tensor
 from torch.distributions import constraints
 
 from pyrovae import rows
-from pyrovae.layout import Arguments
+from pyrovae.layout import Arguments, Layout, as_the_program_takes, by_row
 from pyrovae.rows import Program
-from pyrovae.sites import family_name, sample_sites
+from pyrovae.sites import Site, family_name, sample_sites
 
 
 def check_support(model: Program, arguments: Arguments, first_row: int = 0) -> None:
@@ -43,6 +47,35 @@ def check_support(model: Program, arguments: Arguments, first_row: int = 0) -> N
             f"{family_name(distribution)} takes {_base_constraint(distribution)} values, and this row "
             f"holds {_offending(distribution, value, row)}. {_support_advice(distribution)}"
         )
+
+
+def zero_outside(sites: Mapping[str, Site], layout: Layout, broadcasts: bool) -> dict[str, Site]:
+    """The sites, with log density -inf where a given latent lies outside its distribution's support.
+
+    With Pyro's validation on, such values have been refused already; without it, as in a trace, a family's formula
+    goes on beyond its support.
+    """
+    if is_validation_enabled():
+        return dict(sites)
+    return {
+        name: _zero_outside(site, layout, broadcasts) if name in layout.latents else site
+        for name, site in sites.items()
+    }
+
+
+def _zero_outside(site: Site, layout: Layout, broadcasts: bool) -> Site:
+    try:
+        support = site.distribution.support
+    except (AttributeError, NotImplementedError):  # as torch's own validation, which then lets pass
+        return site
+    if constraints.is_dependent(support):
+        return site
+    (value,) = as_the_program_takes(layout, {site.name: site.value}, broadcasts).values()
+    outside = ~support.check(value)
+    if site.mask is not None:
+        outside = outside & site.mask
+    outside = by_row(outside.to(site.log_prob.dtype), len(site.log_prob), layout, broadcasts) > 0
+    return replace(site, log_prob=site.log_prob.masked_fill(outside, -math.inf))
 
 
 def _base_constraint(distribution: Any) -> Any:
