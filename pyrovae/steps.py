@@ -27,6 +27,8 @@ from pyrovae.vae import VAE
 Compile: TypeAlias = Literal["auto", True, False]
 Gradients: TypeAlias = list[Tensor | None]
 
+# A trace takes as long as some hundred plain steps and saves less than half of each.
+MIN_STEPS = 200
 MAX_SHAPES = 8
 MAX_RETRACES = 20
 # Of the largest entry: how far rounding may take a traced loss or gradient from Pyro's.
@@ -50,6 +52,7 @@ class Steps:
         divisor: gradients are those of the summed loss over this many rows.
         compile: True traces and compiles, "auto" traces and compiles where that pays, False runs plain Pyro.
         steps: how many steps are to come.
+        ragged_steps: how many of them on batches of other sizes than `rows`.
         rows: in a full batch.
         arithmetic: a context in which all three run, such as reduced precision of matrix products.
 
@@ -63,13 +66,14 @@ class Steps:
         *,
         compile: Compile,
         steps: int,
+        ragged_steps: int,
         rows: int,
         arithmetic: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.vae, self.loss, self.divisor = vae, loss, divisor
         self.device = vae.device
         self.arithmetic = arithmetic
-        self.compile, self.steps, self.rows = compile, steps, rows
+        self.compile, self.steps, self.ragged_steps, self.rows = compile, steps, ragged_steps, rows
         self.parameters: list[Tensor] = [p for p in vae.parameters() if p.requires_grad]
         self.held = [*vae.parameters(), *vae.buffers()]
         self.loss_scale = torch.ones((), device=self.device)
@@ -82,6 +86,8 @@ class Steps:
         self._state: ProgramState | None = None
         self._values: tuple[Any, ...] = ()
         self._retraces = 0
+        if compile == "auto" and steps < MIN_STEPS and not self.plain_because:
+            self.plain_because = f"a trace does not pay for {steps} steps"
         if compile is True and self.plain_because:
             self._use_plain(self.plain_because)
 
@@ -138,6 +144,12 @@ class Steps:
         )
         traced = self._traces.get(shapes)
         if traced is None:
+            if (
+                self.compile == "auto"
+                and rows.num_rows(arguments) != self.rows
+                and self.ragged_steps < MIN_STEPS
+            ):
+                return self._run_plain(arguments)
             if repr(shapes) not in self._shapes:
                 self._shapes.append(repr(shapes))
             if len(self._shapes) > MAX_SHAPES:

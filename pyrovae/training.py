@@ -30,7 +30,7 @@ from pyrovae.loop import COLUMNS, OnNonFinite, Scheduler, Settings, Training, se
 from pyrovae.objectives.base import RowObjective
 from pyrovae.precision import Precision, arithmetic
 from pyrovae.processes import Processes
-from pyrovae.steps import Compile, Steps
+from pyrovae.steps import MIN_STEPS, Compile, Steps
 from pyrovae.vae import ROWS_AT_ONCE, VAE, check_count
 
 OptimizerFactory: TypeAlias = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -168,7 +168,8 @@ def fit(
             loss,
             batches.batch_size * accumulate,
             compile=compile,
-            steps=epochs * (batches.steps or 1),
+            steps=epochs * (batches.steps or MIN_STEPS),
+            ragged_steps=epochs,
             rows=len(range(processes.share.rank, batches.batch_size, processes.share.of)),
             arithmetic=arithmetic(precision, vae.parameters()),
         )

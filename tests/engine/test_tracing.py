@@ -10,7 +10,7 @@ import pyrovae as pv
 from pyrovae import rows
 from pyrovae.batch_loss import batch_loss
 from pyrovae.graph_passes import simplify
-from pyrovae.steps import Steps
+from pyrovae.steps import MIN_STEPS, Steps
 from pyrovae.tracing import NotTraceableError, trace
 from tests import pairs
 from tests.components import LIKELIHOODS, MODELS, PRIORS, D, K, net
@@ -22,7 +22,13 @@ B = 7
 def steps_of(vae, arguments, objective=None, compile="auto"):
     vae.rows(*arguments)
     return Steps(
-        vae, batch_loss(vae, objective), 1.0, compile=compile, steps=10, rows=rows.num_rows(arguments)
+        vae,
+        batch_loss(vae, objective),
+        1.0,
+        compile=compile,
+        steps=MIN_STEPS,
+        ragged_steps=MIN_STEPS,
+        rows=rows.num_rows(arguments),
     )
 
 
@@ -306,3 +312,12 @@ def test_without_a_compiler_steps_are_traced(monkeypatch):
     with pytest.warns(UserWarning, match="traced but not compiled: RuntimeError: InvalidCxxCompiler"):
         steps((x,))
     assert steps.engine == "traced"
+
+
+def test_few_steps_are_not_worth_a_trace():
+    vae, (x,) = composed("StandardNormal", "Bernoulli")
+    history = pv.fit(vae, x, epochs=3, batch_size=4, seed=0, progress=False)
+    assert history.attrs["engine"] == "plain Pyro (a trace does not pay for 6 steps)"
+    # 7 rows: each epoch ends with a batch of 3, which comes too rarely for a trace of its own.
+    history = pv.fit(vae, x, epochs=MIN_STEPS // 2, batch_size=4, seed=0, progress=False)
+    assert history.attrs["engine"] == "traced"
