@@ -264,7 +264,8 @@ figure
 # 1400 rows a mixture nearly makes it, by a component for every handful of training rows. The limit is in the other line
 # that was printed. A latent of $C$ values carries at most $\log C$ nats about a row, 4.1 for sixty. The continuous
 # latents carry 1.5 nats more than that at least (their rate, tutorial 03), and each nat more costs a mixture $e$ times
-# the components. On larger pictures, where rates are of 20 nats and more, no mixture follows.
+# the components. On larger pictures, with rates several times as high, no
+# mixture follows.
 #
 # Sources: A. P. Dempster, N. M. Laird, D. B. Rubin, "Maximum likelihood from incomplete data via the EM algorithm"
 # (1977). M. D. Hoffman, D. M. Blei, C. Wang, J. Paisley, "Stochastic variational inference" (2013).
