@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-arviz1 lint types build clean
+.PHONY: demo test test-arviz1 bench gpu rivals lint types build tutorials docs clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -15,14 +15,27 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed
 	$(BIN)/python -m pyrovae demo --out demo
 
+# The tutorials run by a verb of their own.
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --deselect tests/test_tutorials.py::test_tutorial
 
 # ArviZ 1.x is for Python 3.12 and newer, but these tests run under 3.11 too; it lies beside the environment.
 test-arviz1: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --target $(VENV)/arviz1 --upgrade --ignore-requires-python --no-deps \
 		arviz==1.3.0 arviz-base==1.3.1 arviz-stats==1.3.3 arviz-plots==1.3.2 lazy_loader
 	PYTHONPATH=$(VENV)/arviz1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile tests/test_arviz.py tests/test_psis.py tests/test_demo.py
+
+# What training is measured against lies beside the environment; what cannot be installed is left out of the tables.
+rivals: $(VENV)/.installed
+	-$(BIN)/python -m pip install --quiet --target $(VENV)/rivals --upgrade --no-deps lightning torchmetrics pythae
+	-$(BIN)/python -m pip install --quiet --target $(VENV)/rivals --upgrade pydantic pyyaml
+
+# PYROVAE_DATA may name the folder of data sets. ARGUMENTS="--write" keeps the tables.
+bench: rivals
+	PYTHONPATH=$(VENV)/rivals $(BIN)/python -m benchmarks.training $(ARGUMENTS)
+
+gpu: rivals
+	PYTHONPATH=$(VENV)/rivals $(BIN)/python -m benchmarks.gpu
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -34,5 +47,15 @@ types: $(VENV)/.installed
 build: $(VENV)/.installed
 	$(BIN)/python tests/check_build.py
 
+# Runs each as a notebook and keeps it with its outputs.
+tutorials: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python docs/execute_tutorials.py
+
+# The tutorials are shown as they were last executed.
+docs: $(VENV)/.installed
+	test -d docs/tutorials || $(BIN)/python docs/execute_tutorials.py
+	$(BIN)/python -m sphinx -W -q -b html docs build/docs
+	@echo "open build/docs/index.html"
+
 clean:
-	rm -rf $(VENV) dist build demo
+	rm -rf $(VENV) dist build demo docs/tutorials

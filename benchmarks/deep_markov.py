@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 import pyro
 import pyro.distributions as dist
 import torch
-from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 import pyrovae as pv
@@ -58,45 +58,20 @@ class EachFrame(nn.Module):
         return PaddedSequence(self.posterior(x), lengths)
 
 
-class LatentsScaled(Messenger):
-    """Scale the log densities of latents: the rate counts `weight` times in an objective, and once elsewhere."""
-
-    def __init__(self, weight: float) -> None:
-        super().__init__()
-        self.weight = weight
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if not msg["is_observed"] and msg["name"] == "z":
-            msg["scale"] = msg["scale"] * self.weight
-
-
-class Warmed(nn.Module):
-    """A program whose latents are scaled while it warms up."""
-
-    def __init__(self, program: nn.Module) -> None:
-        super().__init__()
-        self.program, self.weight = program, 1.0
-
-    def forward(self, *arguments: Any) -> None:
-        """The program."""
-        with LatentsScaled(self.weight):
-            self.program(*arguments)
-
-
 def deep_markov() -> pv.VAE:
     """The chain, and a posterior whose states know past and future."""
     transition = Normal(GatedTransition(K, hidden_size=HIDDEN))
     model = DeepMarkovModel(LearnedNormal(K), transition, Bernoulli(MLP(K, 88, [HIDDEN])))
     network = GRU(88, STATE, past=True, future=True)
     step = DiagonalNormal(MLP(K + network.out_features, (K, K), [HIDDEN]))
-    return pv.VAE(Warmed(model), Warmed(AmortizedGuide(MarkovPosterior(network, step, K))))
+    return pv.VAE(model, AmortizedGuide(MarkovPosterior(network, step, K)))
 
 
 def independent_frames() -> pv.VAE:
     """The same latent size, a learned normal prior of z_t, wider networks."""
     model = IndependentFrames(LearnedNormal(K), Bernoulli(MLP(K, 88, [WIDE, WIDE])))
     guide = AmortizedGuide(EachFrame(DiagonalNormal(MLP(88, (K, K), [WIDE]))))
-    return pv.VAE(Warmed(model), Warmed(guide))
+    return pv.VAE(model, guide)
 
 
 MODELS = {"deep Markov model": deep_markov, "independent frames": independent_frames}
@@ -108,31 +83,41 @@ def pieces(x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     return torch.nn.utils.rnn.pad_sequence(cut, batch_first=True), torch.tensor([len(p) for p in cut])
 
 
+class BestOfSome(pv.callbacks.Callback):
+    """Keeps the parameters of the best validation ELBO, looked at every `ROUND` epochs."""
+
+    def __init__(self) -> None:
+        self.valid = data.jsb_chorales("valid")
+        self.bound, self.epoch = -float("inf"), 0
+        self.parameters: dict[str, Any] = {}
+
+    def on_epoch(self, training: Any, row: Mapping[str, float]) -> None:
+        """Look at the validation rows."""
+        if training.epoch % ROUND:
+            return
+        bound = float(bounds(training.vae, self.valid, num_samples=5).elbo.sum() / self.valid[1].sum())
+        print(f"epoch {training.epoch}: validation NLL bound {-bound:.3f} a step", flush=True)
+        if bound > self.bound:
+            self.bound, self.epoch = bound, training.epoch
+            self.parameters = copy.deepcopy(training.vae.state_dict())
+
+
 def train(vae: pv.VAE, epochs: int) -> tuple[int, float]:
-    """Train, and keep the parameters of the best validation ELBO; returns their epoch and the seconds."""
-    train_rows, valid = pieces(*data.jsb_chorales("train")), data.jsb_chorales("valid")
-    vae.rows(*train_rows)
-    optimizer = torch.optim.Adam(vae.parameters(), lr=RATE)
-    best, chosen, at, started = -float("inf"), vae.state_dict(), 0, time.perf_counter()
-    for done in range(ROUND, epochs + 1, ROUND):
-        for program in vae.modules():
-            if isinstance(program, Warmed):
-                program.weight = min(1.0, done / (WARM_UP + ROUND))
-        pv.fit(
-            vae,
-            train_rows,
-            epochs=ROUND,
-            batch_size=BATCH,
-            optimizer=optimizer,
-            seed=SEED + done,
-            progress=False,
-        )
-        bound = float(bounds(vae, valid, num_samples=5).elbo.sum() / valid[1].sum())
-        print(f"epoch {done}: validation NLL bound {-bound:.3f} a step", flush=True)
-        if bound > best:
-            best, chosen, at = bound, copy.deepcopy(vae.state_dict()), done
-    vae.load_state_dict(chosen)
-    return at, time.perf_counter() - started
+    """Train, and take the parameters of the best validation ELBO; returns their epoch and the seconds."""
+    best, started = BestOfSome(), time.perf_counter()
+    pv.fit(
+        vae,
+        pieces(*data.jsb_chorales("train")),
+        epochs=epochs,
+        batch_size=BATCH,
+        objective=pv.objectives.ELBO(beta=pv.objectives.LinearWarmUp(epochs=WARM_UP)),
+        optimizer=lambda p: torch.optim.Adam(p, lr=RATE),
+        seed=SEED,
+        callbacks=[best],
+        progress=False,
+    )
+    vae.load_state_dict(best.parameters)
+    return best.epoch, time.perf_counter() - started
 
 
 def bounds(vae: pv.VAE, rows: tuple[Tensor, Tensor], num_samples: int) -> pv.Elbo:
@@ -181,7 +166,7 @@ SETTINGS = {
     f"and future {STATE} each, step MLP hidden {HIDDEN}",
     "independent frames": f"K = {K}, p(z_t) a learned normal, emission MLP {K}-{WIDE}-{WIDE}-88, q(z_t|x_t) MLP "
     f"88-{WIDE}-({K}, {K})",
-    "objective": f"Trace_ELBO, one sample; the rate's weight rises in steps to 1 over {WARM_UP} epochs",
+    "objective": f"ELBO, one sample; the rate's weight rises to 1 over {WARM_UP} epochs",
     "optimizer": f"Adam, {RATE:g}",
     "batch": f"{BATCH} pieces of at most {PIECE} frames; validation and test on whole sequences",
     "epochs": f"{EPOCHS}, the best by the validation ELBO every {ROUND}",

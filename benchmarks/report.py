@@ -23,23 +23,29 @@ def write(
 
     The CSV has one line for each line of the table, the settings as columns after the table's own.
     """
-    lines = [f"# {title}", "", *_markdown(table), ""]
-    if findings:
-        lines += [findings, ""]
-    lines += ["Settings:", "", *(f"- {key}: {value}" for key, value in settings.items()), ""]
-    text = "\n".join(lines)
+    page = text(title, table, settings, findings)
     folder.mkdir(exist_ok=True)
-    (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    (folder / f"{name}.md").write_text(page, encoding="utf-8")
     table.assign(**{key: str(value) for key, value in settings.items()}).to_csv(
         folder / f"{name}.csv", index=False
     )
-    print(text, flush=True)
+    print(page, flush=True)
 
 
-def _markdown(table: pd.DataFrame) -> list[str]:
+def text(title: str, table: pd.DataFrame, settings: Mapping[str, Any], findings: str = "") -> str:
+    """The page: the table, what was found, the settings."""
+    lines = [f"# {title}", "", markdown(table), ""]
+    if findings:
+        lines += [findings, ""]
+    lines += ["Settings:", "", *(f"- {key}: {value}" for key, value in settings.items()), ""]
+    return "\n".join(lines)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table alone."""
     rows = [list(table.columns), ["---"] * table.shape[1]]
     rows += [[_shown(value) for value in line] for line in table.itertuples(index=False)]
-    return ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def _shown(value: Any) -> str:

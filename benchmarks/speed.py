@@ -1,5 +1,7 @@
 """What composing costs: steps of a composed model against the same model as one Pyro program; calls of flows.
 
+In plain Pyro: once traced, both are the same operations.
+
 `python -m benchmarks.speed`
 """
 
@@ -76,6 +78,7 @@ def seconds_a_step() -> dict[str, list[float]]:
                 batch_size=BATCH,
                 optimizer=optimizers[name],
                 seed=pair,
+                compile=False,
                 progress=False,
             )
             if pair:  # the first warms up
@@ -132,7 +135,7 @@ def main() -> None:
 SETTINGS = {
     "networks": f"MLPs {D}-{HIDDEN}-({K}, {K}) and {K}-{HIDDEN}-{D}",
     "batch": BATCH,
-    "measured": f"pv.fit with Trace_ELBO and Adam, {PAIRS} interleaved pairs of {STEPS} steps after one to warm up",
+    "measured": f"pv.fit with compile=False and Adam, {PAIRS} interleaved pairs of {STEPS} steps after one to warm up",
     "seed": SEED,
     "threads": 1,
 }

@@ -16,10 +16,11 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, TensorDataset
 
 from pyrovae import rows
-from pyrovae.data import ARRAYS, OnDisk, Rows
+from pyrovae.data import ARRAYS, Rows, blocks
+from pyrovae.described import without_addresses
 from pyrovae.layout import Arguments
 from pyrovae.support import check_support
 from pyrovae.vae import VAE
@@ -76,22 +77,33 @@ def batches_of(
         ValueError, TypeError: data that do not fit the pair; an empty loader; a batch size beside a loader's.
 
     """
+    if isinstance(data, DataLoader) and batch_size is not None:
+        raise ValueError(
+            f"batch_size is {batch_size}, but the data are a DataLoader, which makes its own batches: leave it out."
+        )
+    size = batch_size or DEFAULT_BATCH_SIZE
+    source = as_source(data, size)
+    if isinstance(source, DataLoader):
+        return LoadedBatches(vae, source, transform, share)
+    checked = checked_rows(vae, source, transform)
+    return GatheredBatches(vae, checked, min(size, len(checked)), transform, share)
+
+
+def as_source(data: Any, batch_size: int) -> Any:
+    """A Dataset as the tensors that it holds, or as a DataLoader; other data as they are.
+
+    Raises:
+        ValueError: a Dataset without items.
+
+    """
     if isinstance(data, TensorDataset):
-        data = data.tensors
-    if isinstance(data, Dataset):
-        shuffled = not isinstance(data, IterableDataset)
-        data = DataLoader(data, batch_size=batch_size or DEFAULT_BATCH_SIZE, shuffle=shuffled)
-        batch_size = None
-    if isinstance(data, DataLoader):
-        if batch_size is not None:
-            raise ValueError(
-                f"batch_size is {batch_size}, but the data are a DataLoader, which makes its own batches: leave it out."
-            )
-        return LoadedBatches(vae, data, transform, share)
-    checked = checked_rows(vae, data, transform)
-    return GatheredBatches(
-        vae, checked, min(batch_size or DEFAULT_BATCH_SIZE, len(checked)), transform, share
-    )
+        return data.tensors
+    if not isinstance(data, Dataset):
+        return data
+    shuffled = not isinstance(data, IterableDataset)
+    if shuffled and len(data) == 0:  # type: ignore[arg-type]
+        raise ValueError("the data have no rows: the Dataset is empty.")
+    return DataLoader(data, batch_size=batch_size, shuffle=shuffled)
 
 
 class GatheredBatches:
@@ -110,7 +122,8 @@ class GatheredBatches:
 
     def epoch(self, seed: int, first: int = 0) -> Iterator[Batch]:
         """See `Batches`."""
-        order = torch.randperm(len(self.data), generator=torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(self.data), generator=generator, device="cpu")
         for places in order.split(self.batch_size)[first:]:
             yield self._batch(places)
 
@@ -127,32 +140,27 @@ class GatheredBatches:
 
     def fingerprint(self) -> str:
         """Of all rows, or of some thousand spread over them where there are more."""
-        places = torch.arange(0, len(self.data), math.ceil(len(self.data) / _ROWS_IN_FINGERPRINT))
-        digest = hashlib.sha256(str(len(self.data)).encode())
-        for argument in self.data.arguments:
-            if isinstance(argument, ARRAYS):
-                index = places if isinstance(argument, OnDisk) else places.to(argument.device)
-                some = argument[index].cpu().contiguous()
-                digest.update(f"{some.dtype}{list(some.shape)}".encode())
-                digest.update(some.reshape(-1).view(torch.uint8).numpy().tobytes())
-            else:
-                digest.update(repr(argument).encode())
-        return digest.hexdigest()
+        return _fingerprint(self.data)
 
 
 class LoadedBatches:
     """Minibatches that a torch DataLoader makes: `x`, or `(x, *context)`, or a dict by the model's arguments."""
 
     def __init__(self, vae: VAE, loader: DataLoader[Any], transform: Transform | None, share: Share) -> None:
+        if share.of > 1 and isinstance(loader.sampler, DistributedSampler):
+            raise ValueError(
+                "the DataLoader has a DistributedSampler: leave it out, for each process takes its share of each "
+                "batch here."
+            )
         self.vae, self.loader, self.transform, self.share = vae, loader, transform, share
-        with rows.same_random_state(torch.device("cpu")):
-            first = next(iter(loader), None)
+        first = next(self._drawn(0), None)
         if first is None:
             raise ValueError(
                 "the DataLoader gives no batches: its data set is empty, or smaller than one batch."
             )
-        found = checked_rows(vae, first, transform)
-        self.batch_size = loader.batch_size or len(found)
+        self._first = checked_rows(vae, first, transform)
+        # A data set may be smaller than the loader's batches.
+        self.batch_size = len(self._first)
 
     @property
     def steps(self) -> int | None:
@@ -163,36 +171,64 @@ class LoadedBatches:
             return None
 
     def epoch(self, seed: int, first: int = 0) -> Iterator[Batch]:
-        """See `Batches`. The loader's order is drawn from `seed`, whatever it draws later is not."""
-        device = self.vae.device
-        with rows.fixed_seed(seed, device):
-            iterator = iter(self.loader)
-            loaded = next(iterator, None)
-        number = 0
-        while loaded is not None:
+        """See `Batches`. All that the loader draws from torch, in this process, comes from `seed`."""
+        for number, loaded in enumerate(self._drawn(seed)):
             if number >= first:
                 yield self._batch(loaded, number)
+
+    def _drawn(self, seed: int) -> Iterator[Any]:
+        """What the loader gives, drawing from a stream of its own: the noise of training is left alone."""
+        cpu = torch.device("cpu")
+        generators = {id(g): g for g in map(_generator, (self.loader, self.loader.sampler)) if g is not None}
+        with rows.fixed_seed(seed, cpu):
+            for generator in generators.values():
+                generator.manual_seed(seed)
+            iterator = iter(self.loader)
             loaded = next(iterator, None)
-            number += 1
+            state = torch.get_rng_state()
+        while loaded is not None:
+            yield loaded
+            with rows.same_random_state(cpu):
+                torch.set_rng_state(state)
+                loaded = next(iterator, None)
+                state = torch.get_rng_state()
 
     def _batch(self, loaded: Any, number: int) -> Batch:
         try:
-            whole = self.vae.rows(*as_arguments(loaded, self.vae))
+            whole = Rows(as_arguments(loaded, self.vae))
+            own = torch.arange(len(whole))[self.share.rank :: self.share.of]
+            if len(own) == 0:
+                return Batch(None, None, len(whole))
+            some = whole.take(own if self.share.of > 1 else slice(None), self.vae.device)
+            arguments = transformed(some, self.transform)
+            self.vae.check_rows(arguments)
         except (ValueError, TypeError) as error:
             raise type(error)(f"batch {number} of the DataLoader: {error}") from error
-        own = torch.arange(len(whole))[self.share.rank :: self.share.of]
-        if len(own) == 0:
-            return Batch(None, None, len(whole))
-        arguments = whole.take(own if self.share.of > 1 else slice(None), self.vae.device)
-        return Batch(transformed(arguments, self.transform), None, len(whole))
+        return Batch(arguments, None, len(whole))
 
     def fingerprint(self) -> str:
         """Of the first batch in one order; the rest is not read for it."""
-        with rows.fixed_seed(0, torch.device("cpu")):
-            first = Rows(as_arguments(next(iter(self.loader)), self.vae))
-        size = self.steps
-        digest = GatheredBatches(self.vae, first, 1, None, Share()).fingerprint()
-        return f"{digest} of {size} batches"
+        return f"{_fingerprint(self._first)} of {self.steps} batches"
+
+
+def _generator(drawing: Any) -> torch.Generator | None:
+    generator = getattr(drawing, "generator", None)
+    return generator if isinstance(generator, torch.Generator) else None
+
+
+def _fingerprint(data: Rows) -> str:
+    digest = hashlib.sha256(str(len(data)).encode())
+    stride = math.ceil(len(data) / _ROWS_IN_FINGERPRINT)
+    for argument in data.arguments:
+        if not isinstance(argument, ARRAYS):
+            digest.update(without_addresses(repr(argument)).encode())
+            continue
+        digest.update(f"{argument.dtype}{list(argument.shape)}".encode())
+        for block in blocks(argument):
+            first = -(-block.start // stride) * stride  # the first multiple in it
+            some = argument[first : block.stop : stride].cpu().contiguous()
+            digest.update(some.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return f"{len(data)} rows, {digest.hexdigest()[:32]}"
 
 
 def as_arguments(data: Any, vae: VAE) -> Arguments:

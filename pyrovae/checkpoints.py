@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pyrovae.files import load_tensors, save_tensors
+from pyrovae.files import load_tensors, remove_leftovers, save_tensors
 from pyrovae.state_tree import pack, unpack
 from pyrovae.vae import check_count
 
@@ -70,7 +71,7 @@ class Keeper:
         """
         tensors, facts = load_tensors(self.path, KIND)
         different = [
-            f"{name} was {_shown(facts['settings'].get(name))} and is now {_shown(value)}"
+            f"{name} {_difference(facts['settings'].get(name), value)}"
             for name, value in self.settings.items()
             if facts["settings"].get(name) != value
         ]
@@ -81,6 +82,12 @@ class Keeper:
             )
         state: dict[str, Any] = unpack(facts["state"], tensors)
         return state
+
+    def check(self, training: Training) -> None:
+        """Raise TypeError where a callback, scheduler or optimizer has a state that no file can hold."""
+        json.dumps(pack(training.state_dict())[1])
+        if training.processes.is_first:
+            remove_leftovers(self.path)
 
     def write(self, training: Training) -> None:
         """Save; where that fails, keep the older file and warn, so that training goes on."""
@@ -123,6 +130,14 @@ def set_noise_state(state: torch.Tensor, device: torch.device) -> None:
     torch.set_rng_state(state[:own])
     if device.type == "cuda":
         torch.cuda.set_rng_state(state[own:], device)
+
+
+def _difference(old: Any, new: Any) -> str:
+    """In words; of texts of many lines the first that differ."""
+    for was, now in zip(str(old).splitlines(), str(new).splitlines(), strict=False):
+        if was != now:
+            return f"was {_shown(was.strip())} and is now {_shown(now.strip())}"
+    return f"was {_shown(old)} and is now {_shown(new)}"
 
 
 def _shown(value: Any) -> str:

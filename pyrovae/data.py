@@ -6,6 +6,8 @@ arguments that are not arrays pass through untouched. Memory-mapped arrays stay 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -39,7 +41,7 @@ class OnDisk:
 
 
 ARRAYS = (Tensor, OnDisk)
-_ROWS_CHECKED_AT_ONCE = 4096
+_BYTES_CHECKED_AT_ONCE = 2**24
 
 
 class Rows:
@@ -102,6 +104,14 @@ class Rows:
         return moved
 
 
+def blocks(values: Tensor | OnDisk) -> Iterator[slice]:
+    """All rows in pieces of some megabytes, for work that shall not hold them all in memory."""
+    bytes_of_row = max(1, math.prod(values.shape[1:]) * values.dtype.itemsize)
+    at_once = max(1, _BYTES_CHECKED_AT_ONCE // bytes_of_row)
+    for first in range(0, len(values), at_once):
+        yield slice(first, first + at_once)
+
+
 def _name(place: int) -> str:
     return "x" if place == 0 else f"context {place}"
 
@@ -126,8 +136,8 @@ def _check_finite(values: Tensor | OnDisk, name: str) -> None:
     if not values.is_floating_point():
         return
     bad = []
-    for first in range(0, len(values), _ROWS_CHECKED_AT_ONCE):
-        block = values[first : first + _ROWS_CHECKED_AT_ONCE]
+    for some in blocks(values):
+        block = values[some]
         bad.append(~torch.isfinite(block.reshape(len(block), -1)).all(1))
     where = torch.cat(bad)
     if not bool(where.any()):

@@ -16,6 +16,8 @@ import torch
 
 from pyrovae import guides, models, nn, plots
 from pyrovae.arviz_bridge import to_arviz
+from pyrovae.calibration import calibrate
+from pyrovae.diagnosis import diagnose
 from pyrovae.evidence import LogMarginal, elbo, log_marginal
 from pyrovae.files import write_atomically
 from pyrovae.representation import cluster, probe
@@ -27,7 +29,6 @@ LATENT_SIZE = 8
 HIDDEN = 256
 EPOCHS = 150
 NUM_SAMPLES = 1000
-ACTIVE = 0.01  # variance of the posterior mean over data: Burda et al. 2015, section 5
 
 
 def run(out: Path, *, epochs: int = EPOCHS, seed: int = 0) -> pd.DataFrame:
@@ -54,16 +55,26 @@ def run(out: Path, *, epochs: int = EPOCHS, seed: int = 0) -> pd.DataFrame:
             optimizer=lambda parameters: torch.optim.Adam(parameters, lr=2e-3),
         )
         table, marginal = evaluate(vae, {"train": train, "test": test}, seed)
+        diagnosis = diagnose(vae, test, num_samples=NUM_SAMPLES, seed=seed)
+        calibration = calibrate(vae, seed=seed)
         page = plots.report(
-            vae, test, history=history, image_shape=(8, 8), labels=labels, marginal=marginal, seed=seed
+            vae,
+            test,
+            history=history,
+            image_shape=(8, 8),
+            labels=labels,
+            diagnosis=diagnosis,
+            calibration=calibration,
+            seed=seed,
         )
         tree = to_arviz(vae, test[:100], num_samples=100, dims={"x": ["pixel"], "z": ["latent"]})
     _print_table(table, baselines(train, valid, test), marginal.log_marginal.numpy())
-    active = int((posterior_means(vae, test).var(0) > ACTIVE).sum())
-    print(
-        f"Active latent dimensions (variance of the posterior mean above {ACTIVE}): {active} of {LATENT_SIZE}"
+    print(f"\n{diagnosis}")
+    guide, corrected = (
+        "passed" if ok else "failed" for ok in (calibration.passed, calibration.corrected_passed)
     )
-    print(f"Representation: {probe(vae, test, labels=labels)}")
+    print(f"\nCalibration: the guide's own draws {guide}, weighted by importance they {corrected}")
+    print(f"\nRepresentation: {probe(vae, test, labels=labels)}")
     print(f"                {cluster(vae, test, num_clusters=10, truth=labels)}")
 
     write_atomically(out / "history.csv", lambda path: history.to_csv(path, index=False))
@@ -115,13 +126,6 @@ def evaluate(vae: VAE, data: dict[str, torch.Tensor], seed: int) -> tuple[pd.Dat
             }
         )
     return pd.DataFrame(table).set_index("rows"), marginal
-
-
-def posterior_means(vae: VAE, x: torch.Tensor) -> torch.Tensor:
-    """E[z|x], [N, K]."""
-    means = vae.encode(x)
-    assert isinstance(means, torch.Tensor)
-    return means
 
 
 def baselines(train: torch.Tensor, valid: torch.Tensor, test: torch.Tensor) -> dict[str, np.ndarray]:

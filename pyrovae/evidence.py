@@ -315,7 +315,7 @@ def seeds_from(seed: int | None) -> Iterator[int]:
         seed = int(torch.randint(2**62, ()))
     generator = torch.Generator().manual_seed(seed)
     while True:
-        yield int(torch.randint(2**62, (), generator=generator))
+        yield int(torch.randint(2**62, (), generator=generator, device="cpu"))
 
 
 def _mean_with_error(values: Tensor, std_error: Tensor) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import tempfile
@@ -39,16 +40,31 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], objec
         temporary.unlink(missing_ok=True)
 
 
+def remove_leftovers(path: str | os.PathLike[str]) -> None:
+    """Remove what processes that were killed while they wrote `path` have left beside it."""
+    path = Path(path)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*{glob.escape(path.suffix)}"):
+        leftover.unlink(missing_ok=True)
+
+
 def save_tensors(
     path: str | os.PathLike[str], kind: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]
 ) -> None:
-    """Write tensors and JSON-able facts; `kind` says what the file is."""
+    """Write tensors and JSON-able facts; `kind` says what the file is.
+
+    Raises:
+        OSError: as `write_atomically`.
+
+    """
     header = json.dumps({"kind": kind, **meta})
     # Own memory for each: safetensors refuses tensors that share storage.
     copies = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
 
     def write(temporary: Path) -> None:
-        safetensors.torch.save_file(copies, temporary, metadata={HEADER: header})
+        try:
+            safetensors.torch.save_file(copies, temporary, metadata={HEADER: header})
+        except safetensors.SafetensorError as error:  # a full disk, above all
+            raise OSError(f"{path} could not be written: {error}") from error
 
     write_atomically(path, write)
 

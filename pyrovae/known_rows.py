@@ -48,7 +48,7 @@ class KnownRows(nn.Module):
         data = _bytes_of(arguments)
         generator = torch.Generator().manual_seed(0)
         while True:  # until no two different rows have one key: hardly ever more than once
-            factors = torch.randint(2**62, data.shape[1:], generator=generator).to(data.device)
+            factors = torch.randint(2**62, data.shape[1:], generator=generator, device="cpu").to(data.device)
             keys, place = _keys(data, factors).unique(return_inverse=True)
             count = torch.arange(len(data), device=data.device)
             first = torch.full_like(keys, len(data)).scatter_reduce(0, place, count, "amin")

@@ -19,7 +19,8 @@ from pyrovae.batch_loss import STATISTICS
 from pyrovae.batches import Batch, Batches, GatheredBatches
 from pyrovae.callbacks import Callback
 from pyrovae.checkpoints import Keeper, noise_state, set_noise_state
-from pyrovae.nonfinite import GoodWeights, NonFiniteLossError, explain
+from pyrovae.layout import Arguments
+from pyrovae.nonfinite import FAILURES, GoodWeights, NonFiniteLossError, explain, gives_nan
 from pyrovae.objectives.base import RowObjective
 from pyrovae.processes import Processes
 from pyrovae.steps import Steps
@@ -28,6 +29,10 @@ from pyrovae.vae import VAE
 Scheduler: TypeAlias = torch.optim.lr_scheduler.LRScheduler | torch.optim.lr_scheduler.ReduceLROnPlateau
 OnNonFinite: TypeAlias = Literal["stop", "skip"]
 
+_REMEDY = (
+    "Lower the learning rate, clip gradients (clip_norm=), keep scales away from 0, or skip such batches "
+    "(on_nonfinite='skip')."
+)
 COLUMNS = ("epoch", *STATISTICS, "elbo_valid", "seconds")
 # How many steps may pass between looks at the losses of a GPU, and between copies of good weights.
 LOOK_EVERY = 50
@@ -49,7 +54,7 @@ class Settings:
 def seed_of(seed: int, number: int) -> int:
     """The seed of one of the many things that `seed` decides."""
     generator = torch.Generator().manual_seed(seed)
-    return int(torch.randint(2**62, (number + 1,), generator=generator)[-1])
+    return int(torch.randint(2**62, (number + 1,), generator=generator, device="cpu")[-1])
 
 
 class Totals:
@@ -147,10 +152,15 @@ class Training:
     def extra_step(self, only: set[int]) -> None:
         """A step on a batch drawn at random, of the parameters with these ids alone."""
         assert isinstance(self._batches, GatheredBatches)
-        _, gradients = self._losses(self._batches.draw())
+        batch = self._batches.draw()
+        statistics, gradients = self._losses(batch)
+        if not self._is_good(batch, statistics, gradients):
+            return
         kept = [p.grad for p in self._parameters]
         for p, gradient in zip(self._parameters, gradients, strict=True):
-            p.grad = gradient if id(p) in only else None
+            used = gradient is not None and id(p) in only
+            # One batch makes this step, whatever makes the others.
+            p.grad = gradient * self.settings.accumulate if gradient is not None and used else None
         self._optimize()
         for p, old in zip(self._parameters, kept, strict=True):
             p.grad = old
@@ -176,14 +186,20 @@ class Training:
         ):
             while not self.is_over and not self._interrupted:
                 self._run_epoch(bar)
+            if self._interrupted and not self._waiting:
+                self._save()
         for callback in self._callbacks:
             callback.on_end(self)
+        for p in self._parameters:
+            p.grad = None
+        self.processes.wait()  # so that all find the last checkpoint
 
     def _run_epoch(self, bar: tqdm[Any]) -> None:
         started = time.perf_counter()
         # One order for all processes, whatever noise each has drawn.
         order = seed_of(seed_of(self.settings.seed, 0), self.epoch)
         for batch in self._batches.epoch(order, self._batch_number):
+            self._advance_objective()
             for callback in self._callbacks:
                 callback.on_batch(self)
             self._take(batch)
@@ -194,14 +210,16 @@ class Training:
                 and not self._waiting
                 and self._keeper.is_due(self, epoch_ended=False)
             ):
-                self._look_at_losses()
-                self._keeper.write(self)
+                self._save()
             if self._interrupted:
                 self._seconds += time.perf_counter() - started
                 self._look_at_losses()
-                if self._keeper is not None and not self._waiting:
-                    self._keeper.write(self)
                 return
+        if self._batch_number == 0:
+            raise ValueError(
+                f"the data gave no batches in epoch {self.epoch + 1}: they can be read once only. Give a Dataset that "
+                "starts anew with each __iter__."
+            )
         if self._waiting:
             self._optimize_and_count()
         self._look_at_losses()
@@ -216,13 +234,13 @@ class Training:
             )
         row: dict[str, float] = {"epoch": self.epoch + 1}
         row |= {name: value / count for name, value in zip(STATISTICS, sums, strict=True)}
-        row["elbo_valid"] = math.nan if self._validate is None else self._validate()
+        self.processes.alike_buffers(self.vae)
+        row["elbo_valid"] = math.nan if self._validate is None else self.processes.same(self._validate())
         row["seconds"] = self._seconds
         self.epoch += 1
         self.history.append(row)
         self._batch_number, self._seconds = 0, 0.0
         self._totals = Totals(self._device)
-        self.processes.alike_buffers(self.vae)
         self._step_scheduler(row)
         for callback in self._callbacks:
             callback.on_epoch(self, row)
@@ -232,23 +250,26 @@ class Training:
         )
         bar.set_postfix_str(f"epoch {self.epoch}/{self.settings.epochs}, {shown}", refresh=self.is_over)
         if self._keeper is not None and self._keeper.is_due(self, epoch_ended=True):
+            self._save()
+
+    def _save(self) -> None:
+        """Write a checkpoint, never of weights that are not finite."""
+        self._look_at_losses()
+        if self._keeper is not None:
             self._keeper.write(self)
 
     # One step
 
-    def _take(self, batch: Batch) -> None:
+    def _advance_objective(self) -> None:
         if isinstance(self._objective, RowObjective):
             steps = self._batches.steps
             within = 0.0 if steps is None else self._batch_number / steps
             self._objective.advance(self.step, self.epoch + within)
+
+    def _take(self, batch: Batch) -> None:
         statistics, gradients = self._losses(batch)
-        self._recent.append((self.step, batch, statistics[0]))
-        if self._device.type == "cpu" or self.settings.on_nonfinite == "skip":
-            if not self._is_good(statistics, gradients):
-                return
-            self._recent.clear()
-        elif len(self._recent) >= LOOK_EVERY:
-            self._look_at_losses()
+        if not self._is_good(batch, statistics, gradients):
+            return
         self._totals.add(statistics, batch.num_rows)
         self._gather(gradients)
         if self._waiting == self.settings.accumulate:
@@ -260,11 +281,10 @@ class Training:
             return self.processes.add_up(nothing, [None] * len(self._parameters), self._parameters)
         try:
             statistics, gradients = self._steps(batch.arguments)
-        except ValueError as error:
-            # Pyro refuses parameters that are NaN with a ValueError.
-            if self._good.all_finite():
+        except FAILURES:
+            if not self._is_about_nan(batch.arguments):
                 raise
-            raise self._failure(self.step, batch) from error
+            statistics, gradients = self._lost()  # which all processes see
         return self.processes.add_up(statistics, gradients, self._parameters)
 
     def _gather(self, gradients: list[Tensor | None]) -> None:
@@ -293,7 +313,8 @@ class Training:
         if self._scaler is not None:
             self._scaler.unscale_(self.optimizer)
         if self.settings.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self._parameters, self.settings.clip_norm)
+            stepped = [p for group in self.optimizer.param_groups for p in group["params"]]
+            torch.nn.utils.clip_grad_norm_(stepped, self.settings.clip_norm)
         if self._scaler is None:
             self.optimizer.step()
         else:
@@ -310,15 +331,23 @@ class Training:
     def _step_scheduler(self, row: Mapping[str, float]) -> None:
         if self.scheduler is None or (bool(row) == self.settings.schedule_steps):
             return
+        # A resumed training, or one whose scaler left the first steps out, has not stepped: no reason to warn.
+        self.optimizer._opt_called = True  # type: ignore[attr-defined]
         if isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            self.scheduler.step(row["loss"] if math.isnan(row["elbo_valid"]) else -row["elbo_valid"])
+            loss = row["loss"] if math.isnan(row["elbo_valid"]) else -row["elbo_valid"]
+            self.scheduler.step(loss if self.scheduler.mode == "min" else -loss)
         else:
             self.scheduler.step()
 
     # Losses that are not finite
 
-    def _is_good(self, statistics: Tensor, gradients: list[Tensor | None]) -> bool:
+    def _is_good(self, batch: Batch, statistics: Tensor, gradients: list[Tensor | None]) -> bool:
         """Whether the step may be taken; raises where it may not and training shall stop."""
+        if self._device.type != "cpu" and self.settings.on_nonfinite == "stop":
+            self._recent.append((self.step, batch, statistics[0]))
+            if len(self._recent) >= LOOK_EVERY:
+                self._look_at_losses()
+            return True
         good = math.isfinite(statistics[0].item())
         if self.settings.on_nonfinite == "skip":
             # Scaled 16-bit gradients overflow as a matter of course: the scaler sees to them.
@@ -328,38 +357,52 @@ class Training:
             )
             if not good:
                 self._skipped += 1
-                self._recent.clear()
+                self._good.restore()  # of running statistics, which have seen the batch
             return good
         if not good:
-            step, batch, _ = self._recent[-1]
-            raise self._failure(step, batch)
+            raise self._failure(self.step, batch)
         return True
 
+    def _lost(self) -> tuple[Tensor, list[Tensor | None]]:
+        """What stands for a batch whose loss could not be computed."""
+        nothing = torch.full((len(STATISTICS),), math.nan, device=self._device)
+        return nothing, [None] * len(self._parameters)
+
+    def _is_about_nan(self, arguments: Arguments) -> bool:
+        return not self._good.all_finite() or gives_nan(self.vae, arguments)
+
     def _look_at_losses(self) -> None:
-        """Look at what has come from a GPU since the last look."""
+        """Look at the weights, and at what has come from a GPU since the last look."""
         if self._recent:
             finite = torch.isfinite(torch.stack([loss for _, _, loss in self._recent])).cpu()
             if not bool(finite.all()):
                 step, batch, _ = self._recent[int((~finite).nonzero()[0, 0])]
                 raise self._failure(step, batch)
             self._recent.clear()
-        self._good.keep()
+        if not self._good.keep():
+            # A gradient spoilt them and no loss has been computed since.
+            raise self._failure(self.step, None)
 
-    def _failure(self, step: int, batch: Batch) -> NonFiniteLossError:
+    def _failure(self, step: int, batch: Batch | None) -> NonFiniteLossError:
         """Go back to the last good weights, save them, and say what happened."""
-        found = ""
-        if batch.arguments is not None:
-            named = dict(self.vae.named_parameters())
-            found = explain(self.vae, batch.arguments, batch.places, named)
+        named = dict(self.vae.named_parameters())
+        arguments, places = (None, None) if batch is None else (batch.arguments, batch.places)
+        found = explain(self.vae, arguments, places, named)
         self._good.restore()
         kept = "The VAE holds the last good weights"
         if self._keeper is not None and self.processes.is_first:
             path = self._keeper.path.with_name(f"{self._keeper.path.name}.last_good")
-            self.vae.save(path)
-            kept += f", saved to {path.name} (VAE.load reads it)"
+            try:
+                self.vae.save(path)
+                kept += f", saved to {path.name} (VAE.load reads it)"
+            except OSError as error:
+                kept += f", which could not be saved ({error})"
+        if batch is None:
+            return NonFiniteLossError(
+                f"after step {step} (epoch {self.epoch + 1}), {found}. {kept}. {_REMEDY}"
+            )
         return NonFiniteLossError(
-            f"the loss of step {step + 1} (epoch {self.epoch + 1}) is not finite: {found}. {kept}. Lower the learning "
-            "rate, clip gradients (clip_norm=), keep scales away from 0, or skip such batches (on_nonfinite='skip')."
+            f"the loss of step {step + 1} (epoch {self.epoch + 1}) is not finite: {found}. {kept}. {_REMEDY}"
         )
 
     # Around the loop
@@ -424,7 +467,7 @@ class Training:
             "skipped": self._skipped,
             "stopped": self._stopped,
             "seconds": self._seconds,
-            "compiled": self._steps.is_compiled,
+            "engine": self._steps.state_dict(),
             "history": self.history,
             "seed": self.settings.seed,
         }
@@ -445,7 +488,7 @@ class Training:
         self.epoch, self.step, self._batch_number = state["epoch"], state["step"], state["batch_number"]
         self._totals = Totals(self._device, *state["totals"])
         self._skipped, self._stopped, self._seconds = state["skipped"], state["stopped"], state["seconds"]
-        self._steps.is_compiled = state["compiled"]
+        self._steps.load_state_dict(state["engine"])
         self.history = state["history"]
         self._good.keep()
         noises = state["noises"]

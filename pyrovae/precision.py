@@ -6,7 +6,7 @@ special units for is done there, and its results come back in the precision of i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, TypeAlias
 
@@ -26,6 +26,7 @@ _PRODUCTS: set[Any] = {
     torch.mm,
     Tensor.mm,
     torch.bmm,
+    torch.einsum,
     Tensor.bmm,
     torch.addmm,
     torch.baddbmm,
@@ -68,13 +69,21 @@ _CONTEXTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
 }
 
 
-def arithmetic(precision: Precision) -> Callable[[], AbstractContextManager[Any]]:
-    """The context in which losses are computed at this precision.
+def arithmetic(
+    precision: Precision, parameters: Iterable[Tensor]
+) -> Callable[[], AbstractContextManager[Any]]:
+    """The context in which losses of these parameters are computed at this precision.
 
     Raises:
-        ValueError: a precision of another name.
+        ValueError: a precision of another name, or one that does nothing for parameters of another dtype than float32.
 
     """
     if precision not in _CONTEXTS:
         raise ValueError(f"precision is {precision!r}: expected one of {', '.join(_CONTEXTS)}.")
+    others = {p.dtype for p in parameters} - {torch.float32}
+    if others and precision != "32-true":
+        raise ValueError(
+            f"precision is {precision!r}, which is for parameters of torch.float32, and this VAE has some of "
+            f"{', '.join(map(str, others))}: convert it, vae.float(), or leave precision out."
+        )
     return _CONTEXTS[precision]

@@ -6,14 +6,17 @@ those of one process on whole batches. So `batch_size` and learning rates mean t
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from pyrovae.batches import Share
+
+T = TypeVar("T", int, float)
 
 
 class Processes:
@@ -50,8 +53,14 @@ class Processes:
                 'several processes need lightning-fabric: pip install "pyrovae[processes]".'
             ) from error
         if "TORCHELASTIC_RUN_ID" in os.environ:  # started by torchrun, which knows how many there are
-            devices = int(os.environ["LOCAL_WORLD_SIZE"])
-            num_nodes = int(os.environ["WORLD_SIZE"]) // devices
+            started = int(os.environ["LOCAL_WORLD_SIZE"])
+            nodes = int(os.environ["WORLD_SIZE"]) // started
+            if devices not in (1, started) or num_nodes not in (1, nodes):
+                raise ValueError(
+                    f"devices is {devices} and num_nodes {num_nodes}, but torchrun started {started} processes on "
+                    f"{nodes} machines: leave both out."
+                )
+            devices, num_nodes = started, nodes
         accelerator = "auto" if device is None else torch.device(device).type
         fabric = Fabric(
             accelerator=accelerator,
@@ -77,11 +86,9 @@ class Processes:
         """The device that fabric gave this process."""
         return None if self.fabric is None else self.fabric.device
 
-    def same(self, number: int) -> int:
+    def same(self, number: T) -> T:
         """The first process's number, for all."""
-        if self.fabric is None:
-            return number
-        return int(self.fabric.broadcast(number))
+        return number if self.fabric is None else self.fabric.broadcast(number)
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
         """Each process's tensor, in all; of one shape."""
@@ -110,7 +117,8 @@ class Processes:
         if self.fabric is None:
             return statistics, list(gradients)
         given = [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, parameters, strict=True)]
-        dtype = torch.promote_types(statistics.dtype, torch.float32)
+        # The same in a process that has no rows of this batch.
+        dtype = functools.reduce(torch.promote_types, {p.dtype for p in parameters}, torch.float32)
         flat = torch.cat([t.reshape(-1).to(dtype) for t in (statistics, *given)])
         torch.distributed.all_reduce(flat)
         summed, *parts = flat.split([len(statistics), *(g.numel() for g in given)])

@@ -8,20 +8,20 @@ from typing import Any, TypeAlias
 import torch
 
 from pyrovae.contract import as_float
-from pyrovae.data import ARRAYS, Rows
+from pyrovae.data import ARRAYS
 from pyrovae.layout import Arguments, Layout, SiteLayout
 
 RowSpecs: TypeAlias = list[tuple[torch.dtype, torch.Size] | None]
 
 
-def check_specs(data: Rows, specs: RowSpecs) -> None:
+def check_specs(arguments: Arguments, specs: RowSpecs) -> None:
     """Raise ValueError or TypeError unless rows have these dtypes and shapes."""
-    if len(data.arguments) != len(specs):
+    if len(arguments) != len(specs):
         raise ValueError(
-            f"got {len(data.arguments)} data arguments: this VAE takes {len(specs)} (x and {len(specs) - 1} of "
+            f"got {len(arguments)} data arguments: this VAE takes {len(specs)} (x and {len(specs) - 1} of "
             "context)."
         )
-    for place, (argument, spec) in enumerate(zip(data.arguments, specs, strict=True)):
+    for place, (argument, spec) in enumerate(zip(arguments, specs, strict=True)):
         name = "x" if place == 0 else f"context {place}"
         if isinstance(argument, ARRAYS) != (spec is not None):
             raise ValueError(f"{name} is {type(argument).__name__}, unlike in this VAE's first batch.")

@@ -302,8 +302,18 @@ def fixed_seed(seed: int, device: torch.device) -> Iterator[None]:
     """Draw from `seed` inside and leave torch's random state as it was outside."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+        set_seed(seed, device)
         yield
+
+
+def set_seed(seed: int, device: torch.device) -> None:
+    """Draw from `seed` from now on, on the CPU and on this device; `torch.manual_seed` would touch all GPUs."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 _PLAIN = (bool, int, float, str, type(None))
@@ -37,6 +38,8 @@ def unpack(packed: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 def _pack(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(tree, Tensor):
+        if name in tensors:  # a key with a dot in it may read like two
+            name = f"{name} {len(tensors)}"
         tensors[name] = tree
         return {"tensor": name}
     if isinstance(tree, Mapping):
@@ -50,6 +53,6 @@ def _pack(tree: Any, name: str, tensors: dict[str, Tensor]) -> Any:
         return [_pack(item, f"{name}.{place}", tensors) for place, item in enumerate(tree)]
     if type(tree) in _PLAIN:
         return tree
-    if isinstance(tree, int | float) and type(tree).__module__ == "numpy":
-        return tree.item()  # type: ignore[union-attr]
+    if isinstance(tree, np.generic):
+        return _pack(tree.item(), name, tensors)
     raise TypeError(f"{name} is {type(tree).__name__}: only tensors and plain data can be saved.")

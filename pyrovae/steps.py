@@ -78,6 +78,7 @@ class Steps:
         # None until the first full batch decides.
         self.is_compiled: bool | None = True if compile is True else None
         self._traces: dict[Any, _Traced] = {}
+        self._shapes: list[str] = []  # that were traced, also before this training was resumed
         self._state: ProgramState | None = None
         self._values: tuple[Any, ...] = ()
         self._retraces = 0
@@ -90,6 +91,22 @@ class Steps:
         if self.plain_because is not None:
             return f"plain Pyro ({self.plain_because})"
         return "traced and compiled" if self.is_compiled else "traced"
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed training needs to compute its steps as this one would have."""
+        return {
+            "compiled": self.is_compiled,
+            "plain_because": self.plain_because,
+            "shapes": list(self._shapes),
+            "retraces": self._retraces,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on like the steps that gave this state, as far as `compile` leaves a choice."""
+        if self.compile != "auto":
+            return
+        self.is_compiled, self.plain_because = state["compiled"], state["plain_because"]
+        self._shapes, self._retraces = list(state["shapes"]), state["retraces"]
 
     def __call__(self, arguments: Arguments) -> tuple[Tensor, Gradients]:
         """The `STATISTICS` [4], sums over the batch's rows, and the gradients, scaled by `loss_scale`."""
@@ -121,7 +138,9 @@ class Steps:
         )
         traced = self._traces.get(shapes)
         if traced is None:
-            if len(self._traces) == MAX_SHAPES:
+            if repr(shapes) not in self._shapes:
+                self._shapes.append(repr(shapes))
+            if len(self._shapes) > MAX_SHAPES:
                 raise NotTraceableError(f"batches come in more than {MAX_SHAPES} shapes")
             traced = self._traces[shapes] = self._trace(arguments)
         with torch.no_grad():
@@ -191,6 +210,7 @@ class Steps:
 
     def _retrace(self, changed: list[str]) -> None:
         self._traces.clear()
+        self._shapes.clear()
         self._retraces += 1
         if self._retraces > MAX_RETRACES:
             raise NotTraceableError(
@@ -245,7 +265,8 @@ def _close(found: Tensor, expected: Tensor) -> bool:
         return False
     if torch.equal(found, expected):
         return True
-    scale = float(expected.abs().max()) if expected.numel() else 0.0
+    finite = expected[torch.isfinite(expected)]
+    scale = float(finite.abs().max()) if finite.numel() else 0.0
     return torch.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE * scale + 1e-8, equal_nan=True)
 
 

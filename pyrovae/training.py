@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -11,20 +12,26 @@ import pandas as pd
 import pyro.infer
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from pyrovae import rows
 from pyrovae.batch_loss import batch_loss
-from pyrovae.batches import Transform, batches_of, checked_rows, transformed
+from pyrovae.batches import Batches, Share, Transform, batches_of
 from pyrovae.callbacks import Callback
 from pyrovae.checkpoints import Checkpoint, Keeper
-from pyrovae.data import Rows
+from pyrovae.described import (
+    described_objective,
+    described_optimizer,
+    described_program,
+    described_scheduler,
+)
 from pyrovae.evidence import elbo
 from pyrovae.loop import COLUMNS, OnNonFinite, Scheduler, Settings, Training, seed_of
 from pyrovae.objectives.base import RowObjective
 from pyrovae.precision import Precision, arithmetic
 from pyrovae.processes import Processes
 from pyrovae.steps import Compile, Steps
-from pyrovae.vae import VAE, check_count
+from pyrovae.vae import ROWS_AT_ONCE, VAE, check_count
 
 OptimizerFactory: TypeAlias = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 SchedulerFactory: TypeAlias = Callable[[torch.optim.Optimizer], Scheduler]
@@ -87,7 +94,7 @@ def fit(
         validation: held-out data of the same kind; their ELBO is logged each epoch.
         transform: what is done to each batch before it is used, `transform(x, *context)`: gives a new `x` or
             all arguments anew, for example `torch.bernoulli` for binarization afresh. Validation rows are
-            transformed once.
+            transformed the same way after each epoch.
         seed: of order, transforms and draws; torch's random state is left as it was. None draws one from that
             state.
         device: moves the VAE there, and the data; None trains where the VAE is.
@@ -138,8 +145,9 @@ def fit(
         check_count("batch_size", batch_size)
     check_count("devices", devices)
     check_count("num_nodes", num_nodes)
-    _check_choices(compile, on_nonfinite, clip_norm, callbacks, loggers)
-    computing = arithmetic(precision)
+    _check_choices(compile, on_nonfinite, clip_norm, callbacks, loggers, seed, transform)
+    if schedule_steps and scheduler is None:
+        raise ValueError("schedule_steps=True needs scheduler=, the scheduler that it steps.")
     kept = Checkpoint(checkpoint) if isinstance(checkpoint, str | os.PathLike) else checkpoint
     _check_checkpoint(kept, resume)
     processes = Processes(devices, num_nodes, strategy, None if device is None else str(available(device)))
@@ -152,8 +160,9 @@ def fit(
         loss = batch_loss(vae, objective)
         if isinstance(objective, RowObjective):
             objective.to(vae.device)
+            _try_schedule(objective, epochs, batches.steps, accumulate)
         optimizing = _optimizer(vae, optimizer)
-        scheduling = _scheduler(optimizing, scheduler)
+        scheduling = _scheduler(optimizing, scheduler, schedule_steps)
         steps = Steps(
             vae,
             loss,
@@ -161,22 +170,31 @@ def fit(
             compile=compile,
             steps=epochs * (batches.steps or 1),
             rows=len(range(processes.share.rank, batches.batch_size, processes.share.of)),
-            arithmetic=computing,
+            arithmetic=arithmetic(precision, vae.parameters()),
         )
-        settings = {
-            "data": batches.fingerprint(),
-            "seed": seed,
-            "batch_size": batches.batch_size,
-            "accumulate": accumulate,
-            "objective": repr(objective) if isinstance(objective, RowObjective) else type(objective).__name__,
-            "optimizer": _described(optimizing),
-            "scheduler": type(scheduling).__name__,
-            "clip_norm": clip_norm,
-            "precision": precision,
-            "callbacks": [type(callback).__name__ for callback in callbacks],
-            "processes": processes.share.of,
-        }
-        keeper = None if kept is None else Keeper(kept, settings)
+        held_out = None if validation is None else _held_out(vae, validation, transform)
+        keeper = None
+        if kept is not None:
+            settings = {
+                "model": described_program(vae.model),
+                "guide": described_program(vae.guide),
+                "data": batches.fingerprint(),
+                "validation": None if held_out is None else held_out.fingerprint(),
+                "transform": described_program(transform),
+                "seed": seed,
+                "batch_size": batches.batch_size,
+                "accumulate": accumulate,
+                "objective": described_objective(objective),
+                "optimizer": described_optimizer(optimizing),
+                "scheduler": described_scheduler(scheduling),
+                "schedule_steps": schedule_steps,
+                "clip_norm": clip_norm,
+                "on_nonfinite": on_nonfinite,
+                "precision": precision,
+                "callbacks": [type(callback).__name__ for callback in callbacks],
+                "processes": processes.share.of,
+            }
+            keeper = Keeper(kept, settings)
         saved = keeper.read() if keeper is not None and resume and keeper.path.exists() else None
         if saved is not None:
             chosen = saved["seed"]
@@ -188,7 +206,7 @@ def fit(
             objective,
             optimizing,
             scheduling,
-            _validation(vae, validation, transform, seed_of(chosen, 1)),
+            None if held_out is None else _validation(vae, held_out, seed_of(chosen, 1)),
             Settings(epochs, chosen, accumulate, clip_norm, schedule_steps, on_nonfinite, progress),
             processes=processes,
             callbacks=callbacks,
@@ -198,12 +216,15 @@ def fit(
         if precision == "16-mixed":
             training.use_scaler()
         # Each process draws its own noise.
-        torch.manual_seed(seed_of(chosen, 3 + processes.share.rank))
+        rows.set_seed(seed_of(chosen, 3 + processes.share.rank), vae.device)
+        if keeper is not None:
+            keeper.check(training)
         if saved is not None:
             training.load_state_dict(saved)
         training.run()
-    history = pd.DataFrame(training.history, columns=list(COLUMNS)).astype({"epoch": int})
-    history.attrs["engine"] = training.engine
+    kinds = {name: int if name == "epoch" else float for name in COLUMNS}
+    history = pd.DataFrame(training.history, columns=list(COLUMNS)).astype(kinds)
+    history.attrs |= {"engine": training.engine, "skipped": training.skipped}
     return history
 
 
@@ -213,7 +234,15 @@ def _check_choices(
     clip_norm: float | None,
     callbacks: Sequence[Any],
     loggers: Sequence[Any],
+    seed: Any,
+    transform: Any,
 ) -> None:
+    if seed is not None and type(seed) is not int:
+        raise ValueError(f"seed is {seed!r}: expected a whole number, or None.")
+    if transform is not None and not callable(transform):
+        raise TypeError(f"transform is {transform!r}: expected a function transform(x, *context).")
+    if isinstance(callbacks, Callback):
+        raise TypeError("callbacks is one callback: give a list of them, callbacks=[...].")
     if not (compile == "auto" or isinstance(compile, bool)):
         raise ValueError(f"compile is {compile!r}: expected 'auto', True or False.")
     if on_nonfinite not in ("stop", "skip"):
@@ -245,22 +274,31 @@ def _check_checkpoint(checkpoint: Checkpoint | None, resume: bool) -> None:
         )
 
 
-def _validation(vae: VAE, data: Any, transform: Transform | None, seed: int) -> Callable[[], float] | None:
-    """What an epoch ends with: the ELBO of held-out rows, from the same draws each time.
+def _held_out(vae: VAE, data: Any, transform: Transform | None) -> Batches:
+    try:
+        size = None if isinstance(data, DataLoader) else ROWS_AT_ONCE
+        return batches_of(vae, data, size, transform, Share())
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"validation data: {error}") from error
+
+
+def _validation(vae: VAE, held_out: Batches, seed: int) -> Callable[[], float]:
+    """What an epoch ends with: the ELBO of held-out rows, from the same transforms and draws each time.
 
     So the curve shows the change of the model and not of the noise.
     """
-    if data is None:
-        return None
-    try:
-        checked = checked_rows(vae, data, transform)
-    except (ValueError, TypeError) as error:
-        raise type(error)(f"validation data: {error}") from error
-    if transform is not None:
+
+    def mean_elbo() -> float:
+        total, count = 0.0, 0
         with rows.fixed_seed(seed, vae.device):
-            checked = Rows(transformed(checked.take(slice(None), vae.device), transform))
-    held_out = checked.to(vae.device)
-    return lambda: float(elbo(vae, *held_out.arguments, num_samples=1, seed=seed).elbo.mean())
+            for batch in held_out.epoch(seed):
+                assert batch.arguments is not None
+                draws = int(torch.randint(2**62, ()))
+                found = elbo(vae, *batch.arguments, num_samples=1, seed=draws)
+                total, count = total + float(found.elbo.sum()), count + batch.num_rows
+        return total / count
+
+    return mean_elbo
 
 
 def available(device: str | torch.device) -> torch.device:
@@ -291,6 +329,10 @@ def _optimizer(vae: VAE, given: OptimizerFactory | torch.optim.Optimizer | None)
         )
     if given is None:
         return torch.optim.Adam(parameters, lr=1e-3, fused=_has_fused(parameters))
+    if not (isinstance(given, torch.optim.Optimizer) or callable(given)):
+        raise TypeError(
+            f"optimizer is {given!r}: expected a torch optimizer, or a function of parameters that makes one."
+        )
     made = given if isinstance(given, torch.optim.Optimizer) else given(parameters)
     if not isinstance(made, torch.optim.Optimizer):
         raise TypeError(
@@ -301,7 +343,7 @@ def _optimizer(vae: VAE, given: OptimizerFactory | torch.optim.Optimizer | None)
         raise TypeError(
             "LBFGS evaluates each loss several times: take an optimizer that steps once, such as Adam."
         )
-    own = {id(p) for p in parameters}
+    own = {id(p) for p in vae.parameters()}
     foreign = [p for group in made.param_groups for p in group["params"] if id(p) not in own]
     if foreign:
         raise ValueError(
@@ -324,11 +366,15 @@ def _has_fused(parameters: Sequence[nn.Parameter]) -> bool:
 
 
 def _scheduler(
-    optimizer: torch.optim.Optimizer, given: SchedulerFactory | Scheduler | None
+    optimizer: torch.optim.Optimizer, given: SchedulerFactory | Scheduler | None, each_step: bool
 ) -> Scheduler | None:
     kinds = (torch.optim.lr_scheduler.LRScheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
     if given is None:
         return None
+    if not (isinstance(given, kinds) or callable(given)):
+        raise TypeError(
+            f"scheduler is {given!r}: expected a torch scheduler, or a function of the optimizer that makes one."
+        )
     made = given if isinstance(given, kinds) else given(optimizer)
     if not isinstance(made, kinds):
         raise TypeError(
@@ -337,20 +383,15 @@ def _scheduler(
         )
     if made.optimizer is not optimizer:
         raise ValueError("the scheduler is on another optimizer than the one given: make it from that one.")
+    if each_step and isinstance(made, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        raise ValueError(
+            "ReduceLROnPlateau watches the loss of epochs: leave schedule_steps=True out, or take another."
+        )
     return made
 
 
-def _described(optimizer: torch.optim.Optimizer) -> str:
-    """Its kind and settings as it was made, whatever schedulers did since."""
-    groups = [
-        {
-            name: group.get(f"initial_{name}", value)
-            for name, value in group.items()
-            if name not in _NO_SETTINGS
-        }
-        for group in optimizer.param_groups
-    ]
-    return f"{type(optimizer).__name__} {groups}"
-
-
-_NO_SETTINGS = {"params", "initial_lr", "fused", "foreach", "capturable"}
+def _try_schedule(objective: RowObjective, epochs: int, steps: int | None, accumulate: int) -> None:
+    """Where the length of the training is known, find out now whether a schedule ends below zero."""
+    if steps is not None:
+        objective.advance(epochs * math.ceil(steps / accumulate) - 1, epochs - 1 / steps)
+        objective.advance(0, 0.0)

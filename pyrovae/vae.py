@@ -104,10 +104,15 @@ class VAE(PairParameters):
         """
         rows_of_data = Rows(data)
         if self._row_specs is not None:
-            check_specs(rows_of_data, self._row_specs)
+            check_specs(rows_of_data.arguments, self._row_specs)
         if not self._inspected:
             self._inspect(rows_of_data)
         return rows_of_data
+
+    def check_rows(self, arguments: Arguments) -> None:
+        """Raise ValueError or TypeError unless a batch has the dtypes and shapes of the first; values are not read."""
+        assert self._row_specs is not None
+        check_specs(arguments, self._row_specs)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -357,7 +362,7 @@ class VAE(PairParameters):
         rest: Arguments = ()
         if context:
             data = Rows((torch.zeros(num_rows), *context))
-            check_specs(data, [(torch.float32, torch.Size()), *specs[1:]])
+            check_specs(data.arguments, [(torch.float32, torch.Size()), *specs[1:]])
             rest = data.take(slice(None), self.device)[1:]
         if self._reads_x is None:
             self._reads_x = self._finds_reading(rest, min(num_rows, contract.PROBE_ROWS))

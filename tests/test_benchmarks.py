@@ -1,15 +1,21 @@
-"""What the benchmarks stand on: where data come from, what is written, and the count behind a claim on speed."""
+"""What the benchmarks stand on: where data come from, what is written, that rivals train the same model."""
 
 from __future__ import annotations
+
+import contextlib
+import platform
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from benchmarks import data, report, speed
+import pyrovae as pv
+from benchmarks import by_hand, data, evidence, gpu, report, rivals, speed, training, training_tasks
 from pyrovae.models import FlowPrior, affine_flow, spline_flow
 from pyrovae.nn import MLP
+
+CPU = torch.device("cpu")
 
 
 def test_data_that_are_not_there_are_named(monkeypatch, tmp_path):
@@ -78,3 +84,143 @@ def test_that_count_would_see_a_loop():
     assert calls(4) == 4
     network = MLP(1, 1)
     assert calls(9) == 9
+
+
+def tiny_task(by_hand_too=by_hand.perceptrons, name="tiny"):
+    def declare():
+        model = pv.models.LatentVariableModel(
+            pv.models.StandardNormal(2), pv.models.Bernoulli(MLP(2, 6, [5]))
+        )
+        return pv.VAE(model, pv.guides.AmortizedGuide(pv.guides.DiagonalNormal(MLP(6, (2, 2), [5]))))
+
+    return training_tasks.Task(
+        name,
+        batch=20,
+        steps=2,
+        declare=declare,
+        by_hand=lambda: by_hand_too(6, 5, 2),
+        data=lambda rows: (torch.bernoulli(torch.full((rows, 6), 0.5)),),
+    )
+
+
+@pytest.mark.parametrize("task", training_tasks.TASKS, ids=lambda task: f"{task.name}, {task.batch}")
+def test_what_is_compared_is_the_same_model(task, monkeypatch):
+    monkeypatch.delenv("PYROVAE_DATA", raising=False)
+    training_tasks.check_same(task, CPU, samples=20)
+
+
+class OtherNoise(by_hand.OneLatent):
+    def forward(self, x):
+        location, scale = self.encoder(x)
+        logits = self.decoder(by_hand.drawn(location, scale.square()))
+        return by_hand.log_bernoulli(logits, x), by_hand.rate_to_standard(location, scale)
+
+
+class ConstantForgotten(by_hand.OneLatent):
+    def forward(self, x):
+        log_likelihood, rate = super().forward(x)
+        return log_likelihood, rate + 0.5
+
+
+@pytest.mark.parametrize(
+    "wrong, figure",
+    [(OtherNoise, r"differs by \d.\de-0[1-4]"), (ConstantForgotten, r".*the rate by 0.[45]\d* nats")],
+)
+def test_another_model_by_hand_is_refused(wrong, figure):
+    def make(size, hidden, latent):
+        right = by_hand.perceptrons(size, hidden, latent)
+        return wrong(right.decoder, right.encoder)
+
+    with pytest.raises(RuntimeError, match=r"tiny by hand is another model: log p\(x\|z\) " + figure):
+        training_tasks.check_same(tiny_task(make), CPU)
+
+
+@pytest.mark.parametrize("name", [name for name in rivals.RIVALS if name != "compiled"])
+def test_each_rival_trains(name, monkeypatch):
+    trained = []
+    pair, hand = training_tasks.Task.pair, training_tasks.Task.hand
+    for method, make in (("pair", pair), ("hand", hand)):
+        monkeypatch.setattr(
+            training_tasks.Task,
+            method,
+            lambda task, rows, device, make=make: trained.append(make(task, rows, device)) or trained[-1],
+        )
+    task = tiny_task()
+    rows = task.rows(CPU)
+    if name in ("by hand, CUDA graph", "Pyro in Lightning") or name.startswith(
+        "pythae"
+    ):  # which may be absent
+        with contextlib.suppress(rivals.AbsentError):
+            assert rivals.RIVALS[name](task, rows, CPU)() > 0
+        return
+    epoch = rivals.RIVALS[name](task, rows, CPU)
+    before = [p.detach().clone() for p in trained[-1].parameters()]
+    assert epoch() > 0
+    after = list(trained[-1].parameters())
+    # Adam moves a parameter by at most about its rate a step, and at first by about that.
+    moved = torch.stack([(a.detach() - b).abs().max() for a, b in zip(after, before, strict=True)])
+    assert float(moved.max()) == pytest.approx(task.steps * rivals.RATE, rel=0.5)
+
+
+def test_ratios_are_medians_by_pair():
+    seconds = {"compiled": iter([9, 9, 1.0, 8.0, 3.0]), "by hand": iter([9, 9, 2.0, 2.0, 3.0])}
+
+    def clock(name):
+        return lambda task, rows, device: lambda: next(seconds[name])
+
+    def not_here(task, rows, device):
+        raise rivals.AbsentError("it is elsewhere")
+
+    def broken(task, rows, device):
+        raise OSError("no such thing\nat all")
+
+    made = {name: clock(name) for name in seconds} | {"pythae": not_here, "traced": broken}
+    measured = training.measure(tiny_task(), CPU, rounds=3, rivals=made)
+    (line,) = measured.ratios(CPU)
+    assert line["ratio"] == "compiled / by hand"
+    assert (line["median"], line["target"], line["met"]) == (1.0, 0.85, "no")
+    assert line["quartiles"] == "0.750 to 2.500"
+    assert measured.milliseconds()["compiled"] == pytest.approx(1500.0)
+    page = training.findings([measured])
+    assert "- pythae: it is elsewhere: tiny (20)\n- traced: failed, OSError: no such thing: tiny (20)" in page
+
+
+def test_the_page_of_training(monkeypatch, capsys):
+    few = {name: rivals.RIVALS[name] for name in ("traced", "by hand", "pyro.infer.SVI")}
+    monkeypatch.setattr(training, "TASKS", [tiny_task()])
+    monkeypatch.setattr(training, "RIVALS", few)
+    threads = torch.get_num_threads()
+    training.main(["--rounds", "1", "--threads", str(threads)])
+    page = capsys.readouterr().out
+    assert "| tiny | 20 | traced / pyro.infer.SVI |" in page
+    assert f"- torch: {torch.__version__}" in page
+
+
+def test_a_part_that_fails_on_a_gpu_is_reported_and_the_rest_goes_on(monkeypatch, tmp_path):
+    commands = {"Broken": (["benchmarks.no_such_module"], 0), "Whole": (["platform"], 0)}
+    monkeypatch.setattr(gpu, "parts", lambda device: commands)
+    gpu.main(["--device", "cpu", "--results", str(tmp_path)])
+    page = (tmp_path / "gpu.md").read_text()
+    assert page.startswith("# cpu, ")
+    assert "## Broken\n\nFailed with exit code 1." in page
+    assert "No module named benchmarks.no_such_module" in page
+    assert platform.system() in page.split("## Whole")[1]
+
+
+def test_parts_that_take_too_long_are_ended():
+    assert "timed out" in gpu.run_part(["timeit", "-n", "1", "import time; time.sleep(60)"], 0, "cpu", 0.5)
+
+
+def test_no_gpu_is_said(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="no CUDA device"):
+        gpu.main(["--device", "cuda", "--results", str(tmp_path)])
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_a_second(monkeypatch):
+    for name, size in (("NUM_ROWS", 4), ("NUM_SAMPLES", 5), ("PYTHAE_ROWS", 2), ("REPEATS", 1)):
+        monkeypatch.setattr(evidence, name, size)
+    table = evidence.measure(CPU)
+    assert (table["weights a second"] > 0).all()
+    assert table["of the products"][0] == 1.0

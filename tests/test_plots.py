@@ -326,7 +326,6 @@ def page(linear):
         x,
         history=history(),
         labels=np.arange(30) % 3,
-        rates=rates(),
         rate_distortion=curve(),
         extra=[more],
         image_shape=(4, 4),
@@ -340,8 +339,8 @@ class TestReport:
         vae, x = linear
         assert [panel.title for panel in page.panels] == [
             *("Training", "Reconstructions", "Samples", "Latent map", "Traversals", "Interpolation"),
-            *("Predictive check", "Rate by latent dimension", "Importance weights", "Rate and distortion"),
-            "Ranks & <more>",
+            *("Predictive check", "Rate by latent dimension", "Importance weights", "Calibration"),
+            *("Rate and distortion", "Ranks & <more>"),
         ]
         assert page.left_out == ()
         exact = float(vae.model.evidence().log_prob(x).mean())
@@ -350,7 +349,7 @@ class TestReport:
         assert summary["ELBO"] == pytest.approx(summary["reconstruction"] - summary["rate"])
         said = {panel.title: panel.sentence for panel in page.panels}
         assert "1.00 below" in said["Training"]
-        assert "6 of 8 latent dimensions are active" in said["Rate by latent dimension"]
+        assert "3 of 3 latent dimensions are active" in said["Rate by latent dimension"]
         assert "ELBO is best, -16.90, at beta = 1" in said["Rate and distortion"]
 
     def test_the_page_is_one_file(self, page, tmp_path):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from pyrovae.plots.checks import Group, khat, predictive_check, row_mean, statistics_of
+from pyrovae.plots.checks import Group, calibration_ranks, khat, predictive_check, row_mean, statistics_of
 from pyrovae.plots.curves import rate_distortion, rate_per_dimension, training_history
 from pyrovae.plots.latents import latent_map, principal_shares
 from pyrovae.plots.style import as_array
@@ -18,7 +18,10 @@ from pyrovae.psis import GOOD_K
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from pyrovae.calibration import Calibration
     from pyrovae.evidence import LogMarginal
+
+RANKS_SHOWN = 6  # curves that can be told apart
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,38 @@ def of_rates(rates: pd.DataFrame) -> Panel:
         sentence += " The posterior has collapsed onto the prior: z says nothing of x."
     table = rates.sort_values("rate", ascending=False).head(20).set_index("site")
     return Panel("Rate by latent dimension", lambda ax: rate_per_dimension(rates, ax=ax), sentence, table)
+
+
+def of_calibration(result: Calibration) -> Panel:
+    """Are the guide's draws such as the posterior's?"""
+    M, Q = result.ranks.shape
+    sentence = f"Ranks of the truth among the guide's draws in {M} simulations from the model. "
+    if result.passed:
+        sentence += f"Nothing speaks against the guide in any of {Q} quantities."
+    else:
+        worst = result.to_frame().sort_values("guide", kind="stable").iloc[0]
+        sentence += (
+            f"The guide fails: {worst.name}, {worst['verdict']} (p = {worst['guide']:.2g}). Its draws "
+            + (
+                "weighted by importance pass: trust those and log_marginal, not the guide's own spread."
+                if result.corrected_passed
+                else "weighted by importance fail too: trust neither."
+            )
+        )
+    names = [str(name) for name in result.to_frame().sort_values("guide", kind="stable").index[:RANKS_SHOWN]]
+    columns = [result.quantities.index(name) for name in names]
+
+    def draw(ax: Axes) -> Axes:
+        calibration_ranks(result.ranks[:, columns], result.num_draws, names, ax=ax)
+        ax.set_title(f"Calibration: {M} simulations, the {len(names)} worst of {Q} quantities")
+        return ax
+
+    return Panel(
+        "Calibration",
+        draw,
+        sentence,
+        result.to_frame().sort_values("guide", kind="stable").head(10),
+    )
 
 
 def of_rate_distortion(curve: pd.DataFrame) -> Panel:

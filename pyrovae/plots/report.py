@@ -16,7 +16,9 @@ import pandas as pd
 from torch import Tensor
 
 from pyrovae.arviz_bridge import to_arviz
-from pyrovae.evidence import elbo, log_marginal, seeds_from
+from pyrovae.calibration import Calibration, calibrate
+from pyrovae.diagnosis import Diagnosis, diagnose
+from pyrovae.evidence import seeds_from
 from pyrovae.files import write_atomically
 from pyrovae.plots import panels, pictures
 from pyrovae.plots.panels import Panel
@@ -28,8 +30,6 @@ from pyrovae.vae import VAE, check_count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from pyrovae.evidence import LogMarginal
 
 COLUMNS = 3
 PANEL_SIZE = (5.4, 4.1)  # inches
@@ -44,16 +44,18 @@ img { width: 100%; height: auto; }
 table { border-collapse: collapse; font-size: 0.85em; display: block; overflow-x: auto; }
 th, td { text-align: right; padding: 0.15em 0.7em; border-bottom: 1px solid #ddd; font-weight: normal; white-space: nowrap; }
 thead th { border-bottom: 1px solid #444; }
+pre { font-size: 0.85em; white-space: pre-wrap; }
 h1, h2 { font-weight: 600; margin-bottom: 0.2em; }
 """  # noqa: E501
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `report` gives: a summary, panels, and what had to be left out and why."""
+    """What `report` gives: a summary, the diagnosis in words, panels, and what had to be left out and why."""
 
     title: str
     summary: pd.DataFrame
+    diagnosis: str
     panels: tuple[Panel, ...]
     left_out: tuple[str, ...]
 
@@ -91,6 +93,7 @@ class Report:
             parts.append("" if panel.table is None else _table(panel.table))
             parts.append("</section>")
         parts.append("</main>")
+        parts.append(f"<h2>Diagnosis</h2>\n<pre>{html.escape(self.diagnosis)}</pre>")
         parts += [f"<p>Left out: {html.escape(line)}</p>" for line in self.left_out]
         return "\n".join([*parts, "</body>\n</html>\n"])
 
@@ -120,8 +123,8 @@ def report(
     history: pd.DataFrame | None = None,
     labels: Any = None,
     image_shape: ImageShape | None = None,
-    marginal: LogMarginal | None = None,
-    rates: pd.DataFrame | None = None,
+    diagnosis: Diagnosis | None = None,
+    calibration: Calibration | None = None,
     rate_distortion: pd.DataFrame | None = None,
     extra: Sequence[Panel] = (),
     num_samples: int = 500,
@@ -129,7 +132,7 @@ def report(
     seed: int | None = None,
     progress: bool = False,
 ) -> Report:
-    """One page on a VAE: training, reconstructions, samples, latents, traversals, Pareto k, predictive check.
+    """One page on a VAE: pictures of what it does, and whether the fit is any good by `diagnose` and `calibrate`.
 
     A panel that this pair does not allow (such as reconstructions where p(x|z) has no mean) is left out, and the
     page says why.
@@ -141,8 +144,8 @@ def report(
         history: what `fit` returned, for a panel on training.
         labels: [N], shown on the latent map.
         image_shape: of a row, if it is an image, see `image_grid`.
-        marginal: what `log_marginal` gave for these rows, if at hand.
-        rates: columns `site, dimension, rate, active, mean_variance`, for a panel on them.
+        diagnosis: what `diagnose` gave for these rows; made here if None.
+        calibration: what `calibrate` gave; made here if None.
         rate_distortion: columns `beta, rate, distortion`, for a panel on them.
         extra: panels of your own.
         num_samples: S, of the ELBO and of log p(x).
@@ -154,7 +157,7 @@ def report(
         A `Report`: `figure()`, `html()`, and `save(path)` to `.png` or `.html`.
 
     Raises:
-        ValueError, TypeError: as `log_marginal`; labels or `marginal` of another number of rows.
+        ValueError, TypeError: as `diagnose`; labels or a diagnosis of another number of rows.
 
     Example:
         >>> import pyrovae as pv
@@ -166,27 +169,26 @@ def report(
     """
     check_count("num_samples", num_samples)
     data = vae.rows(x, *context)
-    for name, given in (("labels", labels), ("marginal", marginal)):
-        if given is not None and len(given) != len(data):
-            raise ValueError(
-                f"{name} has {len(given)} rows and x {len(data)}: expected those of the same rows."
-            )
+    if labels is not None and len(labels) != len(data):
+        raise ValueError(f"labels has {len(labels)} rows and x {len(data)}: expected those of the same rows.")
+    if diagnosis is not None and len(diagnosis.quality) != len(data):
+        raise ValueError(
+            f"the diagnosis is of {len(diagnosis.quality)} rows and x has {len(data)}: expected one of the same rows."
+        )
     seeds = seeds_from(seed)
     chosen = next(seeds)
-    bound = elbo(vae, x, *context, num_samples=min(num_samples, 100), seed=next(seeds))
-    if marginal is None:
-        marginal = log_marginal(
-            vae, x, *context, num_samples=num_samples, seed=next(seeds), progress=progress
-        )
+    if diagnosis is None:
+        diagnosis = diagnose(vae, x, *context, num_samples=num_samples, seed=next(seeds), progress=progress)
+    found, means = diagnosis, diagnosis.summary["value"]
+    of_calibration = _calibration(vae, data.arguments[1:], calibration, next(seeds), progress)
     makers: dict[str, Callable[[], Panel]] = {}
     if history is not None:
         makers["Training"] = lambda: panels.of_history(history)
-    makers |= dict(
-        _of_pair(vae, data.arguments, labels, image_shape, float(bound.reconstruction.mean()), chosen)
-    )
-    if rates is not None:
-        makers["Rate by latent dimension"] = lambda: panels.of_rates(rates)
-    makers["Importance weights"] = lambda: panels.of_weights(marginal)
+    makers |= dict(_of_pair(vae, data.arguments, labels, image_shape, float(means["reconstruction"]), chosen))
+    if len(found.rates):
+        makers["Rate by latent dimension"] = lambda: panels.of_rates(found.rates)
+    makers["Importance weights"] = lambda: panels.of_weights(found.quality)
+    makers["Calibration"] = lambda: panels.of_calibration(of_calibration())
     if rate_distortion is not None:
         makers["Rate and distortion"] = lambda: panels.of_rate_distortion(rate_distortion)
     made, left_out = [], []
@@ -200,16 +202,19 @@ def report(
     summary = pd.DataFrame(
         {
             "rows": [len(data)],
-            "ELBO": [float(bound.elbo.mean())],
-            "reconstruction": [float(bound.reconstruction.mean())],
-            "rate": [float(bound.rate.mean())],
-            "log p(x)": [float(marginal.log_marginal.mean())],
-            "Monte Carlo error": [float((marginal.std_error**2).sum().sqrt() / len(data))],
-            f"Pareto k below {GOOD_K}": [marginal.share_good],
+            **{name: [float(means[name])] for name in ("ELBO", "reconstruction", "rate", "log p(x)")},
+            "Monte Carlo error": [float((found.quality.std_error**2).sum().sqrt() / len(data))],
+            f"Pareto k below {GOOD_K}": [found.quality.share_good],
         },
         index=["held-out rows"],
     )
-    return Report(title, summary, (*made, *extra), tuple(left_out))
+    return Report(title, summary, str(found), (*made, *extra), tuple(left_out))
+
+
+def _calibration(
+    vae: VAE, context: tuple[Any, ...], given: Calibration | None, seed: int, progress: bool
+) -> Callable[[], Calibration]:
+    return lambda: calibrate(vae, *context, seed=seed, progress=progress) if given is None else given
 
 
 def _of_pair(

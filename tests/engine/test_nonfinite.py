@@ -1,0 +1,210 @@
+"""Losses that turn NaN: where, when and for which rows is said; the good weights are kept; batches can be skipped."""
+
+import math
+import re
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+import pyrovae as pv
+from pyrovae.callbacks import Callback
+from tests.pairs import composed
+
+# Pyro's own, where it runs without a trace.
+pytestmark = pytest.mark.filterwarnings("ignore:Encountered NaN")
+
+N, BAD_ROW = 20, 13
+
+
+class Logarithm(torch.autograd.Function):
+    """The identity, whose gradient is NaN for rows marked by a 7."""
+
+    @staticmethod
+    def forward(ctx, value, x):
+        ctx.save_for_backward(x)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return torch.where(x == 7.0, torch.nan, gradient), None
+
+
+class Fragile(nn.Module):
+    """A pair that gives NaN for the rows marked by a 7: in the guide's location, in the model's, or in a gradient."""
+
+    def __init__(self, where):
+        super().__init__()
+        self.where = where
+        self.slope = nn.Parameter(torch.tensor(0.1))
+        self.register_buffer("mask", torch.tensor([0.0, -math.inf]))  # as attention has them
+
+    def model(self, x):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            mean = self.slope * z
+            if self.where == "x":
+                mean = mean + torch.where(x == 7.0, torch.nan, 0.0)
+            pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
+
+    def guide(self, x):
+        mean = self.slope * x
+        if self.where == "z":
+            mean = mean * torch.where(x == 7.0, math.inf, 1.0)
+        if self.where == "gradient":
+            mean = Logarithm.apply(mean, x)
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", dist.Normal(mean, 1.0))
+
+
+class Poisoning(Callback):
+    """Marks a row from some epoch on, as if the weights had grown there."""
+
+    def __init__(self, x, epoch):
+        self.x, self.epoch, self.weights = x, epoch, []
+
+    def on_batch(self, training):
+        if training.epoch == self.epoch:
+            self.x[BAD_ROW] = 7.0
+        self.weights.append(training.vae.model.__self__.slope.item())
+
+
+def poisoned(where, epoch=2, **settings):
+    pair, x = Fragile(where), torch.linspace(-1, 1, N)
+    vae, poison = pv.VAE(pair.model, pair.guide), Poisoning(x, epoch)
+    optimizer = lambda p: torch.optim.SGD(p, lr=0.1)  # noqa: E731
+    given = {"epochs": 4, "batch_size": 5, "seed": 0, "progress": False, "optimizer": optimizer} | settings
+    return pair, vae, poison, lambda: pv.fit(vae, x, callbacks=[poison], **given)
+
+
+@pytest.mark.parametrize("compile", ["auto", False])
+@pytest.mark.parametrize("where, program", [("z", "guide"), ("x", "model")])
+def test_site_step_and_row_are_named_and_the_weights_kept(tmp_path, compile, where, program):
+    checkpoint = tmp_path / "training.ckpt"
+    pair, vae, poison, train = poisoned(where, compile=compile, checkpoint=checkpoint)
+    with pytest.raises(pv.NonFiniteLossError) as caught:
+        train()
+    message = str(caught.value)
+    step = len(poison.weights)  # the batches begun
+    assert 8 < step <= 12
+    assert f"the loss of step {step} (epoch 3) is not finite" in message
+    assert f"site '{where}' of the {program} is not finite for row {BAD_ROW} of the data (1 of the" in message
+    assert "training.ckpt.last_good" in message
+    # No step was taken with a NaN, and none is lost.
+    assert pair.slope.item() == poison.weights[-1]
+    other = Fragile(where)
+    saved = pv.VAE(other.model, other.guide).load(tmp_path / "training.ckpt.last_good")
+    assert saved.model.__self__.slope.item() == pair.slope.item()
+    # The checkpoint is older, and good.
+    poison.epoch = 99
+    poison.x[BAD_ROW] = 0.3684
+    again = pv.checkpoints.load_tensors(checkpoint, "training")[0]
+    assert all(bool(torch.isfinite(t).all()) for n, t in again.items() if "weights" in n and "mask" not in n)
+
+
+@pytest.mark.parametrize("compile", ["auto", False])
+def test_a_gradient_alone_is_seen_and_never_saved(tmp_path, compile):
+    checkpoint = pv.Checkpoint(tmp_path / "training.ckpt", every_steps=1)
+    pair, _, poison, train = poisoned("gradient", compile=compile, checkpoint=checkpoint)
+    with pytest.raises(
+        pv.NonFiniteLossError, match=r"parameters .*slope are not finite themselves, since a grad"
+    ):
+        train()
+    assert math.isfinite(pair.slope.item())
+    # A checkpoint each step: the weights before the step that spoilt them.
+    assert pair.slope.item() == poison.weights[-1]
+    tensors, _ = pv.checkpoints.load_tensors(checkpoint.path, "training")
+    assert any(t.numel() == 1 and t.item() == pair.slope.item() for t in tensors.values())
+
+
+def test_a_gradient_of_the_last_step_is_seen_too():
+    pair, _, _, train = poisoned("gradient", epoch=0, epochs=1, batch_size=N)
+    with pytest.raises(pv.NonFiniteLossError, match=r"after step 1 \(epoch 1\), the parameters"):
+        train()
+    assert pair.slope.item() == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("compile", ["auto", False])
+@pytest.mark.parametrize("where", ["z", "x", "gradient"])
+def test_skipping_leaves_such_batches_out(compile, where):
+    pair, _, poison, train = poisoned(where, compile=compile, on_nonfinite="skip")
+    history = train()
+    assert len(poison.weights) == 16
+    assert history.attrs["skipped"] == 2  # one batch of each of two epochs
+    same = [a == b for a, b in zip(poison.weights, [*poison.weights[1:], pair.slope.item()], strict=True)]
+    assert sum(same) == 2
+    assert bool(history.drop(columns="elbo_valid").notna().all(axis=None))
+
+
+def test_an_epoch_of_nothing_but_skipped_batches_ends_it():
+    with pytest.raises(pv.NonFiniteLossError, match="epoch 3: every batch was skipped"):
+        poisoned("x", batch_size=N, on_nonfinite="skip")[-1]()
+
+
+def test_running_statistics_forget_a_skipped_batch():
+    class Normed(Fragile):
+        def __init__(self):
+            super().__init__("nowhere")
+            self.norm = nn.BatchNorm1d(1)
+
+        def guide(self, x):
+            mean = self.norm((x / (7.0 - x).sign().abs()).unsqueeze(-1)).squeeze(-1)
+            with pyro.plate("rows", len(x)):
+                pyro.sample("z", dist.Normal(self.slope * mean, 1.0))
+
+    pair, x = Normed(), torch.linspace(-1, 1, N)
+    vae = pv.VAE(pair.model, pair.guide)
+    pv.fit(
+        vae,
+        x,
+        epochs=4,
+        batch_size=5,
+        callbacks=[Poisoning(x, 2)],
+        on_nonfinite="skip",
+        seed=0,
+        progress=False,
+    )
+    assert bool(torch.isfinite(pair.norm.running_mean).all())
+
+
+def test_an_error_that_is_no_nan_is_left_alone():
+    class Failing(Callback):
+        def on_batch(self, training):
+            training.vae.model.failing = training.epoch == 1
+
+    class Model(nn.Module):
+        failing = False
+
+        def __init__(self):
+            super().__init__()
+            self.plain = composed().model
+
+        def forward(self, x):
+            if self.failing:
+                raise ValueError("of another kind")
+            self.plain(x)
+
+    vae = pv.VAE(Model(), composed().guide)
+    with pytest.raises(ValueError, match=re.escape("of another kind")):
+        pv.fit(vae, torch.zeros(8, 6), epochs=2, callbacks=[Failing()], compile=False, progress=False)
+
+
+def test_a_disk_too_full_for_the_good_weights_hides_nothing(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError("No space left on device")
+
+    _, vae, _, train = poisoned("x", checkpoint=tmp_path / "training.ckpt")
+    monkeypatch.setattr(type(vae), "save", full)
+    with pytest.raises(pv.NonFiniteLossError, match="could not be saved .No space left"):
+        train()
+
+
+def test_validation_and_modes_are_as_before():
+    _, _, _, train = poisoned("z", compile=False)
+    with pytest.raises(pv.NonFiniteLossError):
+        train()
+    assert pyro.distributions.Distribution._validate_args is None
+    assert torch.distributions.Distribution._validate_args is True
