@@ -15,8 +15,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed
 	$(BIN)/python -m pyrovae demo --out demo
 
+# The tutorials run by a verb of their own.
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --deselect tests/test_tutorials.py::test_tutorial
 
 # ArviZ 1.x is for Python 3.12 and newer, but these tests run under 3.11 too; it lies beside the environment.
 test-arviz1: $(VENV)/.installed
@@ -48,7 +49,7 @@ build: $(VENV)/.installed
 
 # Runs each as a notebook and keeps it with its outputs.
 tutorials: $(VENV)/.installed
-	$(BIN)/python docs/execute_tutorials.py
+	OMP_NUM_THREADS=1 $(BIN)/python docs/execute_tutorials.py
 
 # The tutorials are shown as they were last executed.
 docs: $(VENV)/.installed
