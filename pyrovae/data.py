@@ -41,7 +41,7 @@ class OnDisk:
 
 
 ARRAYS = (Tensor, OnDisk)
-_BYTES_CHECKED_AT_ONCE = 2**24
+_BYTES_CHECKED_AT_ONCE = 2**22
 
 
 class Rows:
