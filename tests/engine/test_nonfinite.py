@@ -84,11 +84,7 @@ def poisoned(where, epoch=2, **settings):
 @pytest.mark.parametrize("where, program", [("z", "guide"), ("x", "model")])
 def test_site_step_and_row_are_named_and_the_weights_kept(tmp_path, compile, where, program):
     checkpoint = tmp_path / "training.ckpt"
-<<<<<<< HEAD
-    pair, _vae, poison, train = poisoned(where, compile=compile, checkpoint=checkpoint)
-=======
     pair, _, poison, train = poisoned(where, compile=compile, checkpoint=checkpoint)
->>>>>>> proofs
     with pytest.raises(pv.NonFiniteLossError) as caught:
         train()
     message = str(caught.value)
