@@ -1,12 +1,13 @@
 """How fast log p(x) is estimated: weights a second against what the decoder's matrix products alone allow.
 
 Networks 784-200-200-50, rows of 784 bits. With pythae installed, its `get_nll` on the same networks as well.
-Run: python -m benchmarks.evidence
+Run: python -m benchmarks.evidence, or with --full for 10,000 rows and 5000 samples, on --threads N.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,13 +22,15 @@ from benchmarks.in_pythae import pythae_vae
 
 D, HIDDEN, K = 784, 200, 50
 NUM_ROWS, NUM_SAMPLES, REPEATS = 512, 500, 3
+FULL_ROWS, FULL_SAMPLES = 10_000, 5000
+MEMORY_BUDGET = 2**31
 PYTHAE_ROWS, PYTHAE_BATCH = 50, 100
 
 
-def weights_a_second(run: Callable[[], Any], weights: int) -> float:
+def weights_a_second(run: Callable[[], Any], weights: int, repeats: int = REPEATS) -> float:
     """The best of some runs."""
     taken = []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         start = time.perf_counter()
         run()
         if torch.cuda.is_available():
@@ -75,49 +78,61 @@ def by_pythae(encoder: pv.nn.MLP, decoder: pv.nn.MLP, x: Tensor) -> float | None
         )
 
 
-def measure(device: torch.device) -> pd.DataFrame:
-    """Weights a second of each way."""
+def measure(device: torch.device, *, full: bool = False) -> tuple[pd.DataFrame, float]:
+    """Weights a second of each way, and the process's high-water mark in GiB."""
     torch.manual_seed(0)
+    num_rows, num_samples = (FULL_ROWS, FULL_SAMPLES) if full else (NUM_ROWS, NUM_SAMPLES)
     encoder, decoder = pv.nn.MLP(D, (K, K), [HIDDEN, HIDDEN]), pv.nn.MLP(K, D, [HIDDEN, HIDDEN])
     model = pv.models.LatentVariableModel(pv.models.StandardNormal(K), pv.models.Bernoulli(decoder))
     vae = pv.VAE(model, pv.guides.AmortizedGuide(pv.guides.DiagonalNormal(encoder))).to(device)
-    x = torch.bernoulli(torch.full((NUM_ROWS, D), 0.2)).to(device)
+    x = torch.bernoulli(torch.full((num_rows, D), 0.2)).to(device)
     vae.rows(x)
-    lines: list[dict[str, Any]] = [
-        {"what": "decoder's products alone", "weights a second": products_alone(decoder, device)}
-    ]
-    for share in (0.0, 0.1, 1.0):
-        method = pv.ImportanceSampling(prior_share=share)
-        rate = weights_a_second(
-            lambda method=method: pv.log_marginal(vae, x, num_samples=NUM_SAMPLES, method=method, seed=0),
-            NUM_ROWS * NUM_SAMPLES,
-        )
-        lines.append({"what": f"log_marginal, prior_share={share}", "weights a second": rate})
+    before = products_alone(decoder, device)
+    lines: list[dict[str, Any]] = []
+    for share in (0.0,) if full else (0.0, 0.1, 1.0):
+        for compile in ("auto",) if full else (False, "auto"):
+            given: dict[str, Any] = {"num_samples": num_samples, "compile": compile, "seed": 0}
+            given |= {"method": pv.ImportanceSampling(prior_share=share), "memory_budget": MEMORY_BUDGET}
+            rate = weights_a_second(
+                lambda given=given: pv.log_marginal(vae, x, progress=full, **given),
+                num_rows * num_samples,
+                1 if full else REPEATS,
+            )
+            what = f"log_marginal, prior_share={share}, compile={compile!r}"
+            lines.append({"what": what, "weights a second": rate})
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    products = max(before, products_alone(decoder, device))
+    lines.insert(0, {"what": "decoder's products alone", "weights a second": products})
     if (rate := by_pythae(encoder, decoder, x)) is not None:
         lines.append({"what": "pythae get_nll", "weights a second": rate})
     table = pd.DataFrame(lines)
-    table["of the products"] = table["weights a second"] / lines[0]["weights a second"]
-    return table
+    table["of the products"] = table["weights a second"] / products
+    return table, memory
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, and write the table; what another device than the CPU gives is only printed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cpu")
-    device = torch.device(parser.parse_args(arguments).device)
+    parser.add_argument("--full", action="store_true", help="10,000 rows and 5000 samples")
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(given.threads)
+    device = torch.device(given.device)
+    table, memory = measure(device, full=given.full)
+    num_rows, num_samples = (FULL_ROWS, FULL_SAMPLES) if given.full else (NUM_ROWS, NUM_SAMPLES)
+    settings = {
+        "networks": f"{D}-{HIDDEN}-{HIDDEN}-{K}",
+        "rows and samples": f"{num_rows} and {num_samples}; the best of {1 if given.full else REPEATS} runs",
+        "threads": str(given.threads),
+        "memory": f"budget {MEMORY_BUDGET / 2**30:.0f} GiB; high-water mark of the process {memory:.2f} GiB",
+    }
     title = "Estimates of log p(x): weights a second"
     if device.type == "cpu":
-        report.write("evidence", title, measure(device), SETTINGS)
+        report.write("evidence_full" if given.full else "evidence", title, table, settings)
     else:
-        print(report.text(title, measure(device), SETTINGS), flush=True)
+        print(report.text(title, table, settings), flush=True)
 
-
-SETTINGS = {
-    "networks": f"{D}-{HIDDEN}-{HIDDEN}-{K}",
-    "rows and samples": f"{NUM_ROWS} and {NUM_SAMPLES}; the best of {REPEATS} runs",
-    "threads": 1,
-}
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     main()

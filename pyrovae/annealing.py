@@ -4,7 +4,7 @@
 
 where z_t moves within r^(1 - beta_t) p(x, z)^beta_t. Its mean is p(x) however good or bad the moves are, so that
 log w errs low; run backwards from an exact draw of the posterior, the mean of 1 / w is 1 / p(x), and -log errs
-high. Moves take place in unconstrained coordinates (see `pyrovae.refinement`).
+high. Moves take place in unconstrained coordinates (see `pyrovae.unconstrained`).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from pyrovae.data import Rows
 from pyrovae.importance import PROBE_ROWS, Weigh, bytes_of_weights, draws_of_prior, measured
 from pyrovae.layout import Arguments, Layout
 from pyrovae.memory import NUMBERS_AT_ONCE, ROWS_AT_ONCE, Limits, Pieces
-from pyrovae.refinement import MakeTransform, _checked_bijections, _differentiable_recurrence
 from pyrovae.repeated import Repeated
 from pyrovae.sites import family_name
+from pyrovae.unconstrained import MakeTransform, checked_bijections, differentiable_recurrence
 from pyrovae.vae import VAE, check_count
 
 # Chains that find each row's step sizes, and how fast they do.
@@ -107,7 +107,7 @@ class AnnealedImportanceSampling:
     def path(self, vae: VAE, data: Rows, num_samples: int, limits: Limits) -> Path:
         """Check that the latents can be moved, and measure what scoring them takes."""
         _refuse_discrete(vae, data)
-        space = Unconstrained(vae.layout, _checked_bijections(vae, data))
+        space = Unconstrained(vae.layout, checked_bijections(vae, data))
         few = data.take(slice(0, PROBE_ROWS), vae.device)
         if self.from_guide:
             _refuse_auxiliary(vae, few)
@@ -264,7 +264,7 @@ class Score:
     def __call__(self, arguments: Arguments, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Densities [S,B] and gradients [S,B,d] at u [S,B,d]."""
         u = u.detach().requires_grad_()
-        with torch.enable_grad(), _differentiable_recurrence(self.vae):
+        with torch.enable_grad(), differentiable_recurrence(self.vae):
             try:
                 log_start, log_end = self._densities(arguments, u)
             except ValueError:

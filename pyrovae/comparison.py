@@ -22,7 +22,6 @@ from pyrovae.data import Rows
 from pyrovae.evidence import LogMarginal, log_marginal, seeds_from
 from pyrovae.observed import observations_of
 from pyrovae.psis import GOOD_K
-from pyrovae.reliability import unreliable_rows
 from pyrovae.vae import VAE, check_count
 
 # Rows on which models must agree about what they observe.
@@ -155,7 +154,7 @@ def comparison_of(results: Mapping[str, LogMarginal]) -> Comparison:
     best, table = ordered[0], {}
     for rank, name in enumerate(ordered):
         gap = pointwise[best] - pointwise[name]
-        bad = int(unreliable_rows(results[name]).sum())
+        bad = int(results[name].unreliable.sum())
         table[name] = {
             "rank": rank,
             "elpd": float(pointwise[name].sum()),

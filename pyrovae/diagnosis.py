@@ -16,7 +16,6 @@ from pyrovae.evidence import LogMarginal, log_marginal, seeds_from
 from pyrovae.inference_gap import inference_gap
 from pyrovae.information import Information, information
 from pyrovae.psis import GOOD_K
-from pyrovae.reliability import unreliable_rows
 from pyrovae.vae import VAE, check_count
 
 # Rows for mutual information: every draw is scored under every row's posterior.
@@ -62,7 +61,7 @@ class Diagnosis:
     @property
     def bad_k(self) -> int:
         """How many rows have a Pareto k that is not below 0.7."""
-        return int(unreliable_rows(self.quality).sum())
+        return int(self.quality.unreliable.sum())
 
     def _named(self, verdict: str) -> tuple[str, ...]:
         chosen = self.rates[self.rates["verdict"] == verdict]

@@ -97,9 +97,14 @@ class LogMarginal(RowWise):
     columns: ClassVar[tuple[str, ...]] = ("log_marginal", "std_error", "ess", "khat", "elbo")
 
     @property
+    def unreliable(self) -> Tensor:
+        """Which rows' Pareto k is not below 0.7, [N]: all of them where a single sample leaves it unknown."""
+        return ~(self.khat < GOOD_K)
+
+    @property
     def share_good(self) -> float:
         """The share of rows whose Pareto k is below 0.7."""
-        return float((self.khat < GOOD_K).double().mean())
+        return float((~self.unreliable).double().mean())
 
     @property
     def total(self) -> tuple[float, float]:

@@ -12,7 +12,6 @@ from pyrovae.evidence import log_marginal, seeds_from
 from pyrovae.layout import Arguments
 from pyrovae.psis import GOOD_K
 from pyrovae.refinement import refine
-from pyrovae.reliability import unreliable_rows
 from pyrovae.vae import VAE
 
 GAPS = ["approximation", "amortization", "inference"]
@@ -37,7 +36,7 @@ def inference_gap(
         notes.append(
             "refining did not converge: the amortization gap is at least what is said, the other at most."
         )
-    bad = int(unreliable_rows(best).sum())
+    bad = int(best.unreliable.sum())
     if bad:
         notes.append(
             f"Pareto k of the refined guide is not below {GOOD_K} for {bad} of {len(best)} rows: log p(x), and with it "

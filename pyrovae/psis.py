@@ -13,10 +13,15 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
 GOOD_K = 0.7
+# Log weights that all lie this close together are equal, but for rounding or nearly so, whatever shape a tail has.
+EQUAL = 1e-2
+# Numbers of a block of rows that stay in a core's cache.
+NUMBERS_IN_CACHE = 2**17
 
 
 def pareto_k(log_weights: Tensor) -> Tensor:
@@ -27,8 +32,8 @@ def pareto_k(log_weights: Tensor) -> Tensor:
 
     Returns:
         [N], float64: inf where fewer than five weights lie above the tail's threshold, because then nothing
-        can be said (S below about 25); -inf where the weights of a row are all equal, because then there is
-        no tail.
+        can be said (S below about 25), as ArviZ has it; NaN for a single weight; -inf, good, where the weights
+        of a row lie within 1% of each other, as those of an exact guide do to rounding: then there is no tail.
 
     Example:
         >>> log_weights = torch.distributions.Normal(0.0, 1.0).sample((1000, 3))
@@ -37,13 +42,25 @@ def pareto_k(log_weights: Tensor) -> Tensor:
 
     """
     log_weights = log_weights.double()
-    largest = log_weights.topk(min(len(log_weights), tail_length(len(log_weights)) + 1), dim=0).values
+    largest = largest_of(log_weights, tail_length(len(log_weights)) + 1)
     return k_of_largest(largest, log_weights.amin(0), len(log_weights))
 
 
 def tail_length(num_samples: int) -> int:
     """How many of the S largest weights make the tail; one more is its threshold."""
     return math.ceil(min(num_samples / 5, 3 * num_samples**0.5))
+
+
+def largest_of(values: Tensor, count: int) -> Tensor:
+    """The largest of each column, descending: [at most count, N]."""
+    count = min(count, len(values))
+    if values.device.type != "cpu":
+        return values.topk(count, dim=0).values
+    # Twice as fast as topk over columns.
+    place = len(values) - count
+    by_column = np.partition(values.T.contiguous().numpy(), place, axis=1)
+    found = torch.from_numpy(np.sort(by_column[:, place:], axis=1))
+    return found.flip(1).T.contiguous()
 
 
 def k_of_largest(largest: Tensor, smallest: Tensor, num_samples: int) -> Tensor:
@@ -69,8 +86,8 @@ def k_of_largest(largest: Tensor, smallest: Tensor, num_samples: int) -> Tensor:
                 rows = exceeding == length
                 exceedances = ordered[tail + 1 - length :, rows].exp() - cutoff[rows].exp()
                 k[rows] = _fit_shape(exceedances)
-    k[smallest == highest] = -math.inf
-    return k
+    k[highest - smallest < EQUAL] = -math.inf
+    return k if num_samples > 1 else torch.full_like(k, math.nan)
 
 
 def _fit_shape(exceedances: Tensor) -> Tensor:
@@ -85,13 +102,37 @@ def _fit_tail(exceedances: Tensor) -> tuple[Tensor, Tensor]:
     place = torch.arange(1, grid + 1, dtype=torch.float64, device=exceedances.device) - 0.5
     quartile = exceedances[int(n / 4 + 0.5) - 1]
     b = (1 - (grid / place).sqrt())[:, None] / (3 * quartile) + 1 / exceedances[-1]  # [grid, N]
-    k = torch.stack([torch.log1p(-row * exceedances).mean(0) for row in b])
+    k = _mean_log1p(-b, exceedances)
     profile = n * (torch.log(-b / k) - k - 1)
     weights = profile.softmax(0)
     weights = torch.where(weights >= 10 * torch.finfo(torch.float64).eps, weights, 0.0)
     b_mean = (b * weights).sum(0) / weights.sum(0)
     shape = torch.log1p(-b_mean * exceedances).mean(0)
     return (n * shape + 5.0) / (n + 10), -shape / b_mean
+
+
+def _mean_log1p(b: Tensor, x: Tensor) -> Tensor:
+    """The mean over n of log(1 + b x) for each b: [grid, N] and [n, N] give [grid, N].
+
+    A logarithm costs as much as some twenty products, so it is taken of products of several factors, as many as
+    cannot overflow.
+    """
+    n = len(x)
+    at_once = max(1, NUMBERS_IN_CACHE // (n * len(b)))
+    means = torch.empty_like(b)
+    for first in range(0, x.shape[1], at_once):
+        some = slice(first, first + at_once)
+        factors = (b[:, None, some] * x[:, some]).add_(1.0)
+        largest = max(2.0, float(b[:, some].abs().amax(0).mul(x[-1, some]).amax()))
+        doublings = int(math.log2(max(1.0, 300 / math.log10(1 + largest)))) if math.isfinite(largest) else 0
+        logs: Tensor | float = 0.0
+        for _ in range(min(4, doublings)):
+            half = factors.shape[1] // 2
+            if factors.shape[1] % 2:
+                logs = logs + factors[:, -1].log()
+            factors = factors[:, :half] * factors[:, half : 2 * half]
+        means[:, some] = (factors.log().sum(1) + logs) / n
+    return means
 
 
 def smoothed(log_weights: Tensor) -> Tensor:

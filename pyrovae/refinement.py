@@ -9,30 +9,22 @@ like any other, for those rows (`pyrovae.known_rows`).
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
-from torch.distributions import biject_to, constraints
-from torch.distributions.transforms import IndependentTransform, Transform
+from torch import Tensor
 from tqdm import tqdm
 
 from pyrovae import rows
-from pyrovae.data import Rows
-from pyrovae.evidence import NUMBERS_AT_ONCE, ROWS_AT_ONCE, RowWise, row_blocks, seeds_from
+from pyrovae.evidence import NUMBERS_AT_ONCE, ROWS_AT_ONCE, RowWise, seeds_from
 from pyrovae.known_rows import KnownRows
 from pyrovae.layout import Arguments, Layout
 from pyrovae.moved_guide import Move, MovedGuide
 from pyrovae.rows import Program
-from pyrovae.sites import family_name
-from pyrovae.support import check_support
+from pyrovae.unconstrained import MakeTransform, checked_bijections, differentiable_recurrence
 from pyrovae.vae import VAE, check_count
-
-MakeTransform: TypeAlias = Callable[[], Transform]
 
 # Steps whose mean ELBO is compared with that of as many before them.
 WINDOW = 100
@@ -178,7 +170,7 @@ def refine(
         raise ValueError(
             "there is nothing to refine: the latents of this model are all summed out, and its ELBO is log p(x)."
         )
-    bijections = _checked_bijections(vae, data)
+    bijections = checked_bijections(vae, data)
     known = KnownRows(data.take(slice(None), vae.device))
     seeds = seeds_from(seed)
     found: list[list[Move]] = []
@@ -187,7 +179,7 @@ def refine(
     with tqdm(desc="refine", total=len(known), unit=" rows", disable=not progress) as bar:
         for block in known.parts(ROWS_AT_ONCE):
             arguments = data.take(block.first.cpu(), vae.device)
-            with vae.evaluating(), _differentiable_recurrence(vae):
+            with vae.evaluating(), differentiable_recurrence(vae):
                 with rows.fixed_seed(next(seeds), vae.device):
                     moves = _moves_at_start(
                         vae, arguments, bijections, full_covariance=full_covariance, from_guide=from_guide
@@ -389,74 +381,3 @@ def _moves_at_start(
             )
         )
     return moves
-
-
-def _checked_bijections(vae: VAE, data: Rows) -> dict[str, MakeTransform | None]:
-    """T by latent, the same for all rows; None for all real numbers.
-
-    Raises:
-        ValueError: rows outside a likelihood's support; latents that have no such T.
-
-    """
-    with vae.evaluating(), rows.fixed_seed(0, vae.device):
-        # Bounds that a model gives to each row are those of one row here, and so fit any number of rows.
-        trace = rows.plain_trace(vae.model, data.take(slice(0, 1), vae.device))
-        found = {name: _bijection(name, trace.nodes[name]["fn"]) for name in vae.layout.latents}
-        for first, arguments in row_blocks(vae, data):
-            check_support(vae.model, arguments, first)
-            trace = rows.plain_trace(vae.model, arguments)
-            for name, expected in found.items():
-                if expected is not None and not _agree(expected, trace.nodes[name]):
-                    raise ValueError(
-                        f"the support of '{name}' differs between rows, or with other latents, so it has no fixed map "
-                        "to real numbers. Let the model sample from a fixed support and map the draw, e.g. from the "
-                        "unit interval to the bounds of a row."
-                    )
-    return found
-
-
-def _bijection(name: str, distribution: Any) -> MakeTransform | None:
-    support = distribution.support
-    if support.is_discrete:
-        raise ValueError(
-            f"the guide samples '{name}', which is discrete ({family_name(distribution)}): refine moves draws of "
-            "continuous latents, so have it summed out with infer={'enumerate': 'parallel'} in the model."
-        )
-    base = support
-    while isinstance(base, constraints.independent):
-        base = base.base_constraint
-    if isinstance(base, type(constraints.real)):
-        return None
-    try:
-        biject_to(support)
-    except NotImplementedError:
-        raise ValueError(
-            f"the support of '{name}' ({type(base).__name__.strip('_')}, of {family_name(distribution)}) has no "
-            "bijection to real numbers: refine takes supports that torch.distributions.biject_to knows."
-        ) from None
-    return functools.partial(_make_transform, support, len(distribution.event_shape))
-
-
-def _make_transform(support: Any, event_dim: int) -> Transform:
-    transform: Transform = biject_to(support)
-    if transform.codomain.event_dim < event_dim:
-        transform = IndependentTransform(transform, event_dim - transform.codomain.event_dim)
-    # What was drawn is scored at the very u that gave it, also where T is flat at float32.
-    return transform.with_cache(1)
-
-
-def _agree(expected: MakeTransform, site: Any) -> bool:
-    distribution, like = site["fn"], site["value"]
-    found = _bijection(site["name"], distribution)
-    if found is None:
-        return False
-    shape = found().inverse_shape(distribution.batch_shape + distribution.event_shape)
-    u = torch.randn(shape, dtype=like.dtype, device=like.device)
-    return torch.allclose(expected()(u), found()(u))
-
-
-def _differentiable_recurrence(vae: VAE) -> AbstractContextManager[Any]:
-    """On a GPU, cuDNN's recurrent networks have no gradients in evaluation mode; torch's own have."""
-    if not any(isinstance(module, nn.RNNBase) for module in vae.modules()):
-        return nullcontext()
-    return torch.backends.cudnn.flags(enabled=False)

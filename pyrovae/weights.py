@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pyrovae.psis import k_of_largest, tail_length
+from pyrovae.psis import k_of_largest, largest_of, tail_length
 
 # So many of the largest weights are kept at least: below it nothing is left out of the error.
 KEPT = 100
@@ -48,7 +48,7 @@ class Tally:
             largest = torch.cat([self.largest, log_weights])
         self.log_sum, self.log_sum_of_squares = log_sum, log_sum_of_squares
         self.sum_of_logs, self.smallest = sum_of_logs, smallest
-        self.largest = largest.topk(min(self.kept, len(largest)), dim=0).values
+        self.largest = largest_of(largest, self.kept)
         self.taken += len(log_weights)
 
 
@@ -64,7 +64,7 @@ def estimates(tallies: Sequence[Tally]) -> Tensor:
     log_sum = torch.stack([tally.log_sum for tally in tallies]).logsumexp(0)
     log_sum_of_squares = torch.stack([tally.log_sum_of_squares for tally in tallies]).logsumexp(0)
     largest = torch.cat([tally.largest for tally in tallies])
-    largest = largest.topk(min(len(largest), tail_length(S) + 1), dim=0).values
+    largest = largest_of(largest, tail_length(S) + 1)
     smallest = torch.stack([tally.smallest for tally in tallies]).amin(0)
     return torch.stack(
         [

@@ -10,8 +10,7 @@ import torch
 import pyrovae as pv
 from pyrovae.annealing import Point
 from pyrovae.memory import PeakMemory
-from tests.oracles import LinearGaussian, WideGuide
-from tests.test_importance import TRUTHS, N, NarrowGuide, exact_pair
+from tests.oracles import TRUTHS, LinearGaussian, N, NarrowGuide, WideGuide, exact_pair
 
 SHORT = pv.AnnealedImportanceSampling(num_temperatures=30, num_leapfrog_steps=3)
 SHORT_FROM_GUIDE = pv.AnnealedImportanceSampling(num_temperatures=15, num_leapfrog_steps=2, from_guide=True)

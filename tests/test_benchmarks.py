@@ -221,6 +221,6 @@ def test_no_gpu_is_said(monkeypatch, tmp_path):
 def test_weights_a_second(monkeypatch):
     for name, size in (("NUM_ROWS", 4), ("NUM_SAMPLES", 5), ("PYTHAE_ROWS", 2), ("REPEATS", 1)):
         monkeypatch.setattr(evidence, name, size)
-    table = evidence.measure(CPU)
+    table, _ = evidence.measure(CPU)
     assert (table["weights a second"] > 0).all()
     assert table["of the products"][0] == 1.0

@@ -11,68 +11,13 @@ import torch
 
 import pyrovae as pv
 from pyrovae.memory import PeakMemory
-from tests.oracles import ExactGuide, LinearGaussian, WideGuide
+from tests.oracles import TRUTHS, ExactGuide, LinearGaussian, N, NarrowGuide, WideGuide, exact_pair
 
 SOURCES = {
     "guide": pv.ImportanceSampling(),
     "mixture": pv.ImportanceSampling(prior_share=0.2),
     "prior": pv.ImportanceSampling(prior_share=1),
 }
-N = 400  # rows are repetitions: a 95% interval covers 380, give or take 4.4
-
-
-def linear_gaussian():
-    model = LinearGaussian(scale=1.5)
-    x = model.data(N)
-    return pv.VAE(model, WideGuide(model)), x, model.evidence().log_prob(x)
-
-
-def enumerated():
-    """k ~ Categorical, z ~ N(m_k, s_k), x ~ N(z, 0.5), k summed out: a mixture of normals."""
-    shares, means, scales = torch.tensor([0.3, 0.7]), torch.tensor([-2.0, 1.0]), torch.tensor([0.5, 1.0])
-
-    def model(x):
-        with pyro.plate("rows", len(x)):
-            k = pyro.sample("k", dist.Categorical(shares), infer={"enumerate": "parallel"})
-            z = pyro.sample("z", dist.Normal(means[k], scales[k]))
-            pyro.sample("x", dist.Normal(z, 0.5), obs=x)
-
-    def guide(x):
-        with pyro.plate("rows", len(x)):
-            pyro.sample("z", dist.Normal(0.8 * x, 0.6))
-
-    components = torch.distributions.Normal(means, (scales**2 + 0.25).sqrt())
-    exact = torch.distributions.MixtureSameFamily(torch.distributions.Categorical(shares), components)
-    x = exact.sample((N,))
-    return pv.VAE(model, guide), x, exact.log_prob(x).double()
-
-
-def constrained():
-    """rate ~ Gamma(2, 1), x ~ Poisson(rate), guide LogNormal; log p(x) by quadrature over log rate."""
-
-    def model(x):
-        with pyro.plate("rows", len(x)):
-            rate = pyro.sample("rate", dist.Gamma(2.0, 1.0))
-            pyro.sample("x", dist.Poisson(rate), obs=x)
-
-    def guide(x):
-        with pyro.plate("rows", len(x)):
-            pyro.sample("rate", dist.LogNormal(((x + 2) / 2).log() - 0.2, 0.7))
-
-    prior = torch.distributions.Gamma(torch.tensor(2.0, dtype=torch.float64), 1.0)
-    x = torch.poisson(prior.sample((N,))).float()
-    u = torch.linspace(-12, 5, 20001, dtype=torch.float64)[:, None]
-    joint = prior.log_prob(u.exp()) + u + torch.distributions.Poisson(u.exp()).log_prob(x.double())
-    return pv.VAE(model, guide), x, torch.trapezoid(joint.exp(), u, dim=0).log()
-
-
-TRUTHS = {f.__name__: f for f in (linear_gaussian, enumerated, constrained)}
-
-
-def exact_pair(truth):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return TRUTHS[truth]()
 
 
 @pytest.mark.parametrize("S", [10, 1000])
@@ -101,13 +46,6 @@ def test_weights_are_unbiased_and_the_logarithm_errs_in_proportion_to_one_over_s
         bias[S] = float((result.log_marginal - exact).mean())
     assert bias[5] < bias[20] < 0
     assert bias[5] / bias[20] == pytest.approx(4, rel=0.4)
-
-
-class NarrowGuide(WideGuide):
-    """A guide whose scales are far too small."""
-
-    def __init__(self, model):
-        super().__init__(model, factor=0.25, shift=1.0)
 
 
 def test_a_mixture_defends_against_a_guide_that_is_too_narrow():

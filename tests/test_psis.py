@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyrovae.psis import pareto_k, smoothed
+from pyrovae.psis import largest_of, pareto_k, smoothed
 
 arviz = pytest.importorskip("arviz")
 
@@ -64,6 +64,25 @@ def test_ties_and_underflow_as_arviz():
 def test_too_few_draws_are_infinite_and_constant_weights_have_no_tail():
     assert pareto_k(torch.randn(4, 3)).tolist() == [float("inf")] * 3
     assert pareto_k(torch.full((1000, 2), -3.0)).tolist() == [-float("inf")] * 2
+    assert bool(pareto_k(torch.randn(1, 3)).isnan().all())  # of a single weight nothing is known
+
+
+def test_weights_that_are_equal_but_for_rounding_have_no_tail():
+    rounding = 1e-4 * torch.randn(1000, 50, generator=torch.Generator().manual_seed(0)) - 500
+    assert pareto_k(rounding).tolist() == [-float("inf")] * 50
+    assert bool(pareto_k(100 * rounding).isfinite().all())
+
+
+@pytest.mark.parametrize("S", [30, 1000, 2501])
+def test_the_largest_are_those_of_topk(S):
+    values = torch.randn(S, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    values[:, 1] = values[:, 1].round()
+    values[: S // 2, 2] = -torch.inf
+    before = values.clone()
+    for given in (values, values[:, :1], values.T.contiguous().T):
+        for count in (1, 20, S, S + 5):
+            assert torch.equal(largest_of(given, count), given.topk(min(count, S), dim=0).values)
+    assert torch.equal(values, before)
 
 
 def test_k_finds_the_tail_of_a_pareto_distribution():
@@ -76,7 +95,7 @@ def test_k_finds_the_tail_of_a_pareto_distribution():
 
 @pytest.mark.skipif(not FIRST_GENERATION, reason="the comparison is with ArviZ 0.x")
 def test_thousands_of_rows_at_once_are_faster_than_row_by_row():
-    # 6 times faster with one thread on a busy machine; a third of that leaves room for noise.
+    # 7 times faster than ArviZ's fastest call with one thread on a busy machine; less than half leaves room for noise.
     log_weights = np.random.default_rng(0).normal(size=(1000, 2000))
 
     def by_arviz():
@@ -87,4 +106,4 @@ def test_thousands_of_rows_at_once_are_faster_than_row_by_row():
     ours = min(timeit.repeat(lambda: pareto_k(as_tensor), number=1, repeat=3)) / 2000
     theirs = min(timeit.repeat(by_arviz, number=1, repeat=2)) / 100
     np.testing.assert_allclose(pareto_k(as_tensor)[:100], by_arviz(), rtol=1e-6, atol=1e-6)
-    assert theirs > 2 * ours, (theirs, ours)
+    assert theirs > 3 * ours, (theirs, ours)
