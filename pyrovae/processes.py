@@ -39,6 +39,7 @@ class Processes:
     ) -> None:
         self.fabric: Any = None
         self.share = Share()
+        self._flags: dict[tuple[bool, ...], Tensor] = {}
         if devices == 1 and num_nodes == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
             if strategy != "auto":
                 raise ValueError(
@@ -72,7 +73,12 @@ class Processes:
             raise ValueError(
                 f"strategy is {strategy!r}: each process needs the whole model here. Use 'ddp' or a variant of it."
             )
-        fabric.launch()
+        try:
+            fabric.launch()
+        except TypeError as error:  # it wants a function for strategies that fork or spawn
+            raise ValueError(
+                f"strategy is {strategy!r}: processes run the whole script here. Use 'ddp', or torchrun."
+            ) from error
         self.fabric = fabric
         self.share = Share(fabric.global_rank, fabric.world_size)
 
@@ -119,10 +125,20 @@ class Processes:
         given = [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, parameters, strict=True)]
         # The same in a process that has no rows of this batch.
         dtype = functools.reduce(torch.promote_types, {p.dtype for p in parameters}, torch.float32)
-        flat = torch.cat([t.reshape(-1).to(dtype) for t in (statistics, *given)])
+        there = self._as_flags(tuple(g is not None for g in gradients), dtype, statistics.device)
+        flat = torch.cat([t.reshape(-1).to(dtype) for t in (statistics, there, *given)])
         torch.distributed.all_reduce(flat)
-        summed, *parts = flat.split([len(statistics), *(g.numel() for g in given)])
-        return summed, [part.view_as(g).to(g.dtype) for part, g in zip(parts, given, strict=True)]
+        summed, counts, *parts = flat.split([len(statistics), len(there), *(g.numel() for g in given)])
+        added = [part.view_as(g).to(g.dtype) for part, g in zip(parts, given, strict=True)]
+        if not any(g is None for g in gradients):
+            return summed, list(added)
+        # What no process has a gradient of must not be stepped: a weight decay would move it.
+        return summed, [g if count else None for g, count in zip(added, counts.tolist(), strict=True)]
+
+    def _as_flags(self, flags: tuple[bool, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+        if flags not in self._flags:
+            self._flags[flags] = torch.tensor(flags, dtype=dtype, device=device)
+        return self._flags[flags]
 
     def wait(self) -> None:
         """Until all processes are here."""
