@@ -113,7 +113,7 @@ left.set(xlabel="epoch", ylabel="rate, nats per row", title="What the latents ca
 right.set(xlabel="epoch", ylabel="ELBO, nats per row", title="The bound while training")
 left.axhline(4.0, color="gray", linewidth=0.8, linestyle=":")
 left.annotate("the floor of the free bits", (EPOCHS, 4.0), ha="right", va="bottom", color="gray", fontsize=8)
-left.legend(frameon=False)
+left.legend(frameon=False, loc="upper right")
 figure.savefig("09_training.png")
 figure
 

@@ -190,7 +190,7 @@ ax.plot(
 )
 ax.axvline(0.5 + 130 / -(-len(grey) // 64), color="gray", linestyle=":", linewidth=0.8)
 ax.set(xlabel="epoch", ylabel="loss, nats per row")
-ax.legend(frameon=False)
+ax.legend(frameon=False, loc="upper right")
 figure.savefig("12_resumed.png")
 figure
 

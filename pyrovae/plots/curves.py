@@ -137,5 +137,5 @@ def rate_distortion(curve: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.plot(ends, bound - ends, color=GREEN, linestyle=":", label=f"ELBO {-bound:.2f}")
     ax.margins(x=0.25, y=0.15)  # room for the labels
     ax.set(xlabel="rate, nats per row", ylabel="distortion, nats per row", title="Rate and distortion")
-    ax.legend(frameon=False)
+    ax.legend(frameon=False, loc="upper right")
     return ax
