@@ -109,7 +109,20 @@ def weighted():
     return WeightedRandomSampler(torch.linspace(0.1, 1.0, 45), 45, generator=torch.Generator().manual_seed(7))
 
 
+def of_many_shapes(N):
+    """Batches of 1 to 9 rows: one shape more than is traced, so that plain Pyro takes over with the last."""
+    return DataLoader(
+        Noisy(), batch_sampler=[list(range(k * (k - 1) // 2, k * (k + 1) // 2)) for k in range(1, 10)]
+    )
+
+
 TRAININGS = {
+    "an engine that was given up": {
+        "compile": "auto",
+        "data": of_many_shapes,
+        "batch_size": None,
+        "epochs": 2,
+    },
     "running statistics": {"make": tutorial},
     "pyro.param": {"make": with_param},
     "traced": {"compile": "auto"},
