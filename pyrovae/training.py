@@ -118,8 +118,9 @@ def fit(
         A DataFrame with the columns `epoch, loss, elbo, reconstruction, rate, elbo_valid, seconds`: the
         objective's mean loss, and the ELBO (beta = 1, without the program's own scales), E_q[log p(x|z)] and
         the sampled rate on the same draws, in nats per row, averaged over the epoch's rows while they were
-        trained on; the validation rows' ELBO after the epoch (NaN without validation). After Ctrl-C, what was
-        learned so far: the VAE is trained up to that step.
+        trained on; the validation rows' ELBO after the epoch (NaN without validation). `history.attrs` tells
+        the `engine` and how many batches were `skipped`. After Ctrl-C, what was learned so far: the VAE is
+        trained up to that step.
 
     Raises:
         ValueError: data that do not fit the pair or lie outside a likelihood's support (with the row),

@@ -387,7 +387,7 @@ def test_an_inner_plate_as_large_as_the_probe_is_no_batch_plate():
 
 def test_objectives_and_optimizers_of_another_kind():
     x = binary_rows()
-    with pytest.raises(TypeError, match=r"expected a pyro.infer.ELBO such as pyro.infer.Trace_ELBO\(\)"):
+    with pytest.raises(TypeError, match=r"or a pyro.infer.ELBO such as pyro.infer.Trace_ELBO\(\)"):
         pv.fit(composed(), x, objective="elbo")
     with pytest.raises(TypeError, match="expected a torch optimizer"):
         pv.fit(composed(), x, optimizer=lambda parameters: None)

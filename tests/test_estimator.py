@@ -60,11 +60,13 @@ def name_of(value):
 
 @pytest.mark.parametrize(
     "estimator, check",
-    estimator_checks_generator(
-        VAEEstimator(make_vae, epochs=2, num_samples=10, random_state=0),
-        expected_failed_checks=EXPECTED_FAILURES,
-        mark="xfail",
-    ),
+    [
+        *estimator_checks_generator(
+            VAEEstimator(make_vae, epochs=2, num_samples=10, random_state=0),
+            expected_failed_checks=EXPECTED_FAILURES,
+            mark="xfail",
+        )
+    ],
     ids=name_of,
 )
 def test_scikit_learns_checks(estimator, check):

@@ -166,6 +166,25 @@ def test_a_data_set_smaller_than_a_batch_makes_whole_steps():
     assert float(optimizer.gradients[0][0]) == pytest.approx(0.5 - 4.5, rel=1e-5)
 
 
+def test_what_a_loader_draws_is_no_part_of_the_noise_of_training():
+    class Noisy(Pairs):
+        def __getitem__(self, place):
+            return torch.bernoulli(0.1 + 0.8 * self.x[place])
+
+    def seen(num_samples):
+        rows = []
+
+        def watching(x):
+            rows.append(x)
+            return x
+
+        objective = pv.objectives.ELBO(num_samples)
+        train(Noisy(), transform=watching, objective=objective)
+        return torch.cat(rows[-12:])
+
+    assert torch.equal(seen(1), seen(3))
+
+
 # Transforms
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 import pyrovae as pv
+from pyrovae import steps
 from pyrovae.callbacks import Callback, EarlyStopping
 from tests.pairs import binary_rows
 
@@ -180,5 +181,6 @@ def main(folder, what):
 
 
 if __name__ == "__main__":
+    steps.MIN_STEPS = 0  # trace, few as the steps are
     torch.set_num_threads(1)
     main(*sys.argv[1:])

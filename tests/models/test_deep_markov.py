@@ -114,7 +114,7 @@ def test_log_marginal_is_the_kalman_filters(fitted):
     exact = torch.tensor(
         [kalman_log_density(r[:n].double().numpy(), fitted.model) for r, n in zip(x, lengths, strict=True)]
     )
-    result = pv.log_marginal(fitted, x, lengths, num_samples=5000, seed=1)
+    result = pv.log_marginal(fitted, x, lengths, num_samples=10_000, seed=1)
     assert float(result.std_error.max()) < 0.05
     assert float(result.khat.max()) < 0.7
     assert bool(((result.log_marginal - exact).abs() < 5 * result.std_error).all())
@@ -187,6 +187,7 @@ def test_the_whole_of_pyrovae(tmp_path):
     lengths = LENGTHS.repeat(16)
     vae = deep_vae()
     before = pv.elbo(vae, x, lengths, seed=0).elbo.mean()
+    started = {n: p.detach().clone() for n, p in vae.named_parameters()}
     pv.fit(
         vae,
         (x, lengths),
@@ -200,8 +201,8 @@ def test_the_whole_of_pyrovae(tmp_path):
     # Frames that are independent given nothing pay log 2 for each entry.
     assert before + 2 < after
     assert after > -np.log(2) * D * float(lengths.double().mean()) + 2
-    silent = [n for n, p in vae.named_parameters() if p.grad is None or not bool((p.grad != 0).any())]
-    assert not silent
+    unmoved = [n for n, p in vae.named_parameters() if torch.equal(p.detach(), started[n])]
+    assert not unmoved
     assert vae.layout.guide_broadcasts
     assert vae.layout.model_broadcasts
     assert vae.encode(x, lengths).shape == (128, T, K)
