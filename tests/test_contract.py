@@ -394,7 +394,9 @@ def test_objectives_and_optimizers_of_another_kind():
     with pytest.raises(ValueError, match="holds 2 parameters that are not this VAE's"):
         pv.fit(composed(), x, optimizer=torch.optim.Adam(nn.Linear(2, 2).parameters()))
     for objective in (pyro.infer.JitTrace_ELBO(), pyro.infer.ReweightedWakeSleep()):
-        with pytest.raises(TypeError, match=r"neither a jitted one \(fit traces by itself\) nor one with two losses"):
+        with pytest.raises(
+            TypeError, match=r"neither a jitted one \(fit traces by itself\) nor one with two losses"
+        ):
             pv.fit(composed(), x, objective=objective)
     vae = PAIRS["with_param"][0]()
     with pytest.raises(
