@@ -227,7 +227,7 @@ figure
 # `pv.to_arviz` gives ArviZ what it expects, and `arviz.summary` runs. But draws of a guide are independent by
 # construction, so effective sample size and R-hat, made for Markov chains, are as good as they can be however wrong
 # the guide is. The effective sample size of the importance weights is the figure that knows.
-# [docs/arviz.md](../docs/arviz.md) goes through all of them.
+# `docs/arviz.md` goes through all of them.
 
 # %%
 import warnings

@@ -213,4 +213,4 @@ figure
 #
 # (this needs lightning-fabric, `pip install "pyrovae[processes]"`). Each process draws its own noise, so two
 # processes give another training than one, of the same distribution; and a checkpoint says how many it belongs to.
-# For figures see the tables under [benchmarks/results](../benchmarks/results).
+# For figures see the tables under `benchmarks/results`.
