@@ -7,7 +7,7 @@ arguments that are not arrays pass through untouched. Memory-mapped arrays stay 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -32,8 +32,9 @@ class OnDisk:
 
     def __getitem__(self, index: slice | Tensor) -> Tensor:
         """[B, ...] in memory."""
-        places = index if isinstance(index, slice) else index.cpu().numpy()
-        return torch.from_numpy(np.array(self._array[places])).to(self.dtype)
+        # Indices copy by themselves.
+        taken = self._array[index].copy() if isinstance(index, slice) else self._array[index.cpu().numpy()]
+        return torch.from_numpy(np.asarray(taken)).to(self.dtype)
 
     def is_floating_point(self) -> bool:
         """As of a tensor."""
@@ -132,14 +133,22 @@ def _as_tensor(argument: Any, name: str) -> Any:
     return tensor.to(torch.get_default_dtype()) if tensor.is_floating_point() else tensor
 
 
+def _rows_where(values: Tensor | OnDisk, holds: Callable[[Tensor], Tensor]) -> Tensor:
+    """Whether something holds of each row, [N], a block of rows at a time."""
+    found = torch.zeros(len(values), dtype=torch.bool, device=getattr(values, "device", None))
+    for some in blocks(values):
+        block = values[some]
+        found[some] = holds(block.reshape(len(block), -1))
+    return found
+
+
 def _check_finite(values: Tensor | OnDisk, name: str) -> None:
     if not values.is_floating_point():
         return
-    bad = []
-    for some in blocks(values):
-        block = values[some]
-        bad.append(~torch.isfinite(block.reshape(len(block), -1)).all(1))
-    where = torch.cat(bad)
+    # A sum takes no memory; it is not finite where an entry is not, and it may overflow.
+    where = _rows_where(values, lambda block: ~torch.isfinite(block.sum(1)))
+    if bool(where.any()):
+        where = _rows_where(values, lambda block: ~torch.isfinite(block).all(1))
     if not bool(where.any()):
         return
     row = int(where.nonzero()[0, 0])

@@ -297,7 +297,7 @@ import numpy as np, torch
 import pyrovae as pv
 from tests.engine.test_sources import wide
 
-path, rows, width = sys.argv[1], 65536, 2048                     # 512 MiB of float32, a sparse file
+path, rows, width = sys.argv[1], 131072, 1024                     # 512 MiB of float32, a sparse file
 x = np.memmap(path, dtype="float32", mode="w+", shape=(rows, width))
 x[::1000] = 1.0
 del x
@@ -316,7 +316,7 @@ except MemoryError:
     pass
 else:
     raise AssertionError("there is no limit")
-history = pv.fit(vae, x, epochs=1, batch_size=256, progress=False, compile=False,
+history = pv.fit(vae, x, epochs=1, batch_size=128, progress=False, compile=False,
                  validation=x[:2000], checkpoint=path + ".ckpt")
 assert np.isfinite(history.elbo[0])
 print(history.elbo[0])
