@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,7 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
 from torch.utils.flop_counter import FlopCounterMode
 
-Run = Callable[..., Sequence[Tensor]]
+Run: TypeAlias = Callable[..., Sequence[Tensor]]
+Compile: TypeAlias = Literal["auto", True, False]
 
 # A rough account of what compilation costs and saves, for a choice that is the same each time and needs no clock:
 # seconds to compile, per operation of the graph too; seconds saved a step, per operation and per multiplication.

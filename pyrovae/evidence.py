@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyrovae import rows
+from pyrovae.compilation import Compile
 from pyrovae.data import Rows
 from pyrovae.importance import ImportanceSampling, Method
 from pyrovae.layout import Arguments
@@ -28,7 +29,6 @@ from pyrovae.memory import NUMBERS_AT_ONCE as NUMBERS_AT_ONCE
 from pyrovae.memory import ROWS_AT_ONCE as ROWS_AT_ONCE
 from pyrovae.memory import Limits
 from pyrovae.psis import GOOD_K
-from pyrovae.repeated import Compile
 from pyrovae.sites import family_name
 from pyrovae.support import check_support
 from pyrovae.vae import VAE, check_count

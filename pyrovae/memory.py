@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pyrovae.repeated import Compile
+from pyrovae.compilation import Compile
 
 ROWS_AT_ONCE = 256
 # Numbers in the largest tensor of draws: 2**22 floats are 16 MiB.

@@ -10,7 +10,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyrovae.rows import Program
-from pyrovae.sites import log_density, sample_sites
+from pyrovae.sites import log_density, plate_scale, sample_sites
 
 
 class BatchTerms:
@@ -45,7 +45,7 @@ class BatchTerms:
         models, guides = self._model_traces[-runs:], self._guide_traces[-runs:]
         self._model_traces.clear()
         self._guide_traces.clear()
-        self.plate_scale = _plate_scale(models[0])
+        self.plate_scale = plate_scale(next(_sites(models)))
         log_likelihood = log_prior = log_guide = torch.zeros(())
         for site in _sites(models):
             if site["infer"].get("_enumerate_dim") is not None:
@@ -66,12 +66,6 @@ def _sites(traces: list[Any]) -> Iterator[Any]:
     for trace in traces:
         for _, site in sample_sites(trace):
             yield site
-
-
-def _plate_scale(trace: Any) -> float:
-    frames = (f for _, site in sample_sites(trace) for f in site["cond_indep_stack"] if f.dim == -1)
-    frame = next(frames)
-    return 1.0 if frame.full_size is None else float(frame.full_size / frame.size)
 
 
 def _recorded(program: Program, traces: list[Any]) -> Program:

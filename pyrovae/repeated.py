@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,12 +16,10 @@ from torch.fx import GraphModule
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pyrovae import rows
-from pyrovae.compilation import Run, compiled
+from pyrovae.compilation import Compile, Run, compiled
 from pyrovae.program_state import ProgramState
 from pyrovae.tracing import NotTraceableError, trace
 from pyrovae.vae import VAE
-
-Compile: TypeAlias = Literal["auto", True, False]
 
 # A trace takes about as long as so many calls save.
 CALLS_TO_TRACE = 200

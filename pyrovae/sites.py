@@ -77,8 +77,14 @@ def family_name(distribution: Any) -> str:
     return type(distribution).__name__
 
 
+def plate_scale(site: Any) -> float:
+    """N/B of a traced site's row plate: 1 where it is not subsampled."""
+    frame = next(f for f in site["cond_indep_stack"] if f.dim == -1)
+    return 1.0 if frame.full_size is None else float(frame.full_size / frame.size)
+
+
 def row_plate_scale(trace: Any) -> float:
-    """The row plate's N/B: 1 where it is not subsampled.
+    """The row plate's N/B in a trace whose densities have no other scale.
 
     Raises:
         ValueError: a density with another scale than its plates give it.
@@ -86,8 +92,7 @@ def row_plate_scale(trace: Any) -> float:
     """
     scale = 1.0
     for name, site in sample_sites(trace):
-        frame = next(f for f in site["cond_indep_stack"] if f.dim == -1)
-        scale = 1.0 if frame.full_size is None else float(frame.full_size / frame.size)
+        scale = plate_scale(site)
         if isinstance(site["scale"], Tensor) or float(site["scale"]) != scale:
             raise ValueError(
                 f"site '{name}' is scaled by {site['scale']} where its plate says {scale}: objectives by row weigh no "

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,13 +18,12 @@ from torch.fx import GraphModule
 
 from pyrovae import rows
 from pyrovae.batch_loss import BatchLoss
-from pyrovae.compilation import Run, compiled, cuda_graphed, pays_off
+from pyrovae.compilation import Compile, Run, compiled, cuda_graphed, pays_off
 from pyrovae.layout import Arguments
 from pyrovae.program_state import ProgramState
 from pyrovae.tracing import NotTraceableError, trace
 from pyrovae.vae import VAE
 
-Compile: TypeAlias = Literal["auto", True, False]
 Gradients: TypeAlias = list[Tensor | None]
 
 # A trace takes as long as some hundred plain steps and saves less than half of each.

@@ -19,6 +19,7 @@ from pyrovae.batch_loss import batch_loss
 from pyrovae.batches import Batches, Share, Transform, batches_of
 from pyrovae.callbacks import Callback
 from pyrovae.checkpoints import Checkpoint, Keeper
+from pyrovae.compilation import Compile
 from pyrovae.described import (
     described_objective,
     described_optimizer,
@@ -30,7 +31,7 @@ from pyrovae.loop import COLUMNS, OnNonFinite, Scheduler, Settings, Training, se
 from pyrovae.objectives.base import RowObjective
 from pyrovae.precision import Precision, arithmetic
 from pyrovae.processes import Processes
-from pyrovae.steps import MIN_STEPS, Compile, Steps
+from pyrovae.steps import MIN_STEPS, Steps
 from pyrovae.vae import ROWS_AT_ONCE, VAE, check_count
 
 OptimizerFactory: TypeAlias = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
