@@ -124,19 +124,23 @@ class GatheredBatches:
         """See `Batches`."""
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(self.data), generator=generator, device="cpu")
-        for places in order.split(self.batch_size)[first:]:
-            yield self._batch(places)
+        # One copy to the device for the whole epoch.
+        there = order.to(self.device).split(self.batch_size)
+        for places, index in list(zip(order.split(self.batch_size), there, strict=True))[first:]:
+            yield self._batch(places, index)
 
     def draw(self) -> Batch:
         """A batch of rows drawn at random."""
-        return self._batch(torch.randperm(len(self.data))[: self.batch_size])
+        places = torch.randperm(len(self.data))[: self.batch_size]
+        return self._batch(places, places.to(self.device))
 
-    def _batch(self, places: Tensor) -> Batch:
-        own = places if self.share.of == 1 else places[self.share.rank :: self.share.of]
-        if len(own) == 0:
-            return Batch(None, own, len(places))
-        arguments = self.data.take(own.to(self.device), self.device)
-        return Batch(transformed(arguments, self.transform), own, len(places))
+    def _batch(self, places: Tensor, index: Tensor) -> Batch:
+        """The rows at `places`, which `index` has on the device."""
+        own = slice(self.share.rank, None, self.share.of)
+        if len(places[own]) == 0:
+            return Batch(None, places[own], len(places))
+        arguments = self.data.take(index[own], self.device)
+        return Batch(transformed(arguments, self.transform), places[own], len(places))
 
     def fingerprint(self) -> str:
         """Of all rows, or of some thousand spread over them where there are more."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -43,11 +43,11 @@ def compiled(graph: GraphModule, inputs: Sequence[Tensor]) -> Run:
         warnings.simplefilter("ignore")  # the compiler's own, of deprecated things that it imports
         import torch._inductor  # takes seconds
 
-        run: Run = torch._inductor.compile(
-            graph,
-            [tensor.detach() for tensor in inputs],
-            options={"fallback_random": True, "size_asserts": False},
-        )
+        options: dict[str, Any] = {"fallback_random": True, "size_asserts": False}
+        if all(tensor.device.type == "cpu" for tensor in inputs):
+            # Images are not moved to channels last: there that costs more than convolutions gain by it.
+            options["layout_optimization"] = False
+        run: Run = torch._inductor.compile(graph, [tensor.detach() for tensor in inputs], options=options)
         run(*inputs)  # what compiles late, compiles here
     return run
 

@@ -95,14 +95,20 @@ class Rows:
         return len(self.arguments[0])
 
     def take(self, index: slice | Tensor, device: torch.device | None = None) -> Arguments:
-        """The arguments for some rows, on a device."""
-        return tuple(a[index].to(device) if isinstance(a, ARRAYS) else a for a in self.arguments)
+        """The arguments for some rows, places or a slice, on a device."""
+        return tuple(_taken(a, index).to(device) if isinstance(a, ARRAYS) else a for a in self.arguments)
 
     def to(self, device: torch.device) -> Rows:
         """The same rows on a device; what is on disk stays there."""
         moved = object.__new__(Rows)
         moved.arguments = tuple(a.to(device) if isinstance(a, Tensor) else a for a in self.arguments)
         return moved
+
+
+def _taken(values: Tensor | OnDisk, index: slice | Tensor) -> Tensor:
+    if isinstance(values, Tensor) and isinstance(index, Tensor):
+        return values.index_select(0, index.to(values.device))  # several times faster than values[index]
+    return values[index]
 
 
 def blocks(values: Tensor | OnDisk) -> Iterator[slice]:
