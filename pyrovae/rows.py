@@ -34,6 +34,10 @@ from pyrovae.sites import SAMPLES_PLATE, Site, family_name, sample_sites, sites_
 Program = Callable[..., Any]
 
 
+class NoMeanError(ValueError):
+    """An observed site's family has no mean in closed form."""
+
+
 class Pair(Protocol):
     """What the waist needs of a VAE."""
 
@@ -237,7 +241,10 @@ def guide_means(pair: Pair, arguments: Arguments, num_samples: int) -> dict[str,
 
 
 def observed_means(pair: Pair, arguments: Arguments, latents: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Means of p(x|z) at given latents, enumerated ones too, by observed site: [S, *inner plates, B, *event]."""
+    """Means of p(x|z) at given latents, enumerated ones too, by observed site: [S, *inner plates, B, *event].
+
+    Of categories the probabilities, [..., options].
+    """
     broadcasts = pair.layout.model_broadcasts
     num_samples = next(iter(latents.values())).shape[0]
     replayed = _given(pair.model, pair.layout, latents, broadcasts)
@@ -245,17 +252,26 @@ def observed_means(pair: Pair, arguments: Arguments, latents: Mapping[str, Tenso
     means = {}
     for name in pair.layout.observed:
         distribution = trace.nodes[name]["fn"]
-        try:
-            mean = distribution.mean
-        except NotImplementedError:
-            raise ValueError(
-                f"site '{name}' has no mean: {family_name(distribution)} gives none in closed form. "
-                "Draw from the model instead, with generate()."
-            ) from None
-        means[name] = canonical(
-            mean, num_samples, pair.layout, len(distribution.event_shape), broadcasts=broadcasts
-        )
+        mean, event_dim = _observed_mean(name, distribution)
+        means[name] = canonical(mean, num_samples, pair.layout, event_dim, broadcasts=broadcasts)
     return means
+
+
+def _observed_mean(name: str, distribution: Any) -> tuple[Tensor, int]:
+    """The mean and its number of event dimensions: probabilities over the options of a category are one more."""
+    event_dim = len(distribution.event_shape)
+    innermost = distribution
+    while hasattr(innermost, "base_dist"):
+        innermost = innermost.base_dist
+    if isinstance(innermost, torch.distributions.Categorical):
+        return innermost.probs, event_dim + 1  # labels have no mean, their indicators have
+    try:
+        return distribution.mean, event_dim
+    except NotImplementedError:
+        raise NoMeanError(
+            f"site '{name}' has no mean: {family_name(distribution)} gives none in closed form. "
+            "Draw from p(x|z) instead, with sample_likelihood()."
+        ) from None
 
 
 def run_prior(

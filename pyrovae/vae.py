@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from numbers import Integral
 from typing import Any, TypeAlias
 
@@ -128,7 +129,11 @@ class VAE(PairParameters):
 
     # What users ask of it
 
-    def sample_posterior(self, x: Any, *context: Any, num_samples: int = 1) -> dict[str, Tensor]:
+    # (In these, draws are the same for the same `seed`, and without one go on from torch's random state.)
+
+    def sample_posterior(
+        self, x: Any, *context: Any, num_samples: int = 1, seed: int | None = None
+    ) -> dict[str, Tensor]:
         """Draws from q(z|x): by latent site, [S, B, ...].
 
         Discrete latents that the model enumerates are drawn from their exact posterior given the others.
@@ -137,6 +142,7 @@ class VAE(PairParameters):
             x: [B, ...]
             context: what the pair takes beside `x`.
             num_samples: S.
+            seed: of the draws; None goes on from torch's random state.
 
         Raises:
             ValueError: `num_samples` below 1, or data that do not fit the pair.
@@ -144,18 +150,22 @@ class VAE(PairParameters):
         """
         check_count("num_samples", num_samples)
         arguments = self.rows(x, *context).take(slice(None), self.device)
-        with self.evaluating():
+        with self.evaluating(), self._seeded(seed):
             sites = rows.run_guide(self, arguments, num_samples)
             latents = {name: sites[name].value for name in self.layout.latents}
             latents |= rows.enumerated_draws(self, arguments, latents, num_samples)
         return {name: rows_first(latents[name], site) for name, site in self._hidden().items()}
 
-    def encode(self, x: Any, *context: Any, num_samples: int = 100) -> Latents:
+    def encode(self, x: Any, *context: Any, num_samples: int = 100, seed: int | None = None) -> Latents:
         """Posterior means E[z] under q(z|x), [B, ...].
 
         One tensor where the model has one latent site, else a dict by site. Exact where one site's family
         has a mean in closed form; else the average over `num_samples` draws (of the conditional means where
-        a family has them).
+        a family has them), of which `seed` decides.
+
+        Raises:
+            ValueError: categorical latents, whose labels have no mean; as `sample_posterior`.
+
         """
         check_count("num_samples", num_samples)
         arguments = self.rows(x, *context).take(slice(None), self.device)
@@ -166,7 +176,7 @@ class VAE(PairParameters):
                 "pyro.infer.TraceEnum_ELBO().compute_marginals()."
             )
         parts: dict[str, list[Tensor]] = {name: [] for name in self.layout.latents}
-        with self.evaluating():
+        with self.evaluating(), self._seeded(seed):
             for first in range(0, rows.num_rows(arguments), ROWS_AT_ONCE):
                 block = slice(first, first + ROWS_AT_ONCE)
                 some = tuple(a[block] if isinstance(a, Tensor) and a.dim() > 0 else a for a in arguments)
@@ -177,48 +187,81 @@ class VAE(PairParameters):
     def decode(self, z: Latents, *context: Any) -> Latents:
         """Means of p(x|z): [B, ...], or [S, B, ...] for latents [S, B, ...].
 
+        One tensor where the model observes one site, else a dict by site. Of categories, whose labels have no
+        mean, the probabilities of the options: [B, ..., options].
+
         Args:
             z: latents as `encode` or `sample_posterior` give them.
             context: what the pair takes beside `x`.
 
         Raises:
             ValueError: latents that do not fit the model; a model whose p(x|z) needs more of `x` than its
+                number of rows; a family without a mean in closed form (see `sample_likelihood`).
+
+        """
+        given, with_samples = self._samples_first(z)
+        arguments = self._placeholder(_num_rows(given), context)
+        with self._explained():
+            means = self._decode(given, arguments)
+        self._refuse_nan(means)
+        return _one_or_dict(means if with_samples else {name: mean[0] for name, mean in means.items()})
+
+    def reconstruct(self, x: Any, *context: Any, seed: int | None = None) -> Latents:
+        """Means of p(x|z) at the posterior means of z: [B, ...]. See `decode` and `encode`."""
+        given, _ = self._samples_first(self.encode(x, *context, seed=seed))
+        arguments = self.rows(x, *context).take(slice(None), self.device)
+        return _one_or_dict({name: mean[0] for name, mean in self._decode(given, arguments).items()})
+
+    def sample_likelihood(self, z: Latents, *context: Any, seed: int | None = None) -> Latents:
+        """Draw x from p(x|z): [B, ...], or [S, B, ...] for latents [S, B, ...].
+
+        With draws of `sample_posterior` these are posterior predictive draws. One tensor where the model
+        observes one site, else a dict by site.
+
+        Args:
+            z: latents as `encode` or `sample_posterior` give them.
+            context: what the pair takes beside `x`.
+            seed: of the draws; None goes on from torch's random state.
+
+        Raises:
+            ValueError: latents that do not fit the model; a model whose p(x|z) needs more of `x` than its
                 number of rows.
 
         """
-        given = self._as_latents(z)
-        with_samples = all(
-            value.dim() == 2 + len(latent.inner_dims) + len(latent.event_shape)
-            for latent, value in zip(self._hidden().values(), given.values(), strict=True)
-        )
-        if not with_samples:
-            given = {name: value.unsqueeze(0) for name, value in given.items()}
-        num_rows = next(iter(given.values())).shape[1]
-        means = self._decode(given, self._placeholder(num_rows, context), needs_x=True)
-        return _one_or_dict(means if with_samples else {name: mean[0] for name, mean in means.items()})
+        given, with_samples = self._samples_first(z)
+        arguments = self._placeholder(_num_rows(given), context)
+        latents = self._as_pyro_has_them(given)
+        with self.evaluating(), self._seeded(seed), self._explained():
+            _, drawn = rows.run_predictive(self, arguments, latents)
+        found = {name: rows_first(drawn[name], site) for name, site in self.layout.observed.items()}
+        self._refuse_nan(found)
+        return _one_or_dict(found if with_samples else {name: x[0] for name, x in found.items()})
 
-    def reconstruct(self, x: Any, *context: Any) -> Latents:
-        """Means of p(x|z) at the posterior means of z: [B, ...]."""
-        means = self.encode(x, *context)
-        given = {name: value.unsqueeze(0) for name, value in self._as_latents(means).items()}
-        arguments = self.rows(x, *context).take(slice(None), self.device)
-        return _one_or_dict({n: mean[0] for n, mean in self._decode(given, arguments).items()})
-
-    def generate(self, num_rows: int, *context: Any) -> Latents:
+    def generate(self, num_rows: int, *context: Any, seed: int | None = None) -> Latents:
         """Draw rows from the model: z from p(z), then x from p(x|z). [num_rows, ...]
+
+        Args:
+            num_rows: how many.
+            context: what the pair takes beside `x`.
+            seed: of the draws; None goes on from torch's random state.
 
         Raises:
             ValueError: `num_rows` below 1, context of another number of rows, or a model that needs more of
                 `x` than its number of rows.
 
         """
-        return _one_or_dict(self.sample_prior(num_rows, *context)[1])
+        return _one_or_dict(self.sample_prior(num_rows, *context, seed=seed)[1])
 
-    def sample_prior(self, num_rows: int, *context: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Draw rows from the model: the latents and the observations that go with them, by site."""
+    def sample_prior(
+        self, num_rows: int, *context: Any, seed: int | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Draw rows from the model: the latents and the observations that go with them, by site.
+
+        Arguments and errors are those of `generate`.
+        """
         check_count("num_rows", num_rows)
         arguments = self._placeholder(num_rows, context)
-        with self.evaluating(), self._explained(arguments):
+        with self.evaluating(), self._seeded(seed), self._explained():
             latents, observed = rows.run_prior(self, arguments, 1)
         observed = {n: rows_first(observed[n], site)[0] for n, site in self.layout.observed.items()}
         self._refuse_nan(observed)
@@ -335,17 +378,36 @@ class VAE(PairParameters):
             )
         return {name: z[name].to(self.device) for name in names}
 
-    def _decode(
-        self, given: Mapping[str, Tensor], arguments: Arguments, *, needs_x: bool = False
-    ) -> dict[str, Tensor]:
-        layout = self.layout
-        latents = {n: pyro_layout(given[n], s, layout.sample_dim) for n, s in self._hidden().items()}
-        with self.evaluating(), self._explained(arguments if needs_x else None):
+    def _samples_first(self, z: Latents) -> tuple[dict[str, Tensor], bool]:
+        """Users' latents as [S, B, ...] by site, checked, and whether they came so."""
+        given = self._as_latents(z)
+        with_samples = all(
+            value.dim() == 2 + len(latent.inner_dims) + len(latent.event_shape)
+            for latent, value in zip(self._hidden().values(), given.values(), strict=True)
+        )
+        return (given if with_samples else {n: v.unsqueeze(0) for n, v in given.items()}), with_samples
+
+    def _as_pyro_has_them(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {n: pyro_layout(given[n], s, self.layout.sample_dim) for n, s in self._hidden().items()}
+
+    def _decode(self, given: Mapping[str, Tensor], arguments: Arguments) -> dict[str, Tensor]:
+        latents = self._as_pyro_has_them(given)
+        with self.evaluating():
             means = rows.observed_means(self, arguments, latents)
-        means = {name: rows_first(means[name], site) for name, site in layout.observed.items()}
-        if needs_x:
-            self._refuse_nan(means)
-        return means
+        # A mean may have other event dimensions than what it is the mean of.
+        events = {name: mean.shape[-self.layout.sample_dim :] for name, mean in means.items()}
+        return {
+            name: rows_first(means[name], replace(site, event_shape=events[name]))
+            for name, site in self.layout.observed.items()
+        }
+
+    @contextmanager
+    def _seeded(self, seed: int | None) -> Iterator[None]:
+        if seed is None:
+            yield
+        else:
+            with rows.fixed_seed(seed, self.device):
+                yield
 
     def _placeholder(self, num_rows: int, context: Arguments) -> Arguments:
         """Arguments for a run that nobody has data for, once the model is known not to read values of `x`."""
@@ -379,7 +441,7 @@ class VAE(PairParameters):
         draws = []
         for real, whole in ((-1.0, 0), (2.0, 1)):
             arguments = (self._blank(num_rows, real, whole), *few)
-            with rows.fixed_seed(0, self.device), self.evaluating(), self._explained(arguments):
+            with rows.fixed_seed(0, self.device), self.evaluating(), self._explained():
                 latents, observed = rows.run_prior(self, arguments, 1)
             draws.append([*latents.values(), *observed.values()])
         return not all(torch.equal(a, b) for a, b in zip(*draws, strict=True))
@@ -392,12 +454,12 @@ class VAE(PairParameters):
         return torch.full((num_rows, *shape), filler, dtype=dtype, device=self.device)
 
     @contextmanager
-    def _explained(self, placeholder: Arguments | None) -> Iterator[None]:
+    def _explained(self) -> Iterator[None]:
         try:
             yield
+        except rows.NoMeanError:
+            raise
         except Exception as error:
-            if placeholder is None:
-                raise
             raise ValueError(
                 f"the model failed without data: {type(error).__name__}: {error}\n  It seems to read values of x "
                 "beyond observing them; move what it needs into a context argument."
@@ -416,6 +478,10 @@ def check_count(name: str, value: Any) -> None:
     """Raise unless `value` is a whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} is {value!r}: expected a whole number of at least 1.")
+
+
+def _num_rows(latents: Mapping[str, Tensor]) -> int:
+    return next(iter(latents.values())).shape[1]
 
 
 def _one_or_dict(values: dict[str, Tensor]) -> Latents:

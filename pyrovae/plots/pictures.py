@@ -174,9 +174,7 @@ def samples(
     drawn = as_array(draws[_site(vae, site)])
     try:
         means = as_array(one_site(vae.decode(latents, *context), vae, site))
-    except ValueError as error:
-        if "has no mean" not in str(error):
-            raise
+    except rows.NoMeanError:
         means = None
     lines, labels = [], []
     columns = min(num_columns, num_rows)
@@ -348,8 +346,18 @@ def _chosen(name: str | None, among: Mapping[str, Any], argument: str) -> str:
 
 
 def one_site(values: Latents, vae: VAE, site: str | None) -> Tensor:
-    """What `VAE.decode` and its like gave for one observed site."""
-    return values if isinstance(values, Tensor) else values[_site(vae, site)]
+    """What `VAE.decode` and its like gave for one observed site.
+
+    Raises:
+        NoMeanError: probabilities of categories, which are no values of the site.
+
+    """
+    name = _site(vae, site)
+    found = values if isinstance(values, Tensor) else values[name]
+    layout = vae.layout.observed[name]
+    if found.dim() > 1 + len(layout.inner_dims) + len(layout.event_shape):
+        raise rows.NoMeanError(f"site '{name}' has no mean to show: its values are labels of categories.")
+    return found
 
 
 def _is_strips(line: np.ndarray, image_shape: ImageShape | None) -> bool:
