@@ -107,8 +107,8 @@ assert rates["two levels"]["z2"] > 2 * rates["two levels"]["z1"]
 
 # %% [markdown]
 # The model of two levels, with the warm-up, is better than that of one by more than twice the error of the
-# difference, and better than the same without it. Most of the rate is in the lower level all the same. (The warnings say that the guides are poor
-# for some rows, so that all these log p(x) err low; a lower bound stays one.)
+# difference, and better than the same without it. Most of the rate is in the lower level all the same. (The warnings
+# say that the guides are poor for some rows, so that all these log p(x) err low; a lower bound stays one.)
 #
 # ## What each level holds
 #

@@ -218,8 +218,9 @@ figure
 
 # %% [markdown]
 # The model is the same as before, to the last number; only our knowledge of its posterior is better, and fewer rows
-# have weights that cannot be trusted. The guide is not the posterior: the test still refuses it. A guide that covers its posterior draws some $z$ that are too far out; the
-# importance weights put that right, where those of a narrow guide cannot.
+# have weights that cannot be trusted. The guide is not the posterior: the test still refuses it. A guide that covers
+# its posterior draws some $z$ that are too far out; the importance weights put that right, where those of a narrow
+# guide cannot.
 #
 # ## What ArviZ's figures say here
 #
