@@ -221,6 +221,16 @@ def test_no_gpu_is_said(monkeypatch, tmp_path):
 def test_weights_a_second(monkeypatch):
     for name, size in (("NUM_ROWS", 4), ("NUM_SAMPLES", 5), ("PYTHAE_ROWS", 2), ("REPEATS", 1)):
         monkeypatch.setattr(evidence, name, size)
-    table, _ = evidence.measure(CPU)
+    table, _, estimates = evidence.measure(*evidence.untrained())
     assert (table["weights a second"] > 0).all()
     assert table["of the products"][0] == 1.0
+    assert estimates.num_samples == 5
+
+
+def test_the_trained_model_is_trained(monkeypatch):
+    x = torch.bernoulli(torch.full((40, 784), 0.2), generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(data, "static_mnist", lambda: (x, x[:5], x[5:9]))
+    vae, test = evidence.trained(CPU, epochs=5)
+    assert torch.equal(test, x[5:9])
+    start, _ = evidence.untrained()
+    assert pv.elbo(vae, test, seed=0).elbo.mean() > pv.elbo(start, test, seed=0).elbo.mean() + 10
