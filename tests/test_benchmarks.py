@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -234,3 +235,16 @@ def test_the_trained_model_is_trained(monkeypatch):
     assert torch.equal(test, x[5:9])
     start, _ = evidence.untrained()
     assert pv.elbo(vae, test, seed=0).elbo.mean() > pv.elbo(start, test, seed=0).elbo.mean() + 10
+
+
+def test_the_readmes_ratios_are_those_of_the_results(tmp_path):
+    root = Path(__file__).parent.parent
+    results = pd.read_csv(root / "benchmarks/results/training.csv")
+    text = (root / "README.md").read_text()
+    assert training.short(results) in text
+    copy = tmp_path / "README.md"
+    copy.write_text(text)
+    training.show_in_readme(results.assign(median=0.125), copy)
+    assert "| 0.12 |" in copy.read_text()
+    training.show_in_readme(results, copy)
+    assert copy.read_text() == text
