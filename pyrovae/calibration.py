@@ -26,6 +26,7 @@ from pyrovae.observed import observations_of
 from pyrovae.simulated_ranks import GUIDE, LIKELIHOOD, NO_RANK, WEIGHTS_PER_DRAW, ranks_of_truth
 from pyrovae.uniformity import uniformity_p_value
 from pyrovae.vae import VAE, check_count
+from pyrovae.without_data import blank
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 QUANTITIES_TO_PRINT = 12
@@ -245,7 +246,7 @@ def _assembled(
             "calibrate(vae, as_x=lambda observed: torch.cat([observed['a'], observed['b']], -1))."
         )
     ((name, value),) = observed.items()
-    template = vae._blank(len(value), 0.0, 0)  # of the shape and dtype of x
+    template = blank(vae.row_specs, len(value), vae.device)  # of the shape and dtype of x
     if template.numel() != value.numel():
         raise ValueError(
             f"site '{name}' observes {value[0].numel()} numbers of a row and x has {template[0].numel()}: give as_x, "

@@ -199,7 +199,8 @@ def enumerated_draws(
     )
 
     def program(*arguments: Any) -> None:
-        with _samples_plate(num_samples, pair.layout, broadcasts):  # infer_discrete hides plates around it
+        # infer_discrete hides what is around it.
+        with _samples_plate(num_samples, pair.layout, broadcasts), _RowsAsGiven(num_rows(arguments)):
             conditioned(*arguments)
 
     discrete = infer_discrete(program, first_available_dim=pair.layout.sample_dim - 1)
@@ -304,7 +305,7 @@ def plain_trace(program: Program, arguments: Arguments, latents: Mapping[str, Te
     """One run on the rows as they are, without a samples plate; densities not computed."""
     if latents is not None:
         program = poutine.replay(program, trace=_as_trace(latents))
-    with _RowsAsGiven():
+    with _RowsAsGiven(num_rows(arguments)):
         return poutine.trace(program).get_trace(*arguments)
 
 
@@ -340,11 +341,17 @@ def same_random_state(device: torch.device) -> Iterator[None]:
 
 
 class _RowsAsGiven(Messenger):
-    """A subsampled row plate takes the rows at hand, in their order, and draws no random numbers.
+    """A row plate has the rows at hand, in their order.
 
     A batch reaches the program already chosen, so the indices that `pyro.plate(..., subsample_size=)`
-    would draw mean nothing; drawing them would only make results depend on how the plate is written.
+    would draw mean nothing; drawing them would only make results depend on how the plate is written. And a
+    plate without a size, `pyro.plate("data")` as in some of Pyro's examples, gets that of the batch; its frame's
+    `full_size` is None.
     """
+
+    def __init__(self, num_rows: int) -> None:
+        super().__init__()
+        self.num_rows = num_rows
 
     def _pyro_sample(self, msg: Any) -> None:
         if site_is_subsample(msg) and msg["value"] is None:
@@ -352,6 +359,12 @@ class _RowsAsGiven(Messenger):
             size = fn.size if fn.subsample_size is None else fn.subsample_size
             msg["value"] = torch.arange(size, device=fn.device)
             msg["done"] = True
+        msg["cond_indep_stack"] = tuple(
+            frame._replace(size=self.num_rows, full_size=None)
+            if frame.dim == -1 and frame.size == -1
+            else frame
+            for frame in msg["cond_indep_stack"]
+        )
 
 
 def _trace(program: Program, arguments: Arguments, num_samples: int, layout: Layout, broadcasts: bool) -> Any:

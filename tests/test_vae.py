@@ -545,8 +545,10 @@ def test_latents_of_different_lengths():
     make, context = PAIRS["methods"]
     vae = make()
     vae.rows(binary_rows(), *context(40))
-    with pytest.raises(ValueError, match="different numbers of rows"):
+    with pytest.raises(ValueError, match="different numbers of samples or rows"):
         vae.decode({"a": torch.zeros(4, 2), "b": torch.zeros(5)}, *context(4))
+    with pytest.raises(ValueError, match="different numbers of samples or rows"):
+        vae.decode({"a": torch.zeros(3, 4, 2), "b": torch.zeros(4)}, *context(4))
 
 
 def test_encode_averages_over_auxiliary_sites():

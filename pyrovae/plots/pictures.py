@@ -15,9 +15,10 @@ from torch import Tensor
 
 from pyrovae import rows
 from pyrovae.evidence import seeds_from
+from pyrovae.latents import Latents
 from pyrovae.layout import rows_first
 from pyrovae.plots.style import as_array, axes_or_new
-from pyrovae.vae import VAE, Latents, check_count
+from pyrovae.vae import VAE, check_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -327,7 +328,7 @@ def _repeated(vae: VAE, x: Any, context: tuple[Any, ...], row: int, times: int) 
 
 
 def _by_site(values: Latents, vae: VAE) -> Mapping[str, Tensor]:
-    names = [*vae.layout.latents, *vae.layout.enumerated]
+    names = list(vae.layout.hidden)
     return {names[0]: values} if isinstance(values, Tensor) else values
 
 
