@@ -10,7 +10,9 @@ Pyro's own automatic guides have it. Anything else needs a density q(z|x) with a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -36,11 +38,12 @@ def check_auxiliary(model_sites: Mapping[str, Any], guide_sites: Mapping[str, An
     placed = sum(_freedom(model_sites[name]) for name in points)
     if drawn != placed:
         raise ValueError(
-            f"the guide's auxiliary sites ({_listed(auxiliary)}) have {drawn} degrees of freedom a row, and the latents "
-            f"that follow from them as dist.Delta ({_listed(points)}) have {placed}. Then q(z|x) is not what the guide scores, and "
-            "log p(x) from its weights would be wrong, without a sign of it. Either let latents follow from all auxiliary "
-            "numbers one to one, pyro.sample(name, dist.Delta(f(a), log_density=-log_abs_det_of_f)), or draw the latents "
-            "from a distribution with the auxiliary summed out (a mixture: pyrovae.guides.MixtureOfNormals)."
+            f"the guide's auxiliary sites ({_listed(auxiliary)}) have {drawn} degrees of freedom a row, and the "
+            f"latents that follow from them as dist.Delta ({_listed(points)}) have {placed}. Then q(z|x) is not what "
+            "the guide scores, and log p(x) from its weights would be wrong, without a sign of it. Either let latents "
+            "follow from all auxiliary numbers one to one, pyro.sample(name, dist.Delta(f(a), "
+            "log_density=-log_abs_det_of_f)), or draw the latents from a distribution with the auxiliary summed out (a "
+            "mixture: pyrovae.guides.MixtureOfNormals)."
         )
 
 
@@ -50,15 +53,10 @@ def _freedom(site: Any) -> int:
     if family_name(fn) == "Delta":
         return 0
     shape = fn.event_shape
-    try:
+    with suppress(NotImplementedError):  # discrete, or no bijection is known
         shape = torch.Size(biject_to(fn.support).inverse_shape(shape))
-    except NotImplementedError:  # discrete, or no bijection is known
-        pass
-    inner = (frame.size for frame in site["cond_indep_stack"] if frame.vectorized and frame.dim != -1)
-    count = shape.numel()
-    for size in inner:
-        count *= size
-    return count
+    inner = [frame.size for frame in site["cond_indep_stack"] if frame.vectorized and frame.dim != -1]
+    return math.prod([*shape, *inner])
 
 
 def _listed(names: list[str]) -> str:

@@ -29,9 +29,11 @@ class Diagnosis:
 
     `rates`: one row an entry of a latent, `site, dimension, rate, active, mean_variance, verdict`: its average rate
     over rows in nats (NaN where only the site as a whole has one), whether its posterior mean varies over rows by
-    more than 0.01, that variance, and a verdict: "collapsed" (not active, or without any rate), "constant" (not
-    active, and yet far from the prior: the same for all rows), "active" or "unknown".
-    `sites`: one row a latent site, `site, rate, std_error, active, dimensions`; the error is over rows.
+    more than 0.01 of the prior's variance (of 1 where that is not known), that variance, and a verdict: "collapsed"
+    (not active, or without any rate), "constant" (not active, and yet far from the prior, equally in all rows),
+    "active" or "unknown". Rows whose mask or length leaves the entry out do not count.
+    `sites`: one row a latent site, `site, rate, std_error, active, dimensions`: its rate over all rows, and how many
+    dimensions have the verdict "active"; the error is over rows.
     `summary`: `value, std_error` of the ELBO, its parts and log p(x), nats per row; errors over rows.
     `information`: I(x; z) and the aggregate KL (`pyrovae.information.Information`).
     `quality`: log p(x) by row with Pareto k (`LogMarginal`).
@@ -122,12 +124,17 @@ class Diagnosis:
         if not total:
             return "none that the guide samples."
         active = int((self.rates["verdict"] == "active").sum())
+        unknown = self._named("unknown")
         counts = f"{active} of {total} dimensions active"
         if len(self.collapsed) == total:
             return f"COLLAPSED: {counts}; no latent tells anything of x: {_listed(self.collapsed)}"
         if self.collapsed:
-            return f"PARTLY COLLAPSED: {counts}; collapsed: {_listed(self.collapsed)}"
-        return f"no collapse: {counts}" + (f"; constant: {_listed(self.constant)}" if self.constant else "")
+            counts = f"PARTLY COLLAPSED: {counts}; collapsed: {_listed(self.collapsed)}"
+        else:
+            counts = f"no collapse seen: {counts}" if unknown else f"no collapse: {counts}"
+        for verdict, names in (("constant", self.constant), ("unknown", unknown)):
+            counts += f"; {verdict}: {_listed(names)}" if names else ""
+        return counts
 
     def _table(self) -> str:
         shown = self.rates.sort_values("rate", ascending=False, na_position="last").head(ENTRIES_TO_PRINT)
@@ -182,9 +189,10 @@ def diagnose(
 ) -> Diagnosis:
     """See what the latents carry, how good the guide is, and what its shortfall is made of.
 
-    - Rates, KL(q(z|x) || p(z)) by entry and by site. An entry is active where Var_x(E_q[z|x]) > 0.01: "Importance
-      Weighted Autoencoders" (Burda, Grosse, Salakhutdinov, 2015), https://arxiv.org/abs/1509.00519; the variance is the
-      covariance of two independent estimates of the means, so that their noise does not pass for activity.
+    - Rates, KL(q(z|x) || p(z)) by entry and by site. An entry is active where Var_x(E_q[z|x]) > 0.01 Var_p[z]:
+      "Importance Weighted Autoencoders" (Burda, Grosse, Salakhutdinov, 2015), https://arxiv.org/abs/1509.00519, whose
+      prior has variance 1; the variance is the covariance of two independent estimates of the means, so that their
+      noise does not pass for activity.
     - I_q(x; z) and KL(q(z) || p(z)): `pyrovae.information`, from at most 1000 of the rows.
     - Pareto k of the weights p(x, z) / q(z|x), and log p(x): `log_marginal`.
     - With `gap_rows`, log p(x) - ELBO split at the best ELBO* within the guide's family, of rows refined one by one

@@ -13,9 +13,9 @@ logarithm of a mean and is no part of a density.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pyro
@@ -25,10 +25,10 @@ from pyro.infer import infer_discrete
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor
-from torch.distributions import Independent, kl_divergence
 
 from pyrovae.enumeration import sites_summed_out
 from pyrovae.layout import Arguments, Layout, as_the_program_takes, by_row, canonical, repeat_rows
+from pyrovae.rates import analytic_kl, entry_rates
 from pyrovae.sites import SAMPLES_PLATE, Site, family_name, sample_sites, sites_of, stacked_sum
 
 Program = Callable[..., Any]
@@ -115,17 +115,8 @@ class RowTerms:
 
         It has one where both programs make the site's numbers independent given the sites before it.
         """
-        q, p = self.guide_sites[name], self.model_sites[name]
-        bases = [_elementwise(q.distribution), _elementwise(p.distribution)]
-        if None in bases or not self.given_before(name):
-            return None
-        analytic = analytic_kl(replace(q, distribution=bases[0]), replace(p, distribution=bases[1]))
-        if analytic is None:
-            return None
-        event_dim = len(q.distribution.event_shape)
-        rates = canonical(analytic, len(q.log_prob), self.layout, event_dim, broadcasts=self.broadcasts)
-        rates = rates.movedim(rates.dim() - 1 - event_dim, 1)
-        return rates.reshape(*rates.shape[:2], -1)
+        rates = entry_rates(self, name, sampled=False)
+        return None if rates is None else rates.flatten(2)
 
 
 def row_terms(pair: Pair, arguments: Arguments, num_samples: int) -> RowTerms:
@@ -208,8 +199,10 @@ def enumerated_draws(
     }
 
 
-def guide_means(pair: Pair, arguments: Arguments, num_samples: int) -> dict[str, Tensor]:
-    """Posterior means by latent site, [1, *inner plates, B, *event].
+def guide_means(
+    pair: Pair, arguments: Arguments, num_samples: int, names: Iterable[str] | None = None
+) -> dict[str, Tensor]:
+    """Posterior means of some latent sites, all if None, [1, *inner plates, B, *event].
 
     Exact for a single site whose family has a mean; else averages over draws, of conditional means where
     a family has them (Rao-Blackwell) and of the draws themselves where not.
@@ -225,7 +218,7 @@ def guide_means(pair: Pair, arguments: Arguments, num_samples: int) -> dict[str,
             return dict.fromkeys(pair.layout.latents, mean)
     sites = run_guide(pair, arguments, num_samples)
     means = {}
-    for name in pair.layout.latents:
+    for name in pair.layout.latents if names is None else names:
         if family_name(sites[name].distribution) == "Categorical":
             raise ValueError(
                 f"the latent '{name}' is categorical: its values are labels and have no mean. Use sample_posterior()."
@@ -382,29 +375,6 @@ def _ancestral(
         }
 
     return values([*pair.layout.latents, *pair.layout.enumerated]), values(pair.layout.observed)
-
-
-def analytic_kl(q: Site, p: Site) -> Tensor | None:
-    """KL(q || p) in Pyro's batch layout where torch or Pyro registers a closed form."""
-    if p.distribution is None:
-        return None  # one of several sites that enumeration couples
-    if q.mask is not None or p.mask is not None:
-        return None  # masks act on the sampled terms, site by site
-    if family_name(q.distribution) == "Delta":
-        return None  # its registered KL leaves out the log density that it carries
-    shape = torch.broadcast_shapes(q.distribution.batch_shape, p.distribution.batch_shape)
-    try:
-        kl: Tensor = kl_divergence(q.distribution.expand(shape), p.distribution.expand(shape))
-    except NotImplementedError:
-        return None
-    return kl
-
-
-def _elementwise(distribution: Any) -> Any:
-    """The distribution of each number of an event, None where they are not independent."""
-    while isinstance(distribution, Independent):
-        distribution = distribution.base_dist
-    return None if distribution is None or distribution.event_shape else distribution
 
 
 def _check_names(which: str, trace: Any, expected: set[str]) -> None:
