@@ -532,7 +532,7 @@ def test_scales_halved_are_caught_by_pareto_k():
 @pytest.mark.parametrize("factor, shift", [(1.0, 0.0), (1.0, 0.8), (0.6, 0.0)])
 def test_gaps_in_closed_form(factor, shift):
     """The best diagonal normal has precisions L_ii, so that approximation = (sum log L_ii - log det L) / 2."""
-    model = LinearGaussian(K=2, D=3)
+    model = LinearGaussian(K=2, D=3, seed=7)  # strongly correlated
     guide = WideGuide(model, factor, shift)
     x = model.data(40)
     page = pv.diagnose(pv.VAE(model, guide), x, num_samples=1000, gap_rows=15, seed=0)
@@ -555,10 +555,67 @@ def test_gaps_in_closed_form(factor, shift):
         assert "amortization costs most" in str(page)
 
 
+class WithoutCovariances(nn.Module):
+    """The best diagonal normal, as a member of a family that has covariances."""
+
+    def __init__(self, model, family):
+        super().__init__()
+        self.model, self.family = model, family
+
+    def forward(self, x):
+        exact = self.model.posterior(x)
+        variance = 1 / exact.precision_matrix.diagonal(dim1=-2, dim2=-1).expand(exact.mean.shape)
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", self.family(exact.mean, variance))
+
+
+def full(mean, variance):
+    return dist.MultivariateNormal(mean, torch.diag_embed(variance))
+
+
+def low_rank(mean, variance):
+    return dist.LowRankMultivariateNormal(mean, 1e-4 * torch.ones_like(mean).unsqueeze(-1), variance)
+
+
+@pytest.mark.parametrize("family", [full, low_rank])
+def test_gaps_of_families_with_covariances(family):
+    model = LinearGaussian(K=2, D=3, seed=7)  # strongly correlated
+    x = model.data(20)
+    page = pv.diagnose(
+        pv.VAE(model, WithoutCovariances(model, family)), x, num_samples=1000, gap_rows=6, seed=0
+    )
+    precision = model.posterior(x).precision_matrix.detach()
+    precision = precision[0] if precision.dim() == 3 else precision
+    inference = 0.5 * float(precision.diagonal().log().sum() - torch.logdet(precision))
+    assert inference > 0.3
+    gaps = page.gaps
+    assert abs(gaps.loc["inference", "gap"] - inference) < 4 * gaps.loc["inference", "mc_error"] + 0.02
+    if family is full:  # its best is exact: all is the encoder's
+        assert abs(gaps.loc["approximation", "gap"]) < 4 * gaps.loc["approximation", "mc_error"] + 0.02
+        assert gaps["bound"].tolist() == ["=", "=", "="]
+        assert "amortization costs most" in str(page)
+    else:  # a scale and a shift by dimension cannot give a covariance
+        assert gaps["bound"].tolist() == ["<=", ">=", "="]
+        assert "approximation  at most" in str(page)
+        assert "is at most its share" in str(page)
+        assert "costs most" not in str(page)
+
+
+def test_too_few_draws_leave_the_guide_unknown_not_poor():
+    model = LinearGaussian()
+    vae, x = pv.VAE(model, WideGuide(model)), model.data(20)
+    for num_samples in (1, 10):
+        page = pv.diagnose(vae, x, num_samples=num_samples, seed=0)
+        assert page.bad_k == 0
+        assert "GUIDE: unknown. Pareto k unknown" in str(page)
+        assert not any("guide" in line for line in page.advice())
+
+
 def test_gaps_that_cannot_be_had_are_explained():
     vae = pv.VAE(*MODELS["GaussianMixture"].make())
     page = pv.diagnose(vae, *MODELS["GaussianMixture"].data(9), num_samples=30, gap_rows=3, seed=0)
     assert page.gaps["gap"].isna().all()
+    assert "approximation  nan" in str(page)
     assert "no gaps: there is nothing to refine" in str(page)
 
 
