@@ -203,6 +203,7 @@ def report(
             "rows": [len(data)],
             **{name: [float(means[name])] for name in ("ELBO", "reconstruction", "rate", "log p(x)")},
             "Monte Carlo error": [found.quality.total[1] / len(data)],
+            "errs low by about": [-found.quality.total_bias / len(data)],
             f"Pareto k below {found.quality.good_k:.2f}": [found.quality.share_good],
         },
         index=["these rows"],
