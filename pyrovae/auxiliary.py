@@ -43,7 +43,7 @@ def check_auxiliary(model_sites: Mapping[str, Any], guide_sites: Mapping[str, An
             "the guide scores, and log p(x) from its weights would be wrong, without a sign of it. Either let latents "
             "follow from all auxiliary numbers one to one, pyro.sample(name, dist.Delta(f(a), "
             "log_density=-log_abs_det_of_f)), or draw the latents from a distribution with the auxiliary summed out (a "
-            "mixture: pyrovae.guides.MixtureOfNormals)."
+            "mixture: pyrovae.guides.MixtureOfNormals), or have the model sample the auxiliary too, given the latents."
         )
 
 

@@ -19,7 +19,7 @@ from pyrovae.layout import as_the_program_takes, canonical, rows_first
 from pyrovae.sites import Site, family_name
 
 if TYPE_CHECKING:
-    from pyrovae.rows import RowTerms
+    from pyrovae.row_terms import RowTerms
 
 
 def analytic_kl(q: Site, p: Site) -> Tensor | None:

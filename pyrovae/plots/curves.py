@@ -81,6 +81,9 @@ def rate_per_dimension(rates: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         chosen = ordered[ordered["verdict"] == verdict]
         if len(chosen):
             ax.bar(chosen.index, chosen["rate"], color=colour, hatch=hatch, edgecolor="white", label=verdict)
+    if len(ordered) < 4:
+        middle = (len(ordered) - 1) / 2
+        ax.set_xlim(middle - 2, middle + 2)  # few bars need not be broad
     if len(ordered) <= MOST_LABELS:
         names = [
             f"{site}[{place}]" if place != "" else str(site)
