@@ -70,9 +70,10 @@ def inference_gap(
             f"Pareto k of the refined guide is not below {best.good_k:.2f} for {bad} of {len(best)} rows: log p(x), "
             "and with it the approximation gap, may be too low."
         )
+    found = refined.elbo_after.where(~refined.kept, refined.elbo_before + refined.gain)
     of_best = best.variance.sqrt()
     values = {
-        "approximation": (best.log_marginal - refined.elbo_after, of_best, refined.std_error_after),
+        "approximation": (best.log_marginal - found, of_best, refined.std_error_after),
         "amortization": (refined.gain, refined.std_error_gain, torch.zeros(len(best))),
         "inference": (best.log_marginal - refined.elbo_before, of_best, refined.std_error_before),
     }
