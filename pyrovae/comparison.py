@@ -21,7 +21,6 @@ from pyrovae import rows
 from pyrovae.data import Rows
 from pyrovae.evidence import LogMarginal, log_marginal, seeds_from
 from pyrovae.observed import observations_of
-from pyrovae.psis import GOOD_K
 from pyrovae.vae import VAE, check_count
 
 # Rows on which models must agree about what they observe.
@@ -35,7 +34,7 @@ class Comparison:
     `table` has the columns of ArviZ 1.x `compare` (its `p` aside: held-out densities need no correction for
     the number of parameters), by name of the model: `rank` (0 is best), `elpd` (the sum of log p(x) over the
     rows, nats), `elpd_diff` (best minus this one, never negative), `weight` (stacking), `se` and `dse`
-    (standard errors of `elpd` and `elpd_diff` over rows), `warning` (some row's Pareto k is not below 0.7);
+    (standard errors of `elpd` and `elpd_diff` over rows), `warning` (some row's Pareto k is bad);
     then `mc_error` (Monte Carlo error of `elpd`, NaN for a single sample), `diff_mc_error` (of `elpd_diff`) and
     `bad_k` (how many rows). `se` and `dse` hold the Monte Carlo error already, as part of what varies between
     rows; where it is a large part of them, more samples help. The logarithm errs low by about half its squared
@@ -72,8 +71,13 @@ class Comparison:
         for name, bad in self.table["bad_k"].items():
             if bad:
                 lines.append(
-                    f"WARNING: Pareto k of '{name}' is not below {GOOD_K} for {bad} of {num_rows} rows: its elpd may "
-                    "be too low. Raise num_samples (k needs hundreds), or improve its guide (see diagnose and refine)."
+                    f"WARNING: Pareto k of '{name}' is not below {some.good_k:.2f} for {bad} of {num_rows} rows: its "
+                    "elpd may be too low. Raise num_samples, or improve its guide (see diagnose and refine)."
+                )
+        for name in self.table.index:
+            if unknown := int(self.results[name].unknown.sum()):
+                lines.append(
+                    f"Pareto k of '{name}' is unknown for {unknown} of {num_rows} rows: too few different draws."
                 )
         return "\n".join(lines)
 

@@ -28,7 +28,7 @@ from pyrovae.layout import Arguments
 from pyrovae.memory import NUMBERS_AT_ONCE as NUMBERS_AT_ONCE
 from pyrovae.memory import ROWS_AT_ONCE as ROWS_AT_ONCE
 from pyrovae.memory import Limits
-from pyrovae.psis import GOOD_K
+from pyrovae.psis import good_k, unknown_k
 from pyrovae.sites import family_name
 from pyrovae.support import check_support
 from pyrovae.vae import VAE, check_count
@@ -81,7 +81,7 @@ class LogMarginal(RowWise):
 
     `log_marginal` is the estimate of log p(x), `std_error` its Monte Carlo error (delta method with each weight's
     effect in full, made for intervals of 1.96 errors; NaN for a single sample), `ess` the effective sample size,
-    `khat` the Pareto k of the weights (see `pyrovae.psis`; above 0.7 distrust the row), `elbo` the mean log
+    `khat` the Pareto k of the weights (see `pyrovae.psis`; not below `good_k` distrust the row), `elbo` the mean log
     weight: the ELBO, from the same samples, with what they were drawn from in place of the guide.
     `dimensions` is how many discrete numbers a row's observation holds, or says why there is no such count.
     """
@@ -97,14 +97,33 @@ class LogMarginal(RowWise):
     columns: ClassVar[tuple[str, ...]] = ("log_marginal", "std_error", "ess", "khat", "elbo")
 
     @property
+    def good_k(self) -> float:
+        """The Pareto k below which a row can be relied on: min(1 - 1 / log10 S, 0.7)."""
+        return good_k(self.num_samples)
+
+    @property
+    def unknown(self) -> Tensor:
+        """Which rows' Pareto k is unknown, [N]: there are too few draws, or too few different ones, to fit a tail."""
+        return unknown_k(self.khat, self.ess, self.num_samples)
+
+    @property
     def unreliable(self) -> Tensor:
-        """Which rows' Pareto k is not below 0.7, [N]: all of them where a single sample leaves it unknown."""
-        return ~(self.khat < GOOD_K)
+        """Which rows' Pareto k is known and not below `good_k`, [N]."""
+        return ~(self.khat < self.good_k) & ~self.unknown
 
     @property
     def share_good(self) -> float:
-        """The share of rows whose Pareto k is below 0.7."""
-        return float((~self.unreliable).double().mean())
+        """The share of rows with a Pareto k below `good_k` among those where it is known; NaN where there are none."""
+        return float((~self.unreliable)[~self.unknown].double().mean())
+
+    @property
+    def reliability(self) -> str:
+        """How many rows' Pareto k is good, and for how many it is unknown, in words."""
+        unknown = int(self.unknown.sum())
+        if unknown == len(self):
+            return "Pareto k unknown: too few different draws to fit a tail"
+        text = f"Pareto k below {self.good_k:.2f} for {self.share_good:.1%} of rows"
+        return text + (f" where it is known, unknown for {unknown}" if unknown else "")
 
     @property
     def total(self) -> tuple[float, float]:
@@ -127,7 +146,7 @@ class LogMarginal(RowWise):
         undefined = "; a single sample has no error" if self.num_samples == 1 else ""
         return (
             f"log p(x) {_mean_with_error(self.log_marginal, self.std_error)} nats per row over {len(self)} rows "
-            f"({self.num_samples} samples; Pareto k below {GOOD_K} for {self.share_good:.1%} of rows{undefined})"
+            f"({self.num_samples} samples; {self.reliability}{undefined})"
         )
 
 
@@ -203,8 +222,9 @@ def log_marginal(
     section 5. Whatever the method, the mean of the weights is unbiased for p(x), so that its logarithm errs low,
     by about std_error^2 / 2, in proportion to 1 / S.
 
-    Which method? The guide's weights are best where Pareto k is below 0.7. Where it is not, a defensive
-    mixture, a refined guide (`pv.refine(vae, x).vae` in place of `vae`) or annealing help, in this order of cost.
+    Which method? The guide's weights are best where Pareto k is good (below `LogMarginal.good_k`). Where it is
+    not, a defensive mixture, a refined guide (`pv.refine(vae, x).vae` in place of `vae`) or annealing help, in this
+    order of cost.
 
     Args:
         vae: the pair. Rows have latents of their own; latents that all rows share are refused, for with
