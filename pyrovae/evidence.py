@@ -28,6 +28,7 @@ from pyrovae.layout import Arguments
 from pyrovae.memory import NUMBERS_AT_ONCE as NUMBERS_AT_ONCE
 from pyrovae.memory import ROWS_AT_ONCE as ROWS_AT_ONCE
 from pyrovae.memory import Limits
+from pyrovae.observed import observations_of
 from pyrovae.psis import good_k, unknown_k
 from pyrovae.sites import family_name
 from pyrovae.support import check_support
@@ -68,8 +69,9 @@ class Elbo(RowWise):
     columns: ClassVar[tuple[str, ...]] = ("elbo", "reconstruction", "rate")
 
     def __str__(self) -> str:
+        error = float((self.std_error**2).sum().sqrt() / len(self))
         return (
-            f"ELBO {_mean_with_error(self.elbo, self.std_error)} nats per row over {len(self)} rows "
+            f"ELBO {_with_error(float(self.elbo.mean()), error)} nats per row over {len(self)} rows "
             f"(reconstruction {self.reconstruction.mean():.3f}, rate {self.rate.mean():.3f}; "
             f"{self.num_samples} samples)"
         )
@@ -83,7 +85,12 @@ class LogMarginal(RowWise):
     effect in full, made for intervals of 1.96 errors; NaN for a single sample), `ess` the effective sample size,
     `khat` the Pareto k of the weights (see `pyrovae.psis`; not below `good_k` distrust the row), `elbo` the mean log
     weight: the ELBO, from the same samples, with what they were drawn from in place of the guide.
-    `dimensions` is how many discrete numbers a row's observation holds, or says why there is no such count.
+
+    What is said of all rows needs two things more. `variance` is the squared error without what `std_error` is widened
+    by for few samples: the errors of a sum add up by it. `bias` says how far log p(x) errs on average, which is low, by
+    about half its variance (both by the jackknife). Biases add up over rows while errors average out: with many rows
+    the bias is the larger of the two.
+    `dimensions` is how many discrete numbers of each row are observed, [N], or says why there is no such count.
     """
 
     log_marginal: Tensor
@@ -91,8 +98,10 @@ class LogMarginal(RowWise):
     ess: Tensor
     khat: Tensor
     elbo: Tensor
+    variance: Tensor
+    bias: Tensor
     num_samples: int
-    dimensions: int | str
+    dimensions: Tensor | str
 
     columns: ClassVar[tuple[str, ...]] = ("log_marginal", "std_error", "ess", "khat", "elbo")
 
@@ -127,15 +136,30 @@ class LogMarginal(RowWise):
 
     @property
     def total(self) -> tuple[float, float]:
-        """The sum of log p(x) over the rows and its Monte Carlo error, in nats."""
-        return float(self.log_marginal.sum()), float((self.std_error**2).sum().sqrt())
+        """The sum of log p(x) over the rows and its Monte Carlo error, in nats; `total_bias` comes on top of that."""
+        return float(self.log_marginal.sum()), float(self.variance.sum().sqrt())
+
+    @property
+    def total_bias(self) -> float:
+        """By how much the total errs on average, in nats; not positive."""
+        return float(self.bias.sum())
+
+    @property
+    def mean_with_error(self) -> str:
+        """The mean over rows with its Monte Carlo error, and by how much it errs low."""
+        total, error = self.total
+        errs = f", errs low by about {-self.total_bias / len(self):.3f}" if self.num_samples > 1 else ""
+        return _with_error(total / len(self), error / len(self)) + errs
 
     @property
     def bits_per_dimension(self) -> Tensor:
-        """-log2 p(x) divided by the number of observed dimensions, [N]; its error is std_error likewise.
+        """-log2 p(x) divided by the number of observed dimensions of each row, [N]; its error is std_error likewise.
+
+        What a mask leaves out or lies beyond a row's length is not observed, and a one-hot vector is one dimension.
+        NaN for a row of which nothing is observed.
 
         Raises:
-            ValueError: the likelihood is a density, or a mask leaves out entries of some rows.
+            ValueError: the likelihood is a density.
 
         """
         if isinstance(self.dimensions, str):
@@ -145,7 +169,7 @@ class LogMarginal(RowWise):
     def __str__(self) -> str:
         undefined = "; a single sample has no error" if self.num_samples == 1 else ""
         return (
-            f"log p(x) {_mean_with_error(self.log_marginal, self.std_error)} nats per row over {len(self)} rows "
+            f"log p(x) {self.mean_with_error} nats per row over {len(self)} rows "
             f"({self.num_samples} samples; {self.reliability}{undefined})"
         )
 
@@ -220,7 +244,7 @@ def log_marginal(
     log p(x) ~ log mean_s w_s with E[w_s] = p(x). From the guide, the default, w_s = p(x, z_s) / q(z_s|x):
     Burda, Grosse, Salakhutdinov, "Importance Weighted Autoencoders" (2015), https://arxiv.org/abs/1509.00519,
     section 5. Whatever the method, the mean of the weights is unbiased for p(x), so that its logarithm errs low,
-    by about std_error^2 / 2, in proportion to 1 / S.
+    by about half its variance (`LogMarginal.bias`), in proportion to 1 / S. More rows do not help against that.
 
     Which method? The guide's weights are best where Pareto k is good (below `LogMarginal.good_k`). Where it is
     not, a defensive mixture, a refined guide (`pv.refine(vae, x).vae` in place of `vae`) or annealing help, in this
@@ -289,9 +313,9 @@ def log_marginal(
                 bar.update(log_weights.numel())
             _refuse_rows_without_density(tallies, first)
             results.append(estimates(tallies).cpu())
+    estimate, std_error, ess, khat, bound, variance, bias = torch.cat(results, 1)
     dimensions = _discrete_dimensions(vae, data)
-    estimate, std_error, ess, khat, bound = torch.cat(results, 1)
-    return LogMarginal(estimate, std_error, ess, khat, bound, num_samples, dimensions)
+    return LogMarginal(estimate, std_error, ess, khat, bound, variance, bias, num_samples, dimensions)
 
 
 def _refuse_rows_without_density(tallies: list[Tally], first_row: int) -> None:
@@ -305,21 +329,20 @@ def _refuse_rows_without_density(tallies: list[Tally], first_row: int) -> None:
         )
 
 
-def _discrete_dimensions(vae: VAE, data: Rows) -> int | str:
-    """How many discrete numbers a row's observation holds, or why there is no such count."""
-    arguments = data.take(slice(0, 1), vae.device)
-    with vae.evaluating(), rows.fixed_seed(0, vae.device):
-        trace = rows.plain_trace(vae.model, arguments)
-    for name in vae.layout.observed:
-        site = trace.nodes[name]
-        if not site["fn"].support.is_discrete:
-            return (
-                f"'{name}' ({family_name(site['fn'])}) has a density, whose value depends on the unit of the data: "
-                "only probabilities of discrete data are lengths of a code"
-            )
-        if site["mask"] is not None:
-            return f"a mask leaves out entries of '{name}': divide by each row's own number of them"
-    return sum(site.numel for site in vae.layout.observed.values())
+def _discrete_dimensions(vae: VAE, data: Rows) -> Tensor | str:
+    """How many discrete numbers of each row are observed, [N], or why there is no such count."""
+    counts = []
+    for _, arguments in row_blocks(vae, data):
+        with vae.evaluating(), rows.fixed_seed(0, vae.device):
+            observations = observations_of(vae, arguments)
+        for name, observation in observations.items():
+            if not observation.discrete:
+                return (
+                    f"'{name}' ({family_name(observation.distribution)}) has a density, whose value depends on the "
+                    "unit of the data: only probabilities of discrete data are lengths of a code"
+                )
+        counts.append(torch.stack([observation.dimensions for observation in observations.values()]).sum(0))
+    return torch.cat(counts)
 
 
 def row_blocks(vae: VAE, data: Rows) -> Iterator[tuple[int, Arguments]]:
@@ -350,6 +373,5 @@ def seeds_from(seed: int | None) -> Iterator[int]:
         yield int(torch.randint(2**62, (), generator=generator, device="cpu"))
 
 
-def _mean_with_error(values: Tensor, std_error: Tensor) -> str:
-    error = float((std_error**2).sum().sqrt() / len(values))
-    return f"{values.mean():.3f}" + ("" if math.isnan(error) else f" ± {error:.3f} (Monte Carlo)")
+def _with_error(value: float, error: float) -> str:
+    return f"{value:.3f}" + ("" if math.isnan(error) else f" ± {error:.3f} (Monte Carlo)")

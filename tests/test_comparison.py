@@ -18,11 +18,19 @@ from tests.oracles import ExactGuide, LinearGaussian, WideGuide
 from tests.pairs import binary_rows, composed, tutorial
 
 
-def results_of(pointwise, khat=0.1, std_error=0.0):
+def results_of(pointwise, khat=0.1, std_error=0.0, bias=0.0):
     """What log_marginal would give, from known log p(x), [N] each."""
     return {
         name: LogMarginal(
-            values, torch.full_like(values, std_error), values, torch.full_like(values, khat), values, 1000, 1
+            log_marginal=values,
+            std_error=torch.full_like(values, std_error),
+            ess=values,
+            khat=torch.full_like(values, khat),
+            elbo=values,
+            variance=torch.full_like(values, std_error**2),
+            bias=torch.full_like(values, bias),
+            num_samples=1000,
+            dimensions="",
         )
         for name, values in pointwise.items()
     }

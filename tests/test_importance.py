@@ -11,6 +11,7 @@ import torch
 
 import pyrovae as pv
 from pyrovae.memory import PeakMemory
+from pyrovae.models.sequences import PaddedSequence
 from tests.oracles import TRUTHS, ExactGuide, LinearGaussian, N, NarrowGuide, WideGuide, exact_pair
 
 SOURCES = {
@@ -228,7 +229,7 @@ def test_bits_per_dimension_of_discrete_data_only():
     for parameter in vae.parameters():
         torch.nn.init.zeros_(parameter)  # every bit of x is a fair coin
     result = pv.log_marginal(vae, torch.ones(3, 6), num_samples=10, seed=0)
-    assert result.dimensions == 6
+    assert result.dimensions.tolist() == [6, 6, 6]
     torch.testing.assert_close(
         result.bits_per_dimension, torch.ones(3, dtype=torch.float64), atol=1e-6, rtol=0
     )
@@ -250,8 +251,44 @@ def test_bits_per_dimension_of_discrete_data_only():
             pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
 
     partly = pv.log_marginal(pv.VAE(masked, guide), torch.tensor([0.0, -1.0, 1.0]), num_samples=10)
-    with pytest.raises(ValueError, match="a mask leaves out entries of 'x'"):
-        _ = partly.bits_per_dimension
+    assert partly.dimensions.tolist() == [1, 0, 1]
+    assert bool(partly.bits_per_dimension[1].isnan())
+    torch.testing.assert_close(partly.bits_per_dimension[::2], -partly.log_marginal[::2] / math.log(2))
+
+
+def test_bits_are_of_the_dimensions_that_each_row_has():
+    """Masks inside a distribution, lengths of sequences, one-hot vectors: fair coins and dice throughout."""
+
+    def per_row(observe, *data):
+        def guide(*data):
+            with pyro.plate("rows", len(data[0])):
+                pyro.sample("z", dist.Normal(torch.zeros(len(data[0])), 1.0))
+
+        def model(*data):
+            with pyro.plate("rows", len(data[0])):
+                pyro.sample("z", dist.Normal(0.0, 1.0))
+                observe(*data)
+
+        result = pv.log_marginal(pv.VAE(model, guide), *data, num_samples=10, seed=0)
+        return result.dimensions.tolist(), result.bits_per_dimension.tolist()
+
+    def missing(x, seen):
+        entries = dist.Bernoulli(torch.full(x.shape, 0.5)).mask(seen)
+        pyro.sample("x", entries.to_event(1), obs=x)
+
+    def sequences(x, lengths):
+        steps = dist.Categorical(torch.full((*x.shape, 4), 0.25))
+        pyro.sample("x", PaddedSequence(steps, lengths), obs=x)
+
+    def dice(x):
+        pyro.sample("x", dist.OneHotCategorical(torch.full((*x.shape[:-1], 8), 1 / 8)).to_event(1), obs=x)
+
+    seen = torch.tensor([[True, True, True], [True, False, False]])
+    assert per_row(missing, torch.ones(2, 3), seen) == ([3, 1], pytest.approx([1.0, 1.0]))
+    lengths = torch.tensor([5, 1, 3])
+    assert per_row(sequences, torch.ones(3, 5), lengths) == ([5, 1, 3], pytest.approx([2.0] * 3))
+    rolls = torch.eye(8)[torch.tensor([[0, 3], [7, 7]])]
+    assert per_row(dice, rolls) == ([2, 2], pytest.approx([3.0, 3.0]))
 
 
 def test_the_total_adds_the_rows_errors():
@@ -259,7 +296,27 @@ def test_the_total_adds_the_rows_errors():
     result = pv.log_marginal(pv.VAE(model, WideGuide(model)), model.data(50), num_samples=100, seed=0)
     total, error = result.total
     assert total == pytest.approx(float(result.log_marginal.sum()))
-    assert error == pytest.approx(float((result.std_error**2).sum()) ** 0.5)
+    # A row's error holds Student's t for 99 degrees of freedom, 1.984 for 1.960; that of a sum does not.
+    assert error == pytest.approx(float((result.std_error**2).sum()) ** 0.5 / (1.98422 / 1.95996), rel=1e-5)
+    assert result.total_bias == pytest.approx(-(error**2) / 2, rel=0.05)
     assert "a single sample has no error" in str(
         pv.log_marginal(pv.VAE(model, WideGuide(model)), model.data(5), num_samples=1)
     )
+
+
+@pytest.mark.parametrize("S", [4, 10])
+@pytest.mark.parametrize("source", SOURCES)
+def test_the_total_errs_low_by_what_it_says(source, S):
+    # 10,000 rows: the bias, which is stated, is many times the error, which averages out.
+    N, model = 10_000, LinearGaussian(scale=1.5)
+    x = model.data(N)
+    vae, truth = pv.VAE(model, WideGuide(model)), model.evidence().log_prob(x)
+    result = pv.log_marginal(vae, x, num_samples=S, method=SOURCES[source], seed=0)
+    total, error = result.total
+    offset = total - float(truth.sum())
+    assert offset < -6 * error  # as if there were no bias
+    assert abs(offset - result.total_bias) < 0.25 * abs(result.total_bias) + 4 * error
+    assert error == pytest.approx(
+        float((result.log_marginal - truth).std()) * N**0.5, rel=0.2 if S == 4 else 0.1
+    )
+    assert f"errs low by about {-result.total_bias / N:.3f}" in str(result)
