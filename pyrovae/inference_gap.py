@@ -42,10 +42,12 @@ def inference_gap(
             f"Pareto k of the refined guide is not below {GOOD_K} for {bad} of {len(best)} rows: log p(x), and with it "
             "the approximation gap, may be too low."
         )
+    found = refined.elbo_after.where(~refined.kept, refined.elbo_before + refined.gain)
+    of_best = best.variance.sqrt()
     values = {
-        "approximation": (best.log_marginal - refined.elbo_after, best.std_error, refined.std_error_after),
+        "approximation": (best.log_marginal - found, of_best, refined.std_error_after),
         "amortization": (refined.gain, refined.std_error_gain, torch.zeros(len(best))),
-        "inference": (best.log_marginal - refined.elbo_before, best.std_error, refined.std_error_before),
+        "inference": (best.log_marginal - refined.elbo_before, of_best, refined.std_error_before),
     }
     lines = {
         name: (*mean_over_rows(gap), float((a**2 + b**2).sum().sqrt()) / len(gap))
