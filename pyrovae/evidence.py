@@ -33,9 +33,13 @@ from pyrovae.psis import good_k, unknown_k
 from pyrovae.sites import family_name
 from pyrovae.support import check_support
 from pyrovae.vae import VAE, check_count
-from pyrovae.weights import Tally, estimates, without_density
+from pyrovae.weights import Tally, estimates, refuse_rows, without_density
 
 GUIDE = ImportanceSampling()
+WITHOUT_DENSITY = (
+    "the model gives these rows no density at the draws, or its parameters are not finite. Check them with elbo(), "
+    "or leave them out."
+)
 
 
 @dataclass(frozen=True)
@@ -259,8 +263,10 @@ def log_marginal(
         method: where the weights come from: `ImportanceSampling` or `AnnealedImportanceSampling`.
         memory_budget: bytes that may be taken beside data, parameters and results, whatever N and S are.
             Measured on a few rows. Does not change the figures.
-        batch_size: rows scored at once; chosen by memory and speed if None. Does not change the figures.
-        chunk_size: samples scored at once; chosen likewise. Does not change the figures.
+        batch_size: at most so many rows are scored at once, of a block of 256; chosen by memory and speed if None.
+            Does not change the figures.
+        chunk_size: at most so many samples are scored at once, and no more than the budget allows; chosen likewise.
+            Does not change the figures.
         compile: as for `fit`: False runs plain Pyro; "auto" traces the programs once, and compiles them, where
             that saves time over the chunks to come; True does both, and warns where that cannot be. Changes
             figures by rounding alone.
@@ -311,22 +317,11 @@ def log_marginal(
             for stratum, log_weights in weigh(arguments, seeds):
                 tallies[stratum].add(log_weights)
                 bar.update(log_weights.numel())
-            _refuse_rows_without_density(tallies, first)
+            refuse_rows(without_density(tallies), first, WITHOUT_DENSITY)
             results.append(estimates(tallies).cpu())
     estimate, std_error, ess, khat, bound, variance, bias = torch.cat(results, 1)
     dimensions = _discrete_dimensions(vae, data)
     return LogMarginal(estimate, std_error, ess, khat, bound, variance, bias, num_samples, dimensions)
-
-
-def _refuse_rows_without_density(tallies: list[Tally], first_row: int) -> None:
-    bad = without_density(tallies)
-    if bool(bad.any()):
-        named = ", ".join(str(first_row + int(row)) for row in bad.nonzero()[:5, 0])
-        raise ValueError(
-            f"the importance weights of row {named} are all zero or not finite ({int(bad.sum())} such rows among "
-            f"rows {first_row} to {first_row + len(bad) - 1}): the model gives these rows no density at the "
-            "draws, or its parameters are not finite. Check them with elbo()."
-        )
 
 
 def _discrete_dimensions(vae: VAE, data: Rows) -> Tensor | str:

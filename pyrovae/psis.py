@@ -13,6 +13,7 @@ whole, and slightly off elsewhere.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -111,26 +112,29 @@ def k_of_largest(largest: Tensor, smallest: Tensor, num_samples: int) -> Tensor:
     highest = largest[0].clone()
     k = torch.full_like(highest, math.inf)
     if tail < num_samples:
-        ordered = (largest - highest).flip(0)
-        cutoff = ordered[0].clamp(min=math.log(torch.finfo(torch.float64).tiny))
-        exceeding = (ordered[1:] > cutoff).sum(0)
-        # Rows mostly share one tail length; ties and underflow shorten a few.
-        for length in exceeding.unique().tolist():
-            if length >= SHORTEST_TAIL:
-                rows = exceeding == length
-                exceedances = ordered[tail + 1 - length :, rows].exp() - cutoff[rows].exp()
-                k[rows] = _fit_shape(exceedances)
+        for rows, _, exceedances in _tails(largest - highest):
+            k[rows] = _fit_tail(exceedances)[0]
     k[highest - smallest < EQUAL] = -math.inf
     return k if num_samples > 1 else torch.full_like(k, math.nan)
 
 
-def _fit_shape(exceedances: Tensor) -> Tensor:
-    """Zhang & Stephens' estimate with the weak prior of Vehtari et al. (appendix C); [n, N] ascending."""
-    return _fit_tail(exceedances)[0]
+def _tails(largest: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """The tails of rows whose log weights [tail + 1, N] descend from 0: which rows, thresholds, exceedances [n, rows].
+
+    Exceedances ascend. Rows mostly share one length n; ties and underflow shorten a few, and leave some without.
+    """
+    ordered = largest.flip(0)
+    cutoff = ordered[0].clamp(min=math.log(torch.finfo(torch.float64).tiny))
+    exceeding = (ordered[1:] > cutoff).sum(0)
+    for length in exceeding.unique().tolist():
+        if length >= SHORTEST_TAIL:
+            rows = (exceeding == length).nonzero()[:, 0]
+            threshold = cutoff[rows].exp()
+            yield rows, threshold, ordered[-length:, rows].exp() - threshold
 
 
 def _fit_tail(exceedances: Tensor) -> tuple[Tensor, Tensor]:
-    """`_fit_shape` and the distribution's scale."""
+    """Zhang & Stephens' shape, with the weak prior of Vehtari et al. (appendix C), and scale; [n, N] ascending."""
     n = len(exceedances)
     grid = 30 + int(n**0.5)
     place = torch.arange(1, grid + 1, dtype=torch.float64, device=exceedances.device) - 0.5
@@ -186,25 +190,20 @@ def smoothed(log_weights: Tensor) -> Tensor:
         [-2.0, -1.0, 0.0]
 
     """
-    S = len(log_weights)
     log_weights = log_weights.double()
     log_weights = log_weights - log_weights.amax(0)
-    tail = math.ceil(min(S / 5, 3 * S**0.5))
-    if tail >= S:
+    tail = tail_length(len(log_weights))
+    if tail >= len(log_weights):
         return log_weights
     result = log_weights.clone()
-    ordered, place = (found.flip(0) for found in log_weights.topk(tail + 1, dim=0))
-    cutoff = ordered[0].clamp(min=math.log(torch.finfo(torch.float64).tiny))
-    exceeding = (ordered[1:] > cutoff).sum(0)
-    for length in exceeding.unique().tolist():
-        if length >= SHORTEST_TAIL:
-            rows = (exceeding == length).nonzero()[:, 0]
-            inside = tail + 1 - length
-            k, scale = _fit_tail(ordered[inside:, rows].exp() - cutoff[rows].exp())
-            probability = (torch.arange(length, dtype=torch.float64, device=k.device)[:, None] + 0.5) / length
-            spread = -torch.log1p(-probability)
-            quantile = torch.where(k.abs() < 1e-15, spread, torch.expm1(k * spread) / k) * scale
-            tails = (quantile + cutoff[rows].exp()).log().clamp(max=0.0)
-            fitted = tails.isfinite().all(0) & (scale > 0)
-            result[place[inside:, rows], rows] = torch.where(fitted, tails, ordered[inside:, rows])
+    largest, place = log_weights.topk(tail + 1, dim=0)
+    for rows, threshold, exceedances in _tails(largest):
+        k, scale = _fit_tail(exceedances)
+        n = len(exceedances)
+        probability = (torch.arange(n, dtype=torch.float64, device=k.device)[:, None] + 0.5) / n
+        spread = -torch.log1p(-probability)
+        quantile = torch.where(k.abs() < 1e-15, spread, torch.expm1(k * spread) / k) * scale
+        tails = (quantile + threshold).log().clamp(max=0.0).flip(0)
+        fitted = tails.isfinite().all(0) & (scale > 0)
+        result[place[:n, rows], rows] = torch.where(fitted, tails, largest[:n, rows])
     return result

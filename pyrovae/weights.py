@@ -58,6 +58,16 @@ def without_density(tallies: Sequence[Tally]) -> Tensor:
     return ~log_sum.isfinite()
 
 
+def refuse_rows(bad: Tensor, first_row: int, advice: str) -> None:
+    """Raise for a block of rows some of which, a mask [B], have no weights that anything can be made of."""
+    if bool(bad.any()):
+        named = ", ".join(str(first_row + int(row)) for row in bad.nonzero()[:5, 0])
+        raise ValueError(
+            f"the importance weights of row {named} are all zero or not finite ({int(bad.sum())} such rows among "
+            f"rows {first_row} to {first_row + len(bad) - 1}): {advice}"
+        )
+
+
 def estimates(tallies: Sequence[Tally]) -> Tensor:
     """Log of the mean weight, its standard error, effective sample size, Pareto k, mean log weight; [7,B] in all.
 

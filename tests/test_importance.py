@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import pyrovae as pv
-from pyrovae.memory import PeakMemory
+from pyrovae.memory import Footprint, Limits, PeakMemory
 from pyrovae.models.sequences import PaddedSequence
 from tests.oracles import TRUTHS, ExactGuide, LinearGaussian, N, NarrowGuide, WideGuide, exact_pair
 
@@ -154,11 +154,41 @@ def test_figures_do_not_depend_on_the_budget_which_holds(source):
     ) as told:
         pv.log_marginal(vae, x, memory_budget=10**6, **given)
     least = int(re.search(r"take about (\d+)", str(told.value))[1])
-    for budget in (least + 2**21, least + 2**23):
+    for budget, limits in ((21, {}), (23, {}), (21, {"batch_size": 1000, "chunk_size": 10**6})):
+        budget = least + 2**budget
         with PeakMemory() as memory:
-            other = pv.log_marginal(vae, x, memory_budget=budget, **given)
+            other = pv.log_marginal(vae, x, memory_budget=budget, **limits, **given)
         np.testing.assert_allclose(reference.to_frame(), other.to_frame(), rtol=1e-3, atol=1e-3)
         assert memory.peak < budget
+
+
+def test_batch_and_chunk_sizes_are_upper_limits_within_the_budget():
+    few, many = Footprint(by_row=0, by_draw=1000), 10**9
+    device = torch.device("cpu")
+
+    def pieces(memory, batch_size=None, chunk_size=None):
+        found = Limits(memory, batch_size, chunk_size).pieces(few, 0, 256, device)
+        return found.rows, found.samples
+
+    assert pieces(many) == (256, 64)  # 2**24 bytes are as fast as more
+    assert pieces(many, 7, 10) == (7, 10)
+    assert pieces(many, 7) == (7, 2048)
+    assert pieces(many, 1000, 1000) == (256, 1000)
+    assert pieces(10**6, 1000, 1000) == (256, 3)  # 1000 draws fit
+    assert pieces(10**5, None, 1000) == (100, 1)
+    assert pieces(10**6, 10, 1000) == (10, 100)
+
+
+def test_draws_of_the_prior_cannot_be_cut():
+    model = LinearGaussian()
+    vae, x = pv.VAE(model, WideGuide(model)), model.data(20)
+    for source in (SOURCES["prior"], SOURCES["mixture"]):
+        for limit in ({"batch_size": 19}, {"chunk_size": 7}):
+            with pytest.raises(
+                ValueError, match=r"_size is \d+: draws of the prior are scored as they are drawn"
+            ):
+                pv.log_marginal(vae, x, num_samples=50, method=source, **limit)
+        pv.log_marginal(vae, x, num_samples=50, method=source, batch_size=20, chunk_size=50)
 
 
 def test_memory_does_not_grow_with_samples_or_rows():
