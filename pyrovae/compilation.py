@@ -101,14 +101,16 @@ def cuda_graphed(run: Run, inputs: Sequence[Tensor], first_moving: int) -> Run:
         # A capture that fails leaves its stream current, and torch's memory and random numbers captured: what would
         # make it fail shall fail before, and the stream is put back here.
         with torch.cuda.stream(aside):
-            with _no_waiting():
-                for _ in range(3):
-                    run(*held)
-            # Of this device; the one that torch would make is of the device that first made one. Other threads, such
-            # as a loader's that pins memory, may do what they like meanwhile.
+            try:
+                with _no_waiting():
+                    for _ in range(3):
+                        run(*held)
+            finally:
+                outside.wait_stream(aside)
+            # On a stream of this device; torch would take one of the device that it first recorded on. Other threads,
+            # such as a loader's that pins memory, may do what they like meanwhile.
             with torch.cuda.graph(recorded, stream=aside, capture_error_mode="thread_local"):
                 results = run(*held)
-        outside.wait_stream(aside)
 
     def replay(*given: Tensor) -> Sequence[Tensor]:
         for place in range(first_moving, len(held)):

@@ -182,7 +182,7 @@ def _remove_repetitions(graph: GraphModule, facts: _Facts) -> None:
 
 def _separate_results(graph: GraphModule, facts: _Facts) -> None:
     """Copy results that share memory with an input, a constant or one another, or with themselves."""
-    output = graph.graph.output_node()
+    *_, output = graph.graph.nodes
     taken = {_memory(t) for node, t in facts.tensors.items() if node.op in ("placeholder", "get_attr")}
     separate = []
     for result in output.args[0]:  # type: ignore[union-attr]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from operator import attrgetter, getitem, is_
 from types import CellType, CodeType, ModuleType
 from typing import Any, TypeAlias
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pyrovae.vae import VAE
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
-_CLOSED = (*PLAIN, Tensor, type, ModuleType)
+_CLOSED = (*PLAIN, Tensor, ModuleType)
 _BOOKKEEPING = vars(nn.Module()).keys() - {"training"}
 _DEPTH = 4
 _GONE = object()
@@ -35,8 +35,8 @@ class ProgramState:
     Plain values are compared by value, all others by identity; parameters also by whether they train, tensors
     that are neither parameters nor buffers also by torch's count of their changes in place.
 
-    Not seen: entries that are new later, what modules read beside their attributes, and what lies deeper than
-    four containers or functions.
+    Not seen: entries of containers that are new later, globals that methods of modules read, what Python modules hold,
+    and what lies deeper than four containers or functions.
     """
 
     def __init__(self, vae: VAE) -> None:
@@ -64,7 +64,7 @@ class ProgramState:
         try:  # each step asks: this takes microseconds
             if all(map(is_, map(getitem, self._holders, self._keys), self._values)) and marks == self._marks:
                 return []
-        except (LookupError, ValueError):
+        except (AttributeError, LookupError, ValueError):
             pass  # something is gone
         now = map(_now, self._holders, self._keys)
         values = zip(self._names, self._values, now, strict=True)
@@ -96,33 +96,45 @@ def _wrapped(value: Any) -> tuple[Any, ...]:
 def _holders(value: Any) -> Iterator[tuple[Any, list[Any]]]:
     """Where the parts of an object are bound, and to which keys there."""
     if isinstance(value, nn.Module):
-        own = vars(value)
-        yield own, [key for key in own if key not in _BOOKKEEPING and not key.startswith("_pyro")]
+        yield vars(value), [k for k in vars(value) if k not in _BOOKKEEPING and not k.startswith("_pyro")]
         hooks = (value._forward_pre_hooks, value._forward_hooks)
         for held in (value._parameters, value._buffers, value._modules, *hooks):
             yield held, list(held)
     elif inspect.isfunction(value):
         # Variables change by being bound anew: they are read where the function reads them.
         for variable, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
-            yield _Cell(cell), [variable]
+            yield _Read(functools.partial(_contents, cell)), [variable]
         globally = value.__globals__
         yield globally, [key for key in dict.fromkeys(_names_in(value.__code__)) if key in globally]
     elif isinstance(value, Mapping):
         yield value, list(value)
     elif isinstance(value, list | tuple):
         yield value, list(range(len(value)))
-    elif hasattr(value, "__dict__"):
+    elif hasattr(value, "__dict__") and not isinstance(value, type):
         yield vars(value), list(vars(value))
+    own: Any = () if isinstance(value, type) else getattr(value, "__dict__", ())
+    inherited = _class_values(value if isinstance(value, type) else type(value))
+    yield _Read(functools.partial(getattr, value)), [key for key in inherited if key not in own]
 
 
-class _Cell:
-    """A variable of a closure, read like an entry."""
+class _Read:
+    """What is read otherwise, read like entries."""
 
-    def __init__(self, cell: CellType) -> None:
-        self._cell = cell
+    def __init__(self, read: Callable[[str], Any]) -> None:
+        self._read = read
 
     def __getitem__(self, key: str) -> Any:
-        return self._cell.cell_contents
+        return self._read(key)
+
+
+def _contents(cell: CellType, variable: str) -> Any:
+    return cell.cell_contents
+
+
+def _class_values(kind: type) -> list[str]:
+    """Names of the plain values that a class gives to what has none of its own."""
+    found = (name for base in kind.__mro__ for name, value in vars(base).items() if isinstance(value, PLAIN))
+    return [name for name in dict.fromkeys(found) if name[:2] != "__" and not hasattr(nn.Module, name)]
 
 
 def _names_in(code: CodeType) -> Iterator[str]:
@@ -135,7 +147,7 @@ def _names_in(code: CodeType) -> Iterator[str]:
 def _now(holder: Any, key: Any) -> Any:
     try:
         return holder[key]
-    except (LookupError, ValueError):  # not there, or not bound yet
+    except (AttributeError, LookupError, ValueError):  # not there, or not bound yet
         return _GONE
 
 

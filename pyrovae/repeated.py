@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pyrovae.compilation import Compile, Run, compiled, faster, pays_off
-from pyrovae.program_state import ProgramState
+from pyrovae.program_state import PLAIN, ProgramState
 from pyrovae.tracing import NotTraceableError, Reference, verified_trace
 from pyrovae.vae import VAE
 
@@ -101,4 +101,4 @@ class Repeated:
 def _kind(leaf: Any) -> Any:
     if isinstance(leaf, Tensor):
         return (leaf.shape, leaf.stride(), leaf.dtype)
-    return leaf if isinstance(leaf, int) else type(leaf)
+    return type(leaf), leaf if isinstance(leaf, PLAIN) else None

@@ -83,7 +83,8 @@ class Steps:
         # None until the first full batch decides.
         self.is_compiled: bool | None = True if compile is True else None
         self.in_cuda_graph = False
-        self.notes: dict[str, str] = {}
+        self._not_compiled_because: str | None = None
+        self._no_cuda_graph_because: str | None = None
         self._traces: dict[Any, _Traced] = {}
         self._shapes: list[str] = []  # that were traced, also before this training was resumed
         self._held: list[Tensor] = []
@@ -101,7 +102,8 @@ class Steps:
             return f"plain Pyro ({self.plain_because})"
         words = "traced and compiled" if self.is_compiled else "traced"
         words += ", in a CUDA graph" if self.in_cuda_graph else ""
-        notes = "; ".join(f"{what}: {why}" for what, why in self.notes.items())
+        reasons = {"not compiled": self._not_compiled_because, "no CUDA graph": self._no_cuda_graph_because}
+        notes = "; ".join(f"{what}: {why}" for what, why in reasons.items() if why is not None)
         return f"{words} ({notes})" if notes else words
 
     def state_dict(self) -> dict[str, Any]:
@@ -109,18 +111,20 @@ class Steps:
         return {
             "compiled": self.is_compiled,
             "plain_because": self.plain_because,
-            "notes": dict(self.notes),
+            "not_compiled_because": self._not_compiled_because,
             "shapes": list(self._shapes),
             "retraces": self._retraces,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on like the steps that gave this state, as far as `compile` leaves a choice."""
-        if self.compile != "auto":
-            return
-        self.is_compiled, self.plain_because = state["compiled"], state["plain_because"]
-        self.notes = dict(state["notes"])
-        self._shapes, self._retraces = list(state["shapes"]), state["retraces"]
+        if self.compile == "auto":
+            self.is_compiled, self.plain_because = state["compiled"], state["plain_because"]
+            self._not_compiled_because = state["not_compiled_because"]
+            self._shapes, self._retraces = list(state["shapes"]), state["retraces"]
+        elif self.compile is True and state["retraces"]:
+            self._retraces = state["retraces"]
+            self._do_not_compile(state["not_compiled_because"])
 
     def __call__(self, arguments: Arguments) -> tuple[Tensor, Gradients]:
         """The `STATISTICS` [4], sums over the batch's rows, and the gradients, scaled by `loss_scale`."""
@@ -132,12 +136,15 @@ class Steps:
         return self._run_plain(arguments)
 
     def _run_plain(self, arguments: Arguments) -> tuple[Tensor, Gradients]:
+        with self.vae.scope(), self.arithmetic():
+            return self._step(arguments)
+
+    def _step(self, arguments: Arguments) -> tuple[Tensor, Gradients]:
         factor = self.loss_scale / self.divisor
         trained = [p for p in self.parameters if p.requires_grad]
         if not trained:
             raise ValueError(NO_INFLUENCE)
-        with self.vae.scope(), self.arithmetic():
-            statistics, gradients = self.loss.statistics_and_gradients(arguments, trained, factor)
+        statistics, gradients = self.loss.statistics_and_gradients(arguments, trained, factor)
         given = iter(_apart(gradients))
         return statistics, [next(given) if p.requires_grad else None for p in self.parameters]
 
@@ -187,12 +194,13 @@ class Steps:
         def step(*inputs: Tensor) -> list[Tensor]:
             given = iter(inputs[data_from:])
             batch = tuple(next(given) if isinstance(a, Tensor) else a for a in arguments)
-            statistics, gradients = self._run_plain(batch)
+            statistics, gradients = self._step(batch)
             used[:] = [g is not None for g in gradients]
             return [statistics, *(g for g in gradients if g is not None)]
 
-        reference = Reference(step, inputs, TOLERANCE)
-        graph = verified_trace(reference, self._state)
+        with self.vae.scope(), self.arithmetic():
+            reference = Reference(step, inputs, TOLERANCE)
+            graph = verified_trace(reference, self._state)
         is_full = rows.num_rows(arguments) == self.rows
         return _Traced(self._sped_up(graph, reference, data_from) if is_full else graph.forward, used)
 
@@ -207,9 +215,7 @@ class Steps:
                 self._do_not_compile(why_not)
         if self.device.type == "cuda":
             whole, why_not = faster(run, lambda: cuda_graphed(run, reference.inputs, data_from), reference)
-            self.in_cuda_graph = why_not is None
-            if why_not is not None:
-                self.notes["no CUDA graph"] = why_not
+            self.in_cuda_graph, self._no_cuda_graph_because = why_not is None, why_not
             return whole
         return run
 
@@ -220,7 +226,7 @@ class Steps:
 
     def _do_not_compile(self, reason: str) -> None:
         self.is_compiled = False
-        self.notes["not compiled"] = reason
+        self._not_compiled_because = reason
         if self.compile is True:
             warnings.warn(f"steps are traced but not compiled: {reason}", stacklevel=2)
 
@@ -241,7 +247,7 @@ def _apart(gradients: Gradients) -> Gradients:
     seen: set[int] = set()
     apart: Gradients = []
     for gradient in gradients:
-        if gradient is not None:
+        if gradient is not None and gradient.layout == torch.strided:
             memory = gradient.untyped_storage()._cdata
             if memory in seen or torch._debug_has_internal_overlap(gradient) != 0:
                 gradient = gradient.clone()

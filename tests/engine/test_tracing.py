@@ -33,6 +33,11 @@ def steps_of(vae, arguments, objective=None, compile="auto"):
     )
 
 
+def words(engine):
+    """How steps are computed, whatever a GPU adds."""
+    return engine.replace(", in a CUDA graph", "")
+
+
 def assert_same_as_pyro(vae, arguments, plate_scale=1.0, rtol=1e-5):
     """Loss and every gradient of the traced step against plain `Trace_ELBO`, from the same random state."""
     traced = steps_of(vae, arguments)
@@ -195,6 +200,8 @@ def test_a_changed_python_value_is_traced_anew():
 class Reaching(nn.Module):
     """A pair that reaches two tensors beside its parameters: an attribute and a buffer."""
 
+    of_class, of_parent = 0.1, 0.2
+
     def __init__(self):
         super().__init__()
         self.slope = nn.Parameter(torch.tensor(0.7))
@@ -203,7 +210,9 @@ class Reaching(nn.Module):
 
     def model(self, x):
         with pyro.plate("rows", len(x)):
-            z = pyro.sample("z", dist.Normal(self.mean + self.shift, 1.0))
+            z = pyro.sample(
+                "z", dist.Normal(self.mean + self.shift + self.of_class + Reaching.of_parent, 1.0)
+            )
             pyro.sample(
                 "x", dist.Normal(self.slope * z + self.more[0] + sum([THREE for _ in x[:2]]), 1.0), obs=x
             )
@@ -225,6 +234,8 @@ THREE = 3.0
         "a buffer in place": lambda pair, patch: pair.mean.fill_(1.1),
         "a parameter": lambda pair, patch: setattr(pair, "slope", nn.Parameter(torch.tensor(-0.4))),
         "an item": lambda pair, patch: pair.more.__setitem__(0, 2.2),
+        "an attribute in place of the class's": lambda pair, patch: setattr(pair, "of_class", 1.1),
+        "an attribute of a class": lambda pair, patch: patch.setattr(Reaching, "of_parent", 1.1),
         "a global in a comprehension": lambda pair, patch: patch.setitem(globals(), "THREE", 3.3),
     }.items(),
     ids=lambda named: named[0],
@@ -277,14 +288,19 @@ def test_what_is_traced_anew_is_not_compiled_again(monkeypatch):
     pair, x = Weighted(), torch.randn(B)
     steps = steps_of(pv.VAE(pair.model, pair.guide), (x,), compile=True)
     steps((x,))
-    assert steps.engine == "traced and compiled"
+    assert words(steps.engine) == "traced and compiled"
     pair.weight = 2.0
     with pytest.warns(UserWarning, match="traced but not compiled: model.weight has changed"):
         steps((x,))
     pair.weight = 3.0
     steps((x,))
     assert len(compilations) == 1
-    assert steps.engine == "traced (not compiled: model.weight has changed, and may do so again)"
+    assert words(steps.engine) == "traced (not compiled: model.weight has changed, and may do so again)"
+    resumed = steps_of(pv.VAE(pair.model, pair.guide), (x,), compile=True)
+    with pytest.warns(UserWarning, match="traced but not compiled: model.weight has changed"):
+        resumed.load_state_dict(steps.state_dict())
+    resumed((x,))
+    assert len(compilations) == 1
 
 
 def test_compiling_pays_by_the_time_that_it_saves():
@@ -383,9 +399,23 @@ def test_gradients_that_are_alike_are_clipped_once(compile):
         progress=False,
     )
     engines = {False: "plain Pyro (compile=False)", "auto": "traced", True: "traced and compiled"}
-    assert history.attrs["engine"] == engines[compile]
+    assert words(history.attrs["engine"]) == engines[compile]
     moved = torch.cat([(p - old).flatten() for p, old in zip(vae.parameters(), before, strict=True)])
     assert float(moved.detach().norm()) == pytest.approx(0.1, rel=1e-3)
+
+
+def test_sparse_gradients_are_left_as_they_are():
+    class Embedded(Weighted):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(3, 1, sparse=True)
+
+        def model(self, x):
+            super().model(x - self.table.weight.new_ones(()) * self.table(torch.tensor(1)))
+
+    pair, x = Embedded(), torch.randn(B)
+    steps = steps_of(pv.VAE(pair.model, pair.guide), (x,), compile=False)
+    assert {g.layout for g in steps((x,))[1]} == {torch.strided, torch.sparse_coo}
 
 
 @pytest.mark.parametrize("faster", [False, True])
@@ -583,7 +613,7 @@ def test_compiled_steps_are_those_of_plain_pyro():
         torch.manual_seed(1)
         # The third lies in memory by columns.
         found[compile] = [steps((data,)) for data in (x, x, (1 - x).t().contiguous().t())]
-        assert steps.engine == ("traced and compiled" if compile else "plain Pyro (compile=False)")
+        assert words(steps.engine) == ("traced and compiled" if compile else "plain Pyro (compile=False)")
     for (a, gradients), (b, others) in zip(found[False], found[True], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
         for g, h in zip(gradients, others, strict=True):
@@ -599,10 +629,12 @@ def test_without_a_compiler_steps_are_traced(monkeypatch):
     steps = steps_of(pairs.composed(), (x,), compile=True)
     with pytest.warns(UserWarning, match="traced but not compiled: RuntimeError: InvalidCxxCompiler"):
         steps((x,))
-    assert steps.engine == "traced (not compiled: RuntimeError: InvalidCxxCompiler: no C++ compiler here)"
+    assert (
+        words(steps.engine) == "traced (not compiled: RuntimeError: InvalidCxxCompiler: no C++ compiler here)"
+    )
     resumed = steps_of(pairs.composed(), (x,), compile="auto")
     resumed.load_state_dict(steps.state_dict())
-    assert resumed.engine == steps.engine
+    assert resumed.engine == words(steps.engine)
 
 
 def test_few_steps_are_not_worth_a_trace():
@@ -611,4 +643,4 @@ def test_few_steps_are_not_worth_a_trace():
     assert history.attrs["engine"] == "plain Pyro (a trace does not pay for 6 steps)"
     # 7 rows: each epoch ends with a batch of 3, which comes too rarely for a trace of its own.
     history = pv.fit(vae, x, epochs=MIN_STEPS // 2, batch_size=4, seed=0, progress=False)
-    assert history.attrs["engine"] == "traced"
+    assert words(history.attrs["engine"]) == "traced"
