@@ -185,7 +185,7 @@ def _separate_results(graph: GraphModule, facts: _Facts) -> None:
     *_, output = graph.graph.nodes
     taken = {_memory(t) for node, t in facts.tensors.items() if node.op in ("placeholder", "get_attr")}
     separate = []
-    for result in output.args[0]:  # type: ignore[union-attr]
+    for result in output.args[0]:
         if isinstance(result, Node) and result in facts.tensors:
             tensor = facts.tensors[result]
             if _memory(tensor) in taken or torch._debug_has_internal_overlap(tensor) != 0:
