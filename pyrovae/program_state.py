@@ -35,8 +35,8 @@ class ProgramState:
     Plain values are compared by value, all others by identity; parameters also by whether they train, tensors
     that are neither parameters nor buffers also by torch's count of their changes in place.
 
-    Not seen: entries of containers that are new later, globals that methods of modules read, what Python modules hold,
-    and what lies deeper than four containers or functions.
+    Not seen: attributes that are new later, globals that methods of modules read, what Python modules hold, and what
+    lies deeper than four containers or functions.
     """
 
     def __init__(self, vae: VAE) -> None:
@@ -106,10 +106,9 @@ def _holders(value: Any) -> Iterator[tuple[Any, list[Any]]]:
             yield _Read(functools.partial(_contents, cell)), [variable]
         globally = value.__globals__
         yield globally, [key for key in dict.fromkeys(_names_in(value.__code__)) if key in globally]
-    elif isinstance(value, Mapping):
-        yield value, list(value)
-    elif isinstance(value, list | tuple):
-        yield value, list(range(len(value)))
+    elif isinstance(value, Mapping | list | tuple):
+        yield value, list(value if isinstance(value, Mapping) else range(len(value)))
+        yield _Read(lambda _: len(value)), ["len()"]
     elif hasattr(value, "__dict__") and not isinstance(value, type):
         yield vars(value), list(vars(value))
     own: Any = () if isinstance(value, type) else getattr(value, "__dict__", ())

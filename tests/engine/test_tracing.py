@@ -211,10 +211,12 @@ class Reaching(nn.Module):
     def model(self, x):
         with pyro.plate("rows", len(x)):
             z = pyro.sample(
-                "z", dist.Normal(self.mean + self.shift + self.of_class + Reaching.of_parent, 1.0)
+                "z", dist.Normal(2 * self.mean + 2 * self.shift + self.of_class + Reaching.of_parent, 1.0)
             )
             pyro.sample(
-                "x", dist.Normal(self.slope * z + self.more[0] + sum([THREE for _ in x[:2]]), 1.0), obs=x
+                "x",
+                dist.Normal(self.slope * z + self.more[0] + self.more[-1] + sum([THREE for _ in x[:2]]), 1.0),
+                obs=x,
             )
 
     def guide(self, x):
@@ -231,9 +233,13 @@ THREE = 3.0
         "an attribute": lambda pair, patch: setattr(pair, "shift", torch.tensor(1.1)),
         "an attribute in place": lambda pair, patch: pair.shift.fill_(1.1),
         "a buffer": lambda pair, patch: setattr(pair, "mean", torch.tensor(1.1)),
+        "a buffer, then in place": lambda pair, patch: (
+            pair.mean.fill_(2.2) if float(pair.mean) > 1 else setattr(pair, "mean", torch.tensor(1.1))
+        ),
         "a buffer in place": lambda pair, patch: pair.mean.fill_(1.1),
         "a parameter": lambda pair, patch: setattr(pair, "slope", nn.Parameter(torch.tensor(-0.4))),
         "an item": lambda pair, patch: pair.more.__setitem__(0, 2.2),
+        "one item more": lambda pair, patch: pair.more.append(2.2),
         "an attribute in place of the class's": lambda pair, patch: setattr(pair, "of_class", 1.1),
         "an attribute of a class": lambda pair, patch: patch.setattr(Reaching, "of_parent", 1.1),
         "a global in a comprehension": lambda pair, patch: patch.setitem(globals(), "THREE", 3.3),
@@ -245,7 +251,7 @@ def test_rebound_tensors_and_values_are_traced_anew(change, monkeypatch):
     vae = pv.VAE(pair.model, pair.guide)
     steps = steps_of(vae, (x,))
     losses = []
-    for _ in range(2):
+    for _ in range(3):
         torch.manual_seed(0)
         losses.append(float(steps((x,))[0][0]))
         torch.manual_seed(0)
