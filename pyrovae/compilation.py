@@ -18,10 +18,10 @@ Compile: TypeAlias = Literal["auto", True, False]
 
 # What compilation costs and saves, for a choice that is the same each time and needs no clock: seconds to compile,
 # and for each operation; seconds saved a call by each operation, and by each number that one other than a product
-# gives. Measured on two cores in one thread, torch's first import of its compiler (12 s) included:
-#   graphs of   129 operations:  15 to 17 s; saved per call 0.3 to 0.5 ms at 0.9 million numbers, 0.7 ms at 2
-#               249              17 s                       3 ms at 11 million
-#              3984              74 s                       9 to 15 ms at 31 million
+# gives. Chosen so as to promise no more than was measured, on two cores in one thread:
+#   compiling, after 12 s for torch's first import of its compiler: 129 operations 2.6 to 5 s, 249 5.4 s, 3984 74 s;
+#   saved per call: 129 operations that give 0.9 million numbers 0.3 to 0.5 ms, 2 million 0.7 ms, 11 million 3 ms;
+#   3984 operations that give 31 million 9 to 15 ms.
 SECONDS_TO_COMPILE, SECONDS_PER_OPERATION = 15.0, 0.02
 SAVED_PER_OPERATION, SAVED_PER_NUMBER = 1e-6, 2e-10
 
