@@ -50,6 +50,16 @@ def seed_of(seed: int, number: int) -> int:
     return int(torch.randint(2**62, (number + 1,), generator=generator, device="cpu")[-1])
 
 
+def check_rates(optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Raise where a scheduler has made a learning rate that climbs the loss, or NaN."""
+    for group in optimizer.param_groups:
+        if not group["lr"] >= 0:
+            raise ValueError(
+                f"the scheduler gives the learning rate {float(group['lr']):g} after step {step}: expected a number of "
+                "at least 0."
+            )
+
+
 class Totals:
     """Sums of statistics over rows, and the number of rows; on a GPU they stay there until they are read."""
 
@@ -333,6 +343,7 @@ class Training:
             self.scheduler.step(loss if self.scheduler.mode == "min" else -loss)
         else:
             self.scheduler.step()
+        check_rates(self.optimizer, self.step)
 
     # Around the loop
 
