@@ -58,14 +58,13 @@ class Watch:
         tensors, self._buffers = [*vae.parameters(), *vae.buffers()], list(vae.buffers())
         # A buffer may hold infinities from the first, such as a mask's.
         self._looked_at = [t for t in tensors if t.is_floating_point() and all_finite([t])]
-        self._good, self._before = Snapshot(tensors), Snapshot(self._buffers)
+        self._good, self._before = Snapshot(tensors), Snapshot(self._buffers if skips else [])
         self._unseen: list[tuple[int, int, Batch, Tensor]] = []
         self._since_look = 0
 
     def begin(self) -> None:
         """Before a batch is run: one that is left out shall leave nothing in running statistics."""
-        if self._skips:
-            self._before.take()
+        self._before.take()
 
     def see(
         self, step: int, epoch: int, batch: Batch, loss: Tensor, gradients: Sequence[Tensor | None]
@@ -124,8 +123,10 @@ class Watch:
         broken = self._broken()
         if not all_finite(self._looked_at):
             self._good.put_back()
-        # Weights that were stepped with NaN would make every site NaN.
-        why = None if batch is None else self._explained(batch)
+        if batch is None or batch.arguments is None:
+            why = broken or "this process had no rows of the batch"
+        else:  # at the weights gone back to: those stepped with NaN would make every site NaN
+            why = self._explained(batch.arguments, batch.places) or broken or _RARE
         kept = "The VAE holds the last good weights"
         if self._save_to is not None:
             try:
@@ -133,7 +134,7 @@ class Watch:
                 kept += f", saved to {self._save_to.name} (VAE.load reads it)"
             except OSError as error:
                 kept += f", which could not be saved ({error})"
-        return NonFiniteLossError(f"{what}{why or broken or _RARE}. {kept}. {_REMEDY}")
+        return NonFiniteLossError(f"{what}{why}. {kept}. {_REMEDY}")
 
     def _broken(self) -> str | None:
         """The weights that are not finite now, in words."""
@@ -149,17 +150,15 @@ class Watch:
                 )
         return None
 
-    def _explained(self, batch: Batch) -> str | None:
+    def _explained(self, arguments: Arguments, places: Tensor | None) -> str | None:
         """Which site, and which rows of the batch, are not finite, from another run of the pair."""
-        if batch.arguments is None:
-            return "this process had no rows of the batch"
-        self._before.take()
+        before = Snapshot(self._buffers)  # which the run would spoil again
         try:
-            return _where(self._vae, batch.arguments, batch.places)
+            return _where(self._vae, arguments, places)
         except FAILURES as error:
             return f"the pair fails when it runs once more ({type(error).__name__}: {error})"
         finally:
-            self._before.put_back()
+            before.put_back()
 
 
 def _where(vae: VAE, arguments: Arguments, places: Tensor | None) -> str | None:

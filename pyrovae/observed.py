@@ -53,7 +53,7 @@ def entries_counted(
 ) -> Tensor:
     """Which entries of a site count, by the site's mask and its distribution's own: [S, B, *inner plates, *event]."""
     shape = distribution.batch_shape + distribution.event_shape
-    kept = torch.ones(shape, dtype=torch.bool)
+    kept = torch.ones(shape, dtype=torch.bool, device="cpu")
     masks = [(mask, len(distribution.batch_shape))]
     inside = distribution
     while isinstance(inside, Independent | MaskedDistribution):

@@ -150,6 +150,13 @@ def test_a_crash_changes_nothing(tmp_path, name):
     assert_same(trained(tmp_path, **TRAININGS[name]), trained(tmp_path, 8, **TRAININGS[name]))
 
 
+@pytest.mark.parametrize("crash_after", [5, 6, 8])  # before the ragged batch, after it, in the next epoch
+def test_a_crash_changes_nothing_where_full_batches_alone_are_traced(tmp_path, monkeypatch, crash_after):
+    monkeypatch.setattr("pyrovae.steps.MIN_STEPS", 10)  # between the 3 ragged steps and all 18
+    found = trained(tmp_path, crash_after, compile="auto")
+    assert_same(trained(tmp_path, compile="auto"), found)
+
+
 def test_many_crashes_and_the_last_batch_of_an_epoch(tmp_path):
     assert_same(trained(tmp_path), trained(tmp_path, 6, times=2))
 

@@ -19,6 +19,7 @@ from torch import nn
 import pyrovae as pv
 from pyrovae import rows
 from pyrovae.callbacks import Callback, EarlyStopping, EncoderSteps
+from pyrovae.steps import Steps
 from tests.pairs import binary_rows, composed
 from tests.test_training import Deterministic, Recording
 
@@ -117,6 +118,26 @@ def test_beta_changes_without_new_traces_and_the_history_logs_the_true_elbo():
 
 
 # Steps
+
+
+def test_full_batches_are_traced_and_rare_ragged_ones_run_as_plain_pyro(monkeypatch):
+    plain, sizes = Steps._run_plain, []
+
+    def watched(steps, arguments):
+        sizes.append(len(arguments[0]))
+        return plain(steps, arguments)
+
+    monkeypatch.setattr("pyrovae.steps.MIN_STEPS", 10)  # between the 3 ragged steps and all 18
+    monkeypatch.setattr(Steps, "_run_plain", watched)
+    traces = Noting(lambda training: len(training._steps._traces))
+    vae, history = train(compile="auto", callbacks=[traces])
+    assert history.attrs["engine"] == "traced"
+    assert sizes.count(N % 8) == 3
+    assert sizes.count(8) < 5  # to compare the trace with
+    assert traces.notes == [1] * 18
+    other, expected = train()
+    np.testing.assert_allclose(history.drop(columns="seconds"), expected.drop(columns="seconds"), rtol=1e-5)
+    torch.testing.assert_close(weights(vae), weights(other), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("compile", [False, "auto"])

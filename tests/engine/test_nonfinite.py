@@ -232,6 +232,15 @@ def test_a_skipped_batch_leaves_running_statistics_and_weights_as_they_were(comp
     assert bool(torch.isfinite(pair.norm.running_mean).all())
 
 
+@pytest.mark.parametrize("late", [[], [AsOnAGPU()]], ids=["", "late"])
+def test_running_statistics_are_good_ones_where_training_stops(late):
+    pair, x = Normed(), torch.linspace(-1, 1, N)
+    settings = {"epochs": 4, "batch_size": 5, "seed": 0, "progress": False}
+    with pytest.raises(pv.NonFiniteLossError, match="site 'z' of the guide is not finite for row"):
+        pv.fit(pv.VAE(pair.model, pair.guide), x, callbacks=[*late, Poisoning(x, 2)], **settings)
+    assert all(bool(torch.isfinite(t).all()) for t in (*pair.parameters(), *pair.norm.buffers()))
+
+
 def test_an_error_that_is_no_nan_is_left_alone():
     class Failing(Callback):
         def on_batch(self, training):
