@@ -9,12 +9,13 @@ import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import pyrovae as pv
 from pyrovae.callbacks import Callback
 from pyrovae.loop import seed_of
 from pyrovae.nonfinite import LOOK_EVERY
-from tests.pairs import composed
+from tests.pairs import binary_rows, composed
 
 # Pyro's own, where it runs without a trace.
 pytestmark = pytest.mark.filterwarnings("ignore:Encountered NaN")
@@ -147,6 +148,41 @@ def test_late_looks_name_the_first_bad_loss_and_its_site_and_go_back(where, prog
     assert f"site '{where}' of the {program} is not finite for row {BAD_ROW} of the data" in str(caught.value)
     # Of the look before, at the end of the second epoch.
     assert pair.slope.item() == poison.weights[8]
+
+
+class Reads(TorchDispatchMode):
+    """Counts how often a number of a tensor is asked for, which waits for a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+class ReadsByEpoch(Callback):
+    def __init__(self, reads):
+        self.reads, self.counts = reads, []
+
+    def on_epoch(self, training, row):
+        self.counts.append(self.reads.count)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"precision": "16-mixed", "clip_norm": 1.0}, {"on_nonfinite": "skip"}]
+)
+def test_a_step_on_a_gpu_does_not_wait_for_its_numbers(settings):
+    found = []
+    for steps in (3, 6):
+        with Reads() as reads:
+            told = ReadsByEpoch(reads)
+            given = {"epochs": 3, "batch_size": 8, "seed": 0, "progress": False} | settings
+            pv.fit(composed(), binary_rows(8 * steps), callbacks=[AsOnAGPU(), told], **given)
+        found.append(told.counts[2] - told.counts[1])
+    # To skip a batch is to look at it first, once.
+    assert found[1] - found[0] == (3 if "on_nonfinite" in settings else 0)
 
 
 @pytest.mark.parametrize("compile", ["auto", False])
