@@ -98,6 +98,14 @@ def test_what_differs_between_processes_is_made_alike(found):
     assert np.array_equal(first["history"], second["history"], equal_nan=True)
 
 
+def test_a_batch_that_one_process_finds_bad_is_left_out_by_both(found):
+    first, second = (found[f"skipping-{rank}"] for rank in (0, 1))
+    assert int(first["skipped"]) == int(second["skipped"]) == 2
+    assert np.array_equal(first["weights"], second["weights"])
+    assert np.array_equal(first["statistics"], second["statistics"])
+    assert np.isfinite(first["statistics"]).all()
+
+
 def test_killed_and_resumed_by_torchrun_ends_where_the_whole_training_did(found):
     for rank in (0, 1):
         whole, resumed = found[f"whole-{rank}"], found[f"resumed-{rank}"]
