@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -19,6 +17,7 @@ from pyrovae.batch_loss import STATISTICS
 from pyrovae.batches import Batch, Batches, GatheredBatches
 from pyrovae.callbacks import Callback
 from pyrovae.checkpoints import Keeper, noise_state, set_noise_state
+from pyrovae.interruption import Interruption
 from pyrovae.nonfinite import FAILURES, LOOK_EVERY, NonFiniteLossError, Watch
 from pyrovae.objectives.base import RowObjective
 from pyrovae.processes import Processes
@@ -111,7 +110,7 @@ class Training:
         self._totals = Totals(self._device)
         self._waiting = 0  # batches whose gradients wait for the optimizer
         self._seconds = 0.0
-        self._stopped = self._interrupted = False
+        self._stopped, self._interruption = False, Interruption()
         self._scaler: torch.amp.GradScaler | None = None
         self._watch = Watch(
             vae,
@@ -171,7 +170,8 @@ class Training:
         steps = self._batches.steps
         total = None if steps is None else steps * self.settings.epochs
         with (
-            self._interruptible(),
+            # Several processes would stop at different steps.
+            self._interruption.heard() if self.processes.share.of == 1 else nullcontext(),
             tqdm(
                 total=total,
                 initial=0 if steps is None else steps * self.epoch + self._batch_number,
@@ -181,9 +181,9 @@ class Training:
                 mininterval=0.5,
             ) as bar,
         ):
-            while not self.is_over and not self._interrupted:
+            while not self.is_over and not self._interruption.asked:
                 self._run_epoch(bar)
-            if self._interrupted:
+            if self._interruption.asked:
                 self._save()
         for callback in self._callbacks:
             callback.on_end(self)
@@ -208,7 +208,7 @@ class Training:
                 and self._keeper.is_due(self, epoch_ended=False)
             ):
                 self._save()
-            if self._interrupted and not self._waiting:
+            if self._interruption.asked and not self._waiting:
                 self._seconds += time.perf_counter() - started
                 return
         if self._batch_number == 0:
@@ -356,33 +356,6 @@ class Training:
                 if hasattr(logger, "save"):
                     logger.save()
 
-    @contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """Ctrl-C lets the step end first; a second one ends it at once."""
-        if (
-            threading.current_thread() is not threading.main_thread()
-            or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-            or self.processes.share.of > 1  # which would stop at different steps
-        ):
-            yield
-            return
-
-        def ask(number: int, frame: Any) -> None:
-            if self._interrupted:
-                raise KeyboardInterrupt
-            self._interrupted = True
-
-        signal.signal(signal.SIGINT, ask)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    @property
-    def was_interrupted(self) -> bool:
-        """Whether Ctrl-C ended it."""
-        return self._interrupted
-
     @property
     def skipped(self) -> int:
         """Batches left out because their loss was not finite."""
@@ -427,11 +400,8 @@ class Training:
             callback.load_state_dict(saved)
         self.epoch, self.step, self._batch_number = state["epoch"], state["step"], state["batch_number"]
         self._totals = Totals(self._device, *state["totals"])
-        self._watch.skipped, self._stopped, self._seconds = (
-            state["skipped"],
-            state["stopped"],
-            state["seconds"],
-        )
+        self._stopped, self._seconds = state["stopped"], state["seconds"]
+        self._watch.skipped = state["skipped"]
         self._steps.load_state_dict(state["engine"])
         self.history = state["history"]
         self._watch.look(self.step, self.epoch)
