@@ -20,7 +20,14 @@ from torch.distributions.transforms import Transform
 
 from pyrovae import rows
 from pyrovae.data import Rows
-from pyrovae.importance import PROBE_ROWS, Weigh, bytes_of_weights, draws_of_prior, measured
+from pyrovae.importance import (
+    PROBE_ROWS,
+    Weigh,
+    bytes_of_weights,
+    draws_of_prior,
+    measured,
+    refuse_auxiliary_sites,
+)
 from pyrovae.layout import Arguments, Layout
 from pyrovae.memory import NUMBERS_AT_ONCE, ROWS_AT_ONCE, Limits, Pieces
 from pyrovae.repeated import Repeated
@@ -44,8 +51,9 @@ class AnnealedImportanceSampling:
     Neal, "Annealed Importance Sampling" (2001), https://arxiv.org/abs/physics/9803008; for decoder-based models Wu,
     Burda, Salakhutdinov, Grosse, "On the Quantitative Analysis of Decoder-Based Generative Models" (2017),
     https://arxiv.org/abs/1611.04273, whose sigmoid schedule of temperatures is used. Each of the `num_samples` S is a
-    chain with one weight. A chain costs `num_temperatures` x `num_leapfrog_steps` gradients of the decoder, so S is
-    chosen small, 10 to 100; more temperatures tell more than more chains.
+    chain with one weight. A chain costs `num_temperatures` x `num_leapfrog_steps` gradients of the decoder, and the
+    pilot chains as much as 16 to 18 chains more, so S is chosen small, 10 to 100; more temperatures tell more than
+    more chains.
 
     Step sizes, one for each row and temperature, are found by pilot chains of their own, which aim at accepting
     65% of the moves and are then thrown away. The chains that count take these as given, whatever they meet: so
@@ -110,7 +118,12 @@ class AnnealedImportanceSampling:
         space = Unconstrained(vae.layout, checked_bijections(vae, data))
         few = data.take(slice(0, PROBE_ROWS), vae.device)
         if self.from_guide:
-            _refuse_auxiliary(vae, few)
+            refuse_auxiliary_sites(
+                vae,
+                few,
+                "other draws than its own, which annealing from it needs, is unknown. Start at the prior, "
+                "from_guide=False.",
+            )
         score = Score(vae, space, self.from_guide)
         path = Path(vae, space, self.from_guide, Pieces(PROBE_ROWS, 2**30), 1, score)
 
@@ -347,16 +360,6 @@ def _refuse_discrete(vae: VAE, data: Rows) -> None:
                 "latents along gradients. Have it summed out with infer={'enumerate': 'parallel'} in the model, or "
                 "use ImportanceSampling()."
             )
-
-
-def _refuse_auxiliary(vae: VAE, arguments: Arguments) -> None:
-    with vae.evaluating(), rows.fixed_seed(0, vae.device):
-        auxiliary = sorted(set(rows.run_guide(vae, arguments, 1)) - set(vae.layout.latents))
-    if auxiliary:
-        raise ValueError(
-            f"the guide has the auxiliary sites {', '.join(auxiliary)}: its density elsewhere than at its own draws, "
-            "which annealing from it needs, is unknown. Start at the prior, from_guide=False."
-        )
 
 
 def _kinetic(momentum: Tensor) -> Tensor:

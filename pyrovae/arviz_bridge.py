@@ -23,6 +23,7 @@ from pyrovae.named_arrays import WITHOUT_DRAWS, Names
 from pyrovae.psis import pareto_k, smoothed
 from pyrovae.support import check_support
 from pyrovae.vae import VAE, check_count
+from pyrovae.weights import refuse_rows
 
 Groups = dict[str, dict[str, Tensor]]
 
@@ -124,13 +125,11 @@ class _Drawn:
         """Draw S of these for each row, with replacement, by their Pareto smoothed weights."""
         finite = self.log_weights < math.inf  # false for NaN as well
         bad = ~finite.all(0) | (self.log_weights == -math.inf).all(0)
-        if bool(bad.any()):
-            named = ", ".join(str(first_row + int(row)) for row in bad.nonzero()[:5, 0])
-            raise ValueError(
-                f"the importance weights of row {named} are all zero or not finite ({int(bad.sum())} such rows among "
-                f"rows {first_row} to {first_row + len(bad) - 1}): there is nothing to resample. Take the guide's "
-                "draws, resample_from=None, and look at log_weight."
-            )
+        refuse_rows(
+            bad,
+            first_row,
+            "there is nothing to resample. Take the guide's draws, resample_from=None, and look at log_weight.",
+        )
         weights = smoothed(self.log_weights).softmax(0)
         chosen = torch.multinomial(weights.T, num_samples, replacement=True).T  # [S,B]
         taken = {}
@@ -163,7 +162,7 @@ def _groups(vae: VAE, arguments: Arguments, drawn: _Drawn) -> Groups:
     """All groups for one block of rows, by site: [S, B, ...], those without draws [B, ...]."""
     layout, latents = vae.layout, drawn.latents
     num_samples = len(drawn.log_weights)
-    hidden = {**layout.latents, **layout.enumerated}
+    hidden = layout.hidden
     everything = {**latents, **rows.enumerated_draws(vae, arguments, latents, num_samples)}
     _, predictive = rows.run_predictive(vae, arguments, everything)
     prior, prior_predictive = rows.run_prior(vae, arguments, num_samples)

@@ -21,11 +21,12 @@ from pyrovae import rows
 from pyrovae.data import Rows
 from pyrovae.evidence import LogMarginal, log_marginal, seeds_from
 from pyrovae.observed import observations_of
-from pyrovae.psis import GOOD_K
 from pyrovae.vae import VAE, check_count
 
 # Rows on which models must agree about what they observe.
 ROWS_TO_CHECK = 32
+# Share of rows without a good Pareto k at which nothing is claimed of a model's log p(x) any more.
+BAD_ROWS_ALLOWED = 0.05
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,18 @@ class Comparison:
     `table` has the columns of ArviZ 1.x `compare` (its `p` aside: held-out densities need no correction for
     the number of parameters), by name of the model: `rank` (0 is best), `elpd` (the sum of log p(x) over the
     rows, nats), `elpd_diff` (best minus this one, never negative), `weight` (stacking), `se` and `dse`
-    (standard errors of `elpd` and `elpd_diff` over rows), `warning` (some row's Pareto k is not below 0.7);
-    then `mc_error` (Monte Carlo error of `elpd`, NaN for a single sample), `diff_mc_error` (of `elpd_diff`) and
-    `bad_k` (how many rows). `se` and `dse` hold the Monte Carlo error already, as part of what varies between
-    rows; where it is a large part of them, more samples help. The logarithm errs low by about half its squared
-    error, more for the model whose guide is worse.
+    (standard errors of `elpd` and `elpd_diff` over rows), `warning` (some row's Pareto k is bad);
+    then `mc_error` (Monte Carlo error of `elpd`, NaN for a single sample), `diff_mc_error` (of `elpd_diff`), `bias`
+    (by how much `elpd` errs low, not positive), `diff_bias` (how much of `elpd_diff` is bias) and `bad_k` (how many
+    rows). `se` and `dse` hold the Monte Carlo error already, as part of what varies between rows; where it is a large
+    part of them, more samples help. They do not hold the bias, which is the larger the worse a model's guide.
 
-    `differences` has one row for each pair of models: `better`, `worse`, `elpd_diff`, `dse`, `mc_error`.
+    So a page calls a model better only where `elpd_diff` is above 2 `dse` plus `diff_bias`, and where Pareto k is known
+    to be good for 95% of the worse one's rows: where it is not, the bias may be many times what is said, and one
+    model with a guide that misses its posterior is far behind itself with a better guide.
+
+    `differences` has one row for each pair of models: `better`, `worse`, `elpd_diff`, `dse`, `mc_error`,
+    `bias`.
     `results` are the rows' estimates by model, `results[name].khat` among them.
     """
 
@@ -64,18 +70,33 @@ class Comparison:
         ]
         best = str(self.table.index[0])
         for name in self.table.index[1:]:
-            difference, error = self.table.loc[name, ["elpd_diff", "dse"]]
-            verdict = "better than" if difference > 2 * error else "not told apart from"
+            difference, error, bias = map(float, self.table.loc[name, ["elpd_diff", "dse", "diff_bias"]])
+            verdict = self._verdict(name, difference, error, bias)
+            of_it = f"; about {bias:.2f} of it is bias" if bias > 0 else ""
             lines.append(
-                f"'{best}' is {verdict} '{name}': {difference:.2f} ± {error:.2f} (standard error over rows)"
+                f"'{best}' is {verdict} '{name}': {difference:.2f} ± {error:.2f} (standard error over rows){of_it}"
             )
         for name, bad in self.table["bad_k"].items():
             if bad:
                 lines.append(
-                    f"WARNING: Pareto k of '{name}' is not below {GOOD_K} for {bad} of {num_rows} rows: its elpd may "
-                    "be too low. Raise num_samples (k needs hundreds), or improve its guide (see diagnose and refine)."
+                    f"WARNING: Pareto k of '{name}' is not below {some.good_k:.2f} for {bad} of {num_rows} rows: its "
+                    "elpd may be too low. Raise num_samples, or improve its guide (see diagnose and refine)."
+                )
+        for name in self.table.index:
+            if unknown := int(self.results[name].unknown.sum()):
+                lines.append(
+                    f"Pareto k of '{name}' is unknown for {unknown} of {num_rows} rows: too few different draws."
                 )
         return "\n".join(lines)
+
+    def _verdict(self, name: str, difference: float, error: float, bias: float) -> str:
+        """What can be said of the best model and this one."""
+        if not difference > 2 * error + max(bias, 0.0):
+            return "not told apart from"
+        result = self.results[name]
+        if float((result.unreliable | result.unknown).double().mean()) > BAD_ROWS_ALLOWED:
+            return "ahead, if only by a better guide, of"
+        return "better than"
 
 
 def compare(
@@ -149,7 +170,8 @@ def comparison_of(results: Mapping[str, LogMarginal]) -> Comparison:
     """The tables, from every model's estimates for the same rows."""
     ordered = sorted(results, key=lambda name: -float(results[name].log_marginal.sum()))
     pointwise = {name: results[name].log_marginal for name in ordered}
-    mc_error = {name: float((results[name].std_error ** 2).sum().sqrt()) for name in ordered}
+    mc_error = {name: results[name].total[1] for name in ordered}
+    bias = {name: results[name].total_bias for name in ordered}
     weights = stacking_weights(torch.stack([pointwise[name] for name in ordered], 1))
     best, table = ordered[0], {}
     for rank, name in enumerate(ordered):
@@ -165,6 +187,8 @@ def comparison_of(results: Mapping[str, LogMarginal]) -> Comparison:
             "warning": bad > 0,
             "mc_error": mc_error[name],
             "diff_mc_error": 0.0 if name == best else math.hypot(mc_error[best], mc_error[name]),
+            "bias": bias[name],
+            "diff_bias": bias[best] - bias[name],
             "bad_k": bad,
         }
     differences = [
@@ -174,6 +198,7 @@ def comparison_of(results: Mapping[str, LogMarginal]) -> Comparison:
             "elpd_diff": float((pointwise[a] - pointwise[b]).sum()),
             "dse": _error_of_sum(pointwise[a] - pointwise[b]),
             "mc_error": math.hypot(mc_error[a], mc_error[b]),
+            "bias": bias[a] - bias[b],
         }
         for a, b in combinations(ordered, 2)
     ]

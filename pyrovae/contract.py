@@ -19,6 +19,7 @@ from pyro.util import check_site_shape
 from torch import Tensor
 
 from pyrovae import rows
+from pyrovae.auxiliary import check_auxiliary
 from pyrovae.layout import Arguments, Layout, SiteLayout
 from pyrovae.rows import Program
 from pyrovae.sites import Site, family_name, log_density, sample_sites
@@ -63,6 +64,7 @@ def inspect_pair(model: Program, guide: Program, arguments: Arguments) -> Layout
     check_support(model, arguments)
     enumerated = _enumerated(model_sites, guide_sites)
     _check_latents(model_sites, guide_sites, enumerated)
+    check_auxiliary(model_sites, guide_sites)
     _check_plates("guide", guide, guide_sites, arguments)
     latents = {
         name: guide_sites[name]["value"]
@@ -203,7 +205,7 @@ def _check_latents(
         known = f"its latents are {_listed(latents)}"
         raise ValueError(
             f"the guide samples {_listed(sampled - latents)}, which the model does not know: {known}. "
-            "Rename the site, or mark it infer={'is_auxiliary': True} if the model shall not have it."
+            "Rename the site, sample it in the model too, or draw the latents from a distribution with it summed out."
         )
 
 
@@ -225,6 +227,12 @@ def _check_plates(which: str, program: Program, sites: Mapping[str, Any], argume
                 f"plate '{frame.name}' at dim -1 of the {which} has {frame.size} rows at site '{name}', but "
                 f"the batch has {num_rows}. Size it by the batch: pyro.plate('{frame.name}', len(x)), or "
                 f"pyro.plate('{frame.name}', N, subsample_size=len(x))."
+            )
+        if frame.full_size is None and site["fn"].batch_shape[-1:] != (num_rows,):
+            raise ValueError(
+                f"site '{name}' of the {which} has batch shape {list(site['fn'].batch_shape)} in plate '{frame.name}', "
+                f"which has no size and so gives it no rows: expected {num_rows} at dim -1. Size the plate by the "
+                f"batch: pyro.plate('{frame.name}', len(x))."
             )
         row_plates.setdefault(frame.name, name)
         for dim, inner in frames.items():

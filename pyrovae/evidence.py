@@ -28,13 +28,18 @@ from pyrovae.layout import Arguments
 from pyrovae.memory import NUMBERS_AT_ONCE as NUMBERS_AT_ONCE
 from pyrovae.memory import ROWS_AT_ONCE as ROWS_AT_ONCE
 from pyrovae.memory import Limits
-from pyrovae.psis import GOOD_K
+from pyrovae.observed import observations_of
+from pyrovae.psis import good_k, unknown_k
 from pyrovae.sites import family_name
 from pyrovae.support import check_support
 from pyrovae.vae import VAE, check_count
-from pyrovae.weights import Tally, estimates, without_density
+from pyrovae.weights import Tally, estimates, refuse_rows, without_density
 
 GUIDE = ImportanceSampling()
+WITHOUT_DENSITY = (
+    "the model gives these rows no density at the draws, or its parameters are not finite. Check them with elbo(), "
+    "or leave them out."
+)
 
 
 @dataclass(frozen=True)
@@ -68,8 +73,9 @@ class Elbo(RowWise):
     columns: ClassVar[tuple[str, ...]] = ("elbo", "reconstruction", "rate")
 
     def __str__(self) -> str:
+        error = float((self.std_error**2).sum().sqrt() / len(self))
         return (
-            f"ELBO {_mean_with_error(self.elbo, self.std_error)} nats per row over {len(self)} rows "
+            f"ELBO {_with_error(float(self.elbo.mean()), error)} nats per row over {len(self)} rows "
             f"(reconstruction {self.reconstruction.mean():.3f}, rate {self.rate.mean():.3f}; "
             f"{self.num_samples} samples)"
         )
@@ -81,9 +87,14 @@ class LogMarginal(RowWise):
 
     `log_marginal` is the estimate of log p(x), `std_error` its Monte Carlo error (delta method with each weight's
     effect in full, made for intervals of 1.96 errors; NaN for a single sample), `ess` the effective sample size,
-    `khat` the Pareto k of the weights (see `pyrovae.psis`; above 0.7 distrust the row), `elbo` the mean log
+    `khat` the Pareto k of the weights (see `pyrovae.psis`; not below `good_k` distrust the row), `elbo` the mean log
     weight: the ELBO, from the same samples, with what they were drawn from in place of the guide.
-    `dimensions` is how many discrete numbers a row's observation holds, or says why there is no such count.
+
+    What is said of all rows needs two things more. `variance` is the squared error without what `std_error` is widened
+    by for few samples: the errors of a sum add up by it. `bias` says how far log p(x) errs on average, which is low, by
+    about half its variance (both by the jackknife). Biases add up over rows while errors average out: with many rows
+    the bias is the larger of the two.
+    `dimensions` is how many discrete numbers of each row are observed, [N], or says why there is no such count.
     """
 
     log_marginal: Tensor
@@ -91,32 +102,68 @@ class LogMarginal(RowWise):
     ess: Tensor
     khat: Tensor
     elbo: Tensor
+    variance: Tensor
+    bias: Tensor
     num_samples: int
-    dimensions: int | str
+    dimensions: Tensor | str
 
     columns: ClassVar[tuple[str, ...]] = ("log_marginal", "std_error", "ess", "khat", "elbo")
 
     @property
+    def good_k(self) -> float:
+        """The Pareto k below which a row can be relied on: min(1 - 1 / log10 S, 0.7)."""
+        return good_k(self.num_samples)
+
+    @property
+    def unknown(self) -> Tensor:
+        """Which rows' Pareto k is unknown, [N]: there are too few draws, or too few different ones, to fit a tail."""
+        return unknown_k(self.khat, self.ess, self.num_samples)
+
+    @property
     def unreliable(self) -> Tensor:
-        """Which rows' Pareto k is not below 0.7, [N]: all of them where a single sample leaves it unknown."""
-        return ~(self.khat < GOOD_K)
+        """Which rows' Pareto k is known and not below `good_k`, [N]."""
+        return ~(self.khat < self.good_k) & ~self.unknown
 
     @property
     def share_good(self) -> float:
-        """The share of rows whose Pareto k is below 0.7."""
-        return float((~self.unreliable).double().mean())
+        """The share of rows with a Pareto k below `good_k` among those where it is known; NaN where there are none."""
+        return float((~self.unreliable)[~self.unknown].double().mean())
+
+    @property
+    def reliability(self) -> str:
+        """How many rows' Pareto k is good, and for how many it is unknown, in words."""
+        unknown = int(self.unknown.sum())
+        if unknown == len(self):
+            return "Pareto k unknown: too few different draws to fit a tail"
+        text = f"Pareto k below {self.good_k:.2f} for {self.share_good:.1%} of rows"
+        return text + (f" where it is known, unknown for {unknown}" if unknown else "")
 
     @property
     def total(self) -> tuple[float, float]:
-        """The sum of log p(x) over the rows and its Monte Carlo error, in nats."""
-        return float(self.log_marginal.sum()), float((self.std_error**2).sum().sqrt())
+        """The sum of log p(x) over the rows and its Monte Carlo error, in nats; `total_bias` comes on top of that."""
+        return float(self.log_marginal.sum()), float(self.variance.sum().sqrt())
+
+    @property
+    def total_bias(self) -> float:
+        """By how much the total errs on average, in nats; not positive."""
+        return float(self.bias.sum())
+
+    @property
+    def mean_with_error(self) -> str:
+        """The mean over rows with its Monte Carlo error, and by how much it errs low."""
+        total, error = self.total
+        errs = f", errs low by about {-self.total_bias / len(self):.3f}" if self.num_samples > 1 else ""
+        return _with_error(total / len(self), error / len(self)) + errs
 
     @property
     def bits_per_dimension(self) -> Tensor:
-        """-log2 p(x) divided by the number of observed dimensions, [N]; its error is std_error likewise.
+        """-log2 p(x) divided by the number of observed dimensions of each row, [N]; its error is std_error likewise.
+
+        What a mask leaves out or lies beyond a row's length is not observed, and a one-hot vector is one dimension.
+        NaN for a row of which nothing is observed.
 
         Raises:
-            ValueError: the likelihood is a density, or a mask leaves out entries of some rows.
+            ValueError: the likelihood is a density.
 
         """
         if isinstance(self.dimensions, str):
@@ -126,8 +173,8 @@ class LogMarginal(RowWise):
     def __str__(self) -> str:
         undefined = "; a single sample has no error" if self.num_samples == 1 else ""
         return (
-            f"log p(x) {_mean_with_error(self.log_marginal, self.std_error)} nats per row over {len(self)} rows "
-            f"({self.num_samples} samples; Pareto k below {GOOD_K} for {self.share_good:.1%} of rows{undefined})"
+            f"log p(x) {self.mean_with_error} nats per row over {len(self)} rows "
+            f"({self.num_samples} samples; {self.reliability}{undefined})"
         )
 
 
@@ -201,10 +248,11 @@ def log_marginal(
     log p(x) ~ log mean_s w_s with E[w_s] = p(x). From the guide, the default, w_s = p(x, z_s) / q(z_s|x):
     Burda, Grosse, Salakhutdinov, "Importance Weighted Autoencoders" (2015), https://arxiv.org/abs/1509.00519,
     section 5. Whatever the method, the mean of the weights is unbiased for p(x), so that its logarithm errs low,
-    by about std_error^2 / 2, in proportion to 1 / S.
+    by about half its variance (`LogMarginal.bias`), in proportion to 1 / S. More rows do not help against that.
 
-    Which method? The guide's weights are best where Pareto k is below 0.7. Where it is not, a defensive
-    mixture, a refined guide (`pv.refine(vae, x).vae` in place of `vae`) or annealing help, in this order of cost.
+    Which method? The guide's weights are best where Pareto k is good (below `LogMarginal.good_k`). Where it is
+    not, a defensive mixture, a refined guide (`pv.refine(vae, x).vae` in place of `vae`) or annealing help, in this
+    order of cost.
 
     Args:
         vae: the pair. Rows have latents of their own; latents that all rows share are refused, for with
@@ -215,8 +263,10 @@ def log_marginal(
         method: where the weights come from: `ImportanceSampling` or `AnnealedImportanceSampling`.
         memory_budget: bytes that may be taken beside data, parameters and results, whatever N and S are.
             Measured on a few rows. Does not change the figures.
-        batch_size: rows scored at once; chosen by memory and speed if None. Does not change the figures.
-        chunk_size: samples scored at once; chosen likewise. Does not change the figures.
+        batch_size: at most so many rows are scored at once, of a block of 256; chosen by memory and speed if None.
+            Does not change the figures.
+        chunk_size: at most so many samples are scored at once, and no more than the budget allows; chosen likewise.
+            Does not change the figures.
         compile: as for `fit`: False runs plain Pyro; "auto" traces the programs once, and compiles them, where
             that saves time over the chunks to come; True does both, and warns where that cannot be. Changes
             figures by rounding alone.
@@ -267,39 +317,27 @@ def log_marginal(
             for stratum, log_weights in weigh(arguments, seeds):
                 tallies[stratum].add(log_weights)
                 bar.update(log_weights.numel())
-            _refuse_rows_without_density(tallies, first)
+            refuse_rows(without_density(tallies), first, WITHOUT_DENSITY)
             results.append(estimates(tallies).cpu())
+    estimate, std_error, ess, khat, bound, variance, bias = torch.cat(results, 1)
     dimensions = _discrete_dimensions(vae, data)
-    estimate, std_error, ess, khat, bound = torch.cat(results, 1)
-    return LogMarginal(estimate, std_error, ess, khat, bound, num_samples, dimensions)
+    return LogMarginal(estimate, std_error, ess, khat, bound, variance, bias, num_samples, dimensions)
 
 
-def _refuse_rows_without_density(tallies: list[Tally], first_row: int) -> None:
-    bad = without_density(tallies)
-    if bool(bad.any()):
-        named = ", ".join(str(first_row + int(row)) for row in bad.nonzero()[:5, 0])
-        raise ValueError(
-            f"the importance weights of row {named} are all zero or not finite ({int(bad.sum())} such rows among "
-            f"rows {first_row} to {first_row + len(bad) - 1}): the model gives these rows no density at the "
-            "draws, or its parameters are not finite. Check them with elbo()."
-        )
-
-
-def _discrete_dimensions(vae: VAE, data: Rows) -> int | str:
-    """How many discrete numbers a row's observation holds, or why there is no such count."""
-    arguments = data.take(slice(0, 1), vae.device)
-    with vae.evaluating(), rows.fixed_seed(0, vae.device):
-        trace = rows.plain_trace(vae.model, arguments)
-    for name in vae.layout.observed:
-        site = trace.nodes[name]
-        if not site["fn"].support.is_discrete:
-            return (
-                f"'{name}' ({family_name(site['fn'])}) has a density, whose value depends on the unit of the data: "
-                "only probabilities of discrete data are lengths of a code"
-            )
-        if site["mask"] is not None:
-            return f"a mask leaves out entries of '{name}': divide by each row's own number of them"
-    return sum(site.numel for site in vae.layout.observed.values())
+def _discrete_dimensions(vae: VAE, data: Rows) -> Tensor | str:
+    """How many discrete numbers of each row are observed, [N], or why there is no such count."""
+    counts = []
+    for _, arguments in row_blocks(vae, data):
+        with vae.evaluating(), rows.fixed_seed(0, vae.device):
+            observations = observations_of(vae, arguments)
+        for name, observation in observations.items():
+            if not observation.discrete:
+                return (
+                    f"'{name}' ({family_name(observation.distribution)}) has a density, whose value depends on the "
+                    "unit of the data: only probabilities of discrete data are lengths of a code"
+                )
+        counts.append(torch.stack([observation.dimensions for observation in observations.values()]).sum(0))
+    return torch.cat(counts)
 
 
 def row_blocks(vae: VAE, data: Rows) -> Iterator[tuple[int, Arguments]]:
@@ -330,6 +368,5 @@ def seeds_from(seed: int | None) -> Iterator[int]:
         yield int(torch.randint(2**62, (), generator=generator, device="cpu"))
 
 
-def _mean_with_error(values: Tensor, std_error: Tensor) -> str:
-    error = float((std_error**2).sum().sqrt() / len(values))
-    return f"{values.mean():.3f}" + ("" if math.isnan(error) else f" ± {error:.3f} (Monte Carlo)")
+def _with_error(value: float, error: float) -> str:
+    return f"{value:.3f}" + ("" if math.isnan(error) else f" ± {error:.3f} (Monte Carlo)")

@@ -73,8 +73,9 @@ class ImportanceSampling:
         prior_share: a, from 0 to 1.
 
     Raises:
-        ValueError: `prior_share` out of its range. When used, for a mixture: fewer than four samples; a guide
-            with auxiliary sites, whose density at draws of the prior is unknown.
+        ValueError: `prior_share` out of its range. When used with draws of the prior: a `batch_size` or `chunk_size`
+            below what is drawn and scored at once; for a mixture, fewer than four samples, or a guide with auxiliary
+            sites, whose density at draws of the prior is unknown.
 
     Example:
         >>> import pyrovae as pv
@@ -108,10 +109,15 @@ class ImportanceSampling:
         """Weights of draws from the mixture."""
         share, num_rows = self.prior_share, min(ROWS_AT_ONCE, len(data))
         sizes = self.strata(num_samples)
-        if len(sizes) == 2:
-            _refuse_auxiliary_sites(vae, data)
-            share = sizes[1] / num_samples
         few = data.take(slice(0, PROBE_ROWS), vae.device)
+        if len(sizes) == 2:
+            refuse_auxiliary_sites(
+                vae,
+                few,
+                "draws of the prior, which a mixture needs, is unknown. Use ImportanceSampling() or "
+                "ImportanceSampling(prior_share=1).",
+            )
+            share = sizes[1] / num_samples
         model = measured(vae, lambda S: draws_of_prior(vae, few, S), few)
         at_once, taken = [], [0]
         if share < 1:
@@ -122,6 +128,7 @@ class ImportanceSampling:
         if share > 0:
             at_once.append(_prior_draws_at_once(vae, model))
             of_block = (num_rows, min(at_once[-1], sizes[-1]))
+            limits.check_whole(*of_block)
             taken.append(model.of_run(*of_block) + bytes_of_weights(*of_block, num_samples))
         pieces = limits.pieces(model, max(taken), num_rows, vae.device)
         sources: list[Callable[[Arguments, int], Tensor]] = []
@@ -273,12 +280,9 @@ def _mixture(log_guide: Tensor, log_prior: Tensor, share: float) -> Tensor:
     return torch.logaddexp(log_guide + math.log1p(-share), log_prior + math.log(share))
 
 
-def _refuse_auxiliary_sites(vae: VAE, data: Rows) -> None:
+def refuse_auxiliary_sites(vae: VAE, arguments: Arguments, why: str) -> None:
+    """Raise where the guide draws more than the latents; `why` ends the message's sentence and says what to do."""
     with vae.evaluating(), rows.fixed_seed(0, vae.device):
-        sites = rows.run_guide(vae, data.take(slice(0, 1), vae.device), 1)
-    auxiliary = sorted(set(sites) - set(vae.layout.latents))
+        auxiliary = sorted(set(rows.run_guide(vae, arguments, 1)) - set(vae.layout.latents))
     if auxiliary:
-        raise ValueError(
-            f"the guide has the auxiliary sites {', '.join(auxiliary)}: its density at draws of the prior, which a "
-            "mixture needs, is unknown. Use ImportanceSampling() or ImportanceSampling(prior_share=1)."
-        )
+        raise ValueError(f"the guide has the auxiliary sites {', '.join(auxiliary)}: its density at {why}")

@@ -116,12 +116,6 @@ class Pieces:
     rows: int
     samples: int
 
-    @staticmethod
-    def of(num_draws: int) -> Pieces:
-        """As many rows of a block as fit into some draws, then as many samples of each."""
-        rows = min(ROWS_AT_ONCE, num_draws)
-        return Pieces(rows, power_of_two(num_draws // rows))
-
     def __call__(self, num_samples: int, num_rows: int) -> Iterator[tuple[slice, slice]]:
         """Slices of samples and rows that together are all of them."""
         for row in range(0, num_rows, self.rows):
@@ -131,7 +125,10 @@ class Pieces:
 
 @dataclass(frozen=True)
 class Limits:
-    """How densities may be computed; never changes a figure but for rounding."""
+    """How densities may be computed; never changes a figure but for rounding.
+
+    At most `batch_size` rows and `chunk_size` samples are scored at once, and never more than memory holds.
+    """
 
     memory: int
     batch_size: int | None = None
@@ -152,5 +149,19 @@ class Limits:
                 f"memory_budget is {self.memory} bytes: the draws of one block of rows, whose size decides the "
                 f"figures, and scoring them one by one take about {taken + footprint.by_draw}. Allow at least that."
             )
-        found = Pieces.of(min(fitting, max(1, bytes_at_once(device) // footprint.by_draw)))
-        return Pieces(self.batch_size or found.rows, self.chunk_size or found.samples)
+        wanted = min(fitting, max(1, bytes_at_once(device) // footprint.by_draw))
+        rows = min(self.batch_size or wanted, ROWS_AT_ONCE, fitting)
+        samples = min(self.chunk_size or power_of_two(wanted // rows), fitting // rows)
+        return Pieces(rows, samples)
+
+    def check_whole(self, num_rows: int, num_samples: int) -> None:
+        """Raise where draws of the prior, which are scored as they are drawn, would exceed what may be at once."""
+        for name, given, taken in (
+            ("batch_size", self.batch_size, num_rows),
+            ("chunk_size", self.chunk_size, num_samples),
+        ):
+            if given is not None and given < taken:
+                raise ValueError(
+                    f"{name} is {given}: draws of the prior are scored as they are drawn, {num_samples} samples of "
+                    f"{num_rows} rows at once, and the figures depend on it. Leave {name} out here."
+                )

@@ -1,23 +1,28 @@
 """Pareto k of importance weights, for many rows at once.
 
 The shape k of a generalized Pareto distribution fitted to the largest weights tells how far importance
-sampling can be trusted: below 0.7 the estimate and its error can be relied on; above it the weights' variance
-may not exist. "Pareto Smoothed Importance Sampling" (Vehtari, Simpson, Gelman, Yao, Gabry, 2024),
-https://jmlr.org/papers/v25/19-556.html; the fit is "A New and Efficient Estimation Method for the Generalized
-Pareto Distribution" (Zhang & Stephens, 2009). The tail is the ceil(min(S / 5, 3 sqrt(S))) largest weights, as in
-the paper. Figures equal those of ArviZ 0.x `psislw`, which takes one row at a time; ArviZ 1.x rounds the tail's
-length down, so that its figures are the same where that length is whole, and slightly off elsewhere.
+sampling can be trusted: below `good_k(S)`, 0.7 from 2155 draws on, the estimate and its error can be relied on;
+above it more draws are needed than there are, and above 0.7 more than can be. "Pareto Smoothed Importance
+Sampling" (Vehtari, Simpson, Gelman, Yao, Gabry, 2024), https://jmlr.org/papers/v25/19-556.html; the fit is "A New
+and Efficient Estimation Method for the Generalized Pareto Distribution" (Zhang & Stephens, 2009). The tail is the
+ceil(min(S / 5, 3 sqrt(S))) largest weights, as in the paper. Figures equal those of ArviZ 0.x `psislw`, which takes
+one row at a time; ArviZ 1.x rounds the tail's length down, so that its figures are the same where that length is
+whole, and slightly off elsewhere.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
+# However many draws there are, k must be below it.
 GOOD_K = 0.7
+# Weights that lie above a tail's threshold, at least, for a shape to be fitted.
+SHORTEST_TAIL = 5
 # Log weights that all lie this close together are equal, but for rounding or nearly so, whatever shape a tail has.
 EQUAL = 1e-2
 # Numbers of a block of rows that stay in a core's cache.
@@ -51,6 +56,36 @@ def tail_length(num_samples: int) -> int:
     return math.ceil(min(num_samples / 5, 3 * num_samples**0.5))
 
 
+def good_k(num_samples: int) -> float:
+    """The k below which S weights can be relied on: min(1 - 1 / log10 S, 0.7), as ArviZ's `loo` has it.
+
+    With a larger k, S draws are too few (Vehtari et al. 2024). Up to 20 no k can be fitted anyhow (see `unknown_k`).
+
+    Example:
+        >>> [round(good_k(S), 2) for S in (25, 100, 1000, 10000)]
+        [0.28, 0.5, 0.67, 0.7]
+
+    """
+    return min(1 - 1 / math.log10(max(num_samples, 10)), GOOD_K)
+
+
+def unknown_k(khat: Tensor, ess: Tensor, num_samples: int) -> Tensor:
+    """Where k says neither good nor bad, a mask [N], because there is no tail that it could be fitted to.
+
+    `pareto_k` is NaN of a single weight, and inf wherever fewer than five weights lie above the tail's threshold.
+    That is bad where these few weigh as much as all of them, and unknown where there are too few draws (up to 20), or
+    where the largest weights are equal (of discrete latents, say).
+
+    Args:
+        khat: [N]
+        ess: effective sample sizes, [N].
+        num_samples: S.
+
+    """
+    too_few = tail_length(num_samples) < SHORTEST_TAIL
+    return khat.isnan() | ((khat == math.inf) & (too_few | (ess >= SHORTEST_TAIL)))
+
+
 def largest_of(values: Tensor, count: int) -> Tensor:
     """The largest of each column, descending: [at most count, N]."""
     count = min(count, len(values))
@@ -77,26 +112,29 @@ def k_of_largest(largest: Tensor, smallest: Tensor, num_samples: int) -> Tensor:
     highest = largest[0].clone()
     k = torch.full_like(highest, math.inf)
     if tail < num_samples:
-        ordered = (largest - highest).flip(0)
-        cutoff = ordered[0].clamp(min=math.log(torch.finfo(torch.float64).tiny))
-        exceeding = (ordered[1:] > cutoff).sum(0)
-        # Rows mostly share one tail length; ties and underflow shorten a few.
-        for length in exceeding.unique().tolist():
-            if length > 4:
-                rows = exceeding == length
-                exceedances = ordered[tail + 1 - length :, rows].exp() - cutoff[rows].exp()
-                k[rows] = _fit_shape(exceedances)
+        for rows, _, exceedances in _tails(largest - highest):
+            k[rows] = _fit_tail(exceedances)[0]
     k[highest - smallest < EQUAL] = -math.inf
     return k if num_samples > 1 else torch.full_like(k, math.nan)
 
 
-def _fit_shape(exceedances: Tensor) -> Tensor:
-    """Zhang & Stephens' estimate with the weak prior of Vehtari et al. (appendix C); [n, N] ascending."""
-    return _fit_tail(exceedances)[0]
+def _tails(largest: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """The tails of rows whose log weights [tail + 1, N] descend from 0: which rows, thresholds, exceedances [n, rows].
+
+    Exceedances ascend. Rows mostly share one length n; ties and underflow shorten a few, and leave some without.
+    """
+    ordered = largest.flip(0)
+    cutoff = ordered[0].clamp(min=math.log(torch.finfo(torch.float64).tiny))
+    exceeding = (ordered[1:] > cutoff).sum(0)
+    for length in exceeding.unique().tolist():
+        if length >= SHORTEST_TAIL:
+            rows = (exceeding == length).nonzero()[:, 0]
+            threshold = cutoff[rows].exp()
+            yield rows, threshold, ordered[-length:, rows].exp() - threshold
 
 
 def _fit_tail(exceedances: Tensor) -> tuple[Tensor, Tensor]:
-    """`_fit_shape` and the distribution's scale."""
+    """Zhang & Stephens' shape, with the weak prior of Vehtari et al. (appendix C), and scale; [n, N] ascending."""
     n = len(exceedances)
     grid = 30 + int(n**0.5)
     place = torch.arange(1, grid + 1, dtype=torch.float64, device=exceedances.device) - 0.5
@@ -152,25 +190,20 @@ def smoothed(log_weights: Tensor) -> Tensor:
         [-2.0, -1.0, 0.0]
 
     """
-    S = len(log_weights)
     log_weights = log_weights.double()
     log_weights = log_weights - log_weights.amax(0)
-    tail = math.ceil(min(S / 5, 3 * S**0.5))
-    if tail >= S:
+    tail = tail_length(len(log_weights))
+    if tail >= len(log_weights):
         return log_weights
     result = log_weights.clone()
-    ordered, place = (found.flip(0) for found in log_weights.topk(tail + 1, dim=0))
-    cutoff = ordered[0].clamp(min=math.log(torch.finfo(torch.float64).tiny))
-    exceeding = (ordered[1:] > cutoff).sum(0)
-    for length in exceeding.unique().tolist():
-        if length > 4:
-            rows = (exceeding == length).nonzero()[:, 0]
-            inside = tail + 1 - length
-            k, scale = _fit_tail(ordered[inside:, rows].exp() - cutoff[rows].exp())
-            probability = (torch.arange(length, dtype=torch.float64, device=k.device)[:, None] + 0.5) / length
-            spread = -torch.log1p(-probability)
-            quantile = torch.where(k.abs() < 1e-15, spread, torch.expm1(k * spread) / k) * scale
-            tails = (quantile + cutoff[rows].exp()).log().clamp(max=0.0)
-            fitted = tails.isfinite().all(0) & (scale > 0)
-            result[place[inside:, rows], rows] = torch.where(fitted, tails, ordered[inside:, rows])
+    largest, place = log_weights.topk(tail + 1, dim=0)
+    for rows, threshold, exceedances in _tails(largest):
+        k, scale = _fit_tail(exceedances)
+        n = len(exceedances)
+        probability = (torch.arange(n, dtype=torch.float64, device=k.device)[:, None] + 0.5) / n
+        spread = -torch.log1p(-probability)
+        quantile = torch.where(k.abs() < 1e-15, spread, torch.expm1(k * spread) / k) * scale
+        tails = (quantile + threshold).log().clamp(max=0.0).flip(0)
+        fitted = tails.isfinite().all(0) & (scale > 0)
+        result[place[:n, rows], rows] = torch.where(fitted, tails, largest[:n, rows])
     return result

@@ -45,14 +45,17 @@ ERRORS_TO_BELIEVE = 2.0
 class Refinement(RowWise):
     """What `refine` gives: the refined VAE, and per row the ELBO before and after.
 
-    `gain = elbo_after - elbo_before` is never negative: a row keeps the posterior it started from unless the
-    new one is better by twice the standard error of their difference, both judged on the same draws, which
-    the search has not seen. From a diagonal normal guide by diagonal maps it is the amortization gap; what a
-    full covariance gains beyond that is the family's. The `std_error`s are
-    Monte Carlo errors over `num_samples` draws (0 for the gain of a row that kept its start). A start
-    without a finite ELBO makes a gain infinite. `converged` says
-    whether the search ended by its own rule within the limit of steps, in every block of rows; `num_steps` is
-    how many steps the slowest block took.
+    A row keeps the posterior it started from (`kept`) unless the new one is better by twice the standard error of
+    their difference, both judged on the same draws, which the search has not seen. So `elbo_after`, of the posterior
+    that a row has now, is never below `elbo_before`.
+
+    `gain` is what the search found beyond the start, of every row alike: to count it only where it is large, as
+    `elbo_after` does, would leave out many small gains. From a diagonal normal guide by diagonal maps its mean is the
+    amortization gap; what a full covariance gains beyond that is the family's. It is infinite for a start without a
+    finite ELBO, and 0 where the search found nothing finite.
+
+    The `std_error`s are Monte Carlo errors over `num_samples` draws. `converged` says whether the search ended by its
+    own rule within the limit of steps, in every block of rows; `num_steps` is how many steps the slowest block took.
     """
 
     vae: VAE
@@ -62,6 +65,7 @@ class Refinement(RowWise):
     std_error_after: Tensor
     gain: Tensor
     std_error_gain: Tensor
+    kept: Tensor
     num_samples: int
     num_steps: int
     converged: bool
@@ -76,7 +80,6 @@ class Refinement(RowWise):
     )
 
     def __str__(self) -> str:
-        kept = int((self.gain == 0).sum())
         ended = (
             f"converged within {self.num_steps} steps"
             if self.converged
@@ -86,7 +89,7 @@ class Refinement(RowWise):
         return (
             f"ELBO {self.elbo_before.mean():.3f} before, {self.elbo_after.mean():.3f} after refining, gain "
             f"{self.gain.mean():.3f} ± {error:.3f} (Monte Carlo) nats per row over {len(self)} rows "
-            f"({kept} kept their start; {self.num_samples} samples; {ended})"
+            f"({int(self.kept.sum())} kept their start; {self.num_samples} samples; {ended})"
         )
 
 
@@ -154,7 +157,7 @@ def refine(
         >>> vae = pv.VAE(pv.models.LatentVariableModel(prior, decoder), pv.guides.AmortizedGuide(encoder))
         >>> x = torch.bernoulli(torch.full((5, 64), 0.5))
         >>> refined = pv.refine(vae, x, num_steps=100, seed=0)
-        >>> bool((refined.gain >= 0).all()), len(pv.elbo(refined.vae, x))
+        >>> bool((refined.elbo_after >= refined.elbo_before).all()), len(pv.elbo(refined.vae, x))
         (True, 5)
 
     """
@@ -196,7 +199,9 @@ def refine(
     refined = VAE(vae.model, MovedGuide(vae.guide, known, joined, from_scratch=not from_guide))
     refined.share_store(vae)
     refined.rows(x, *context)
-    before, before_error, after, after_error, gain, gain_error = torch.cat(figures, 1)[:, known.place.cpu()]
+    before, before_error, after, after_error, gain, gain_error, kept = torch.cat(figures, 1)[
+        :, known.place.cpu()
+    ]
     return Refinement(
         refined,
         before,
@@ -205,6 +210,7 @@ def refine(
         after_error,
         gain,
         gain_error,
+        kept.bool(),
         num_samples=num_samples,
         num_steps=taken,
         converged=converged,
@@ -300,7 +306,7 @@ def _rising(before: Tensor, now: Tensor) -> bool:
 
 
 def _keep_the_better(pair: _Pair, arguments: Arguments, num_samples: int, seed: int) -> Tensor:
-    """Judge start and result on the same new draws, and take the start back where it is not worse: [6,B]."""
+    """Judge start and result on the same new draws, and take the start back where it is not worse: [7,B]."""
     guide = pair.guide
     start = _Pair(pair.model, guide.at_start(), pair.layout)
     before, after = (_bounds(which, arguments, num_samples, seed) for which in (start, pair))
@@ -310,6 +316,7 @@ def _keep_the_better(pair: _Pair, arguments: Arguments, num_samples: int, seed: 
     rescued = ~lower.isfinite() & upper.isfinite()
     gain, error = gain.masked_fill(rescued, torch.inf), error.masked_fill(rescued, torch.nan)
     kept = ~(rescued | (gain > ERRORS_TO_BELIEVE * error))
+    nothing = ~upper.isfinite()
     for move in guide.of_sites():
         move.to_start(kept)
     return torch.stack(
@@ -318,8 +325,9 @@ def _keep_the_better(pair: _Pair, arguments: Arguments, num_samples: int, seed: 
             lower_error,
             torch.where(kept, lower, upper),
             torch.where(kept, lower_error, upper_error),
-            gain.masked_fill(kept, 0.0),
-            error.masked_fill(kept, 0.0),
+            gain.masked_fill(nothing, 0.0),
+            error.masked_fill(nothing, 0.0),
+            kept,
         ]
     ).cpu()
 

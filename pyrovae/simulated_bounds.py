@@ -15,10 +15,10 @@ from torch import Tensor
 
 from pyrovae import rows
 from pyrovae.annealing import AnnealedImportanceSampling
-from pyrovae.data import Rows
 from pyrovae.evidence import RowWise, row_blocks, seeds_from
 from pyrovae.layout import pyro_layout
 from pyrovae.memory import Limits
+from pyrovae.simulated_data import AsX, simulated
 from pyrovae.vae import VAE, check_count
 from pyrovae.weights import Tally, estimates
 
@@ -66,6 +66,7 @@ def simulated_bounds(
     num_samples: int = 16,
     method: AnnealedImportanceSampling | None = None,
     memory_budget: int = 2**31,
+    as_x: AsX | None = None,
     seed: int | None = None,
 ) -> SimulatedBounds:
     """Sandwich log p(x) of rows simulated from the model between annealing forwards and backwards.
@@ -75,16 +76,19 @@ def simulated_bounds(
     upper = -log mean_s 1/w_s of chains run backwards from the latents that made the row, whose mean is 1 / p(x).
 
     Args:
-        vae: a pair that has seen data; the model must observe `x` itself at a single site.
+        vae: a pair that has seen data.
         num_rows: rows to simulate.
         context: what the pair takes beside `x`, for these rows.
         num_samples: chains each way. The backward ones of a row all begin at the same latents.
         method: temperatures, moves and start; None takes `AnnealedImportanceSampling()`.
         memory_budget: as for `log_marginal`.
+        as_x: as for `calibrate`: makes `x` from the observations by site, where it is not what the one observed site
+            observes.
         seed: draws are the same for the same seed; None takes one from torch's random state.
 
     Raises:
-        ValueError: as `AnnealedImportanceSampling`; a model from whose observations no `x` can be made.
+        ValueError: as `AnnealedImportanceSampling`; an `x` from which the model does not observe what was
+            simulated (see `as_x`).
 
     Example:
         >>> import pyrovae as pv
@@ -103,10 +107,7 @@ def simulated_bounds(
     method = method or AnnealedImportanceSampling()
     seeds = seeds_from(seed)
     with rows.fixed_seed(next(seeds), vae.device):
-        latents, observed = vae.sample_prior(num_rows, *context)
-    x = _data_of(observed)
-    data = vae.rows(x, *context)
-    _check_observed(vae, data, observed)
+        latents, data = simulated(vae, num_rows, context, as_x)
     path = method.path(vae, data, num_samples, Limits(memory_budget))
     given = {
         name: pyro_layout(latents[name].unsqueeze(0), site, vae.layout.sample_dim)
@@ -126,24 +127,6 @@ def simulated_bounds(
                 backwards.add(-method.backward(path, arguments, here.expand(count, -1, -1), steps))
         lower.append(estimates([forwards])[0].cpu())
         upper.append(-estimates([backwards])[0].cpu())
-    return SimulatedBounds(torch.cat(lower), torch.cat(upper), x.cpu(), num_samples)
-
-
-def _data_of(observed: dict[str, Tensor]) -> Tensor:
-    if len(observed) != 1:
-        raise ValueError(
-            f"the model observes at {sorted(observed)}: how x is made of several sites is unknown. simulated_bounds "
-            "takes models that observe x itself at one site."
-        )
-    return next(iter(observed.values()))
-
-
-def _check_observed(vae: VAE, data: Rows, observed: dict[str, Tensor]) -> None:
-    with vae.evaluating(), rows.fixed_seed(0, vae.device):
-        seen = rows.observations(vae, data.take(slice(None), vae.device))
-    (name,) = observed
-    value = pyro_layout(observed[name].unsqueeze(0), vae.layout.observed[name], vae.layout.sample_dim)
-    if not torch.equal(seen[name].to(value.dtype), value):
-        raise ValueError(
-            f"the model observes a function of x at '{name}', not x itself: no x can be made of what it simulates."
-        )
+    return SimulatedBounds(
+        torch.cat(lower), torch.cat(upper), data.take(slice(None), torch.device("cpu"))[0], num_samples
+    )

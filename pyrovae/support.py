@@ -44,7 +44,7 @@ def check_support(model: Program, arguments: Arguments, first_row: int = 0) -> N
         row = int((~by_row).nonzero()[0, 0])
         raise ValueError(
             f"row {first_row + row} of the data lies outside the support of site '{name}': "
-            f"{family_name(distribution)} takes {_base_constraint(distribution)} values, and this row "
+            f"{family_name(distribution)} takes {base_constraint(distribution)} values, and this row "
             f"holds {_offending(distribution, value, row)}. {_support_advice(distribution)}"
         )
 
@@ -78,7 +78,8 @@ def _zero_outside(site: Site, layout: Layout, broadcasts: bool) -> Site:
     return replace(site, log_prob=site.log_prob.masked_fill(outside, -math.inf))
 
 
-def _base_constraint(distribution: Any) -> Any:
+def base_constraint(distribution: Any) -> Any:
+    """What single numbers of a distribution's values must satisfy, without the dims that make an event."""
     constraint = distribution.support
     while hasattr(constraint, "base_constraint"):
         constraint = constraint.base_constraint
@@ -88,7 +89,7 @@ def _base_constraint(distribution: Any) -> Any:
 def _offending(distribution: Any, value: Tensor, row: int) -> str:
     event_dim = len(distribution.event_shape)
     entries = value.select(value.dim() - 1 - event_dim, row).reshape(-1)
-    constraint = _base_constraint(distribution)
+    constraint = base_constraint(distribution)
     if type(constraint) is type(constraints.boolean):
         entries = entries[~constraint.check(entries)]
     return ", ".join(f"{entry:.4g}" for entry in entries[:3].tolist())

@@ -58,37 +58,55 @@ def without_density(tallies: Sequence[Tally]) -> Tensor:
     return ~log_sum.isfinite()
 
 
+def refuse_rows(bad: Tensor, first_row: int, advice: str) -> None:
+    """Raise for a block of rows some of which, a mask [B], have no weights that anything can be made of."""
+    if bool(bad.any()):
+        named = ", ".join(str(first_row + int(row)) for row in bad.nonzero()[:5, 0])
+        raise ValueError(
+            f"the importance weights of row {named} are all zero or not finite ({int(bad.sum())} such rows among "
+            f"rows {first_row} to {first_row + len(bad) - 1}): {advice}"
+        )
+
+
 def estimates(tallies: Sequence[Tally]) -> Tensor:
-    """Log of the mean weight, its standard error, effective sample size, Pareto k, mean log weight: [5,B]."""
+    """Log of the mean weight, its standard error, effective sample size, Pareto k, mean log weight; [7,B] in all.
+
+    Then, for sums over rows, the estimate's variance and its bias (see `_jackknife`).
+    """
     S = sum(tally.size for tally in tallies)
     log_sum = torch.stack([tally.log_sum for tally in tallies]).logsumexp(0)
     log_sum_of_squares = torch.stack([tally.log_sum_of_squares for tally in tallies]).logsumexp(0)
     largest = torch.cat([tally.largest for tally in tallies])
     largest = largest_of(largest, tail_length(S) + 1)
     smallest = torch.stack([tally.smallest for tally in tallies]).amin(0)
+    variance, bias, widening = _jackknife(tallies, log_sum)
     return torch.stack(
         [
             log_sum - math.log(S),
-            _std_error(tallies, log_sum),
+            variance.sqrt() * widening,
             (2 * log_sum - log_sum_of_squares).exp().clamp(max=S),
             k_of_largest(largest, smallest, S),
             torch.stack([tally.sum_of_logs for tally in tallies]).sum(0) / S,
+            variance,
+            bias,
         ]
     )
 
 
-def _std_error(tallies: Sequence[Tally], log_sum: Tensor) -> Tensor:
-    """The error of log sum w: the jackknife's, that is, the delta method's with each weight's effect in full.
+def _jackknife(tallies: Sequence[Tally], log_sum: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The variance of log sum w and its bias, and by what the root of the former is to be widened for an interval.
 
-    Without weight i the estimate changes by log(1 + d_i), d_i = n / (n - 1) (M / n - w_i), with w_i in units of
-    the sum of all weights and M the share of its stratum. The delta method takes d_i for it, and so never finds
-    an error above 1, even where one weight is all there is. With few draws the error is itself uncertain:
-    Student's t says by how much, so that 1.96 errors are a 95% interval (over strata with Welch's degrees of
-    freedom).
+    Without weight i the estimate changes by log(1 + d_i), d_i = n / (n - 1) (M / n - w_i), with w_i in units of the
+    sum of all weights and M the share of its stratum. The delta method takes d_i for it, and so never finds an error
+    above 1, even where one weight is all there is. The bias, (n - 1) times the mean change, is never positive: about
+    half the variance where both are small. With few draws the error is itself uncertain: Student's t says by how much,
+    so that 1.96 errors are a 95% interval (over strata with Welch's degrees of freedom). A sum over many rows is
+    certain again, and takes the variance as it is.
     """
     if any(tally.size == 1 for tally in tallies):
-        return torch.full_like(log_sum, math.nan)
-    variances = []
+        unknown = torch.full_like(log_sum, math.nan)
+        return unknown, unknown, unknown
+    variances, bias = [], torch.zeros_like(log_sum)
     for tally in tallies:
         n, factor = tally.size, tally.size / (tally.size - 1)
         share = (tally.log_sum - log_sum).exp()
@@ -101,11 +119,12 @@ def _std_error(tallies: Sequence[Tally], log_sum: Tensor) -> Tensor:
             rest = (factor**2 * (squares - share**2 / n) - (d**2).sum(0)).clamp(min=0.0)
         total = (change - d).sum(0) - rest / 2
         variances.append(((change**2).sum(0) + rest - total**2 / n).clamp(min=0.0) / factor)
+        bias = bias + total / factor
     variance = torch.stack(variances)
     sizes = torch.tensor([[tally.size] for tally in tallies], device=variance.device)
     parts = variance / variance.sum(0)
     degrees = (1 / (parts**2 / (sizes - 1)).sum(0)).where(variance.sum(0) > 0, sizes.sum())
-    return variance.sum(0).sqrt() * _widening(degrees)
+    return variance.sum(0), bias, _widening(degrees)
 
 
 def _widening(degrees: Tensor) -> Tensor:

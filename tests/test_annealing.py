@@ -209,5 +209,28 @@ def test_refusals():
         with pyro.plate("rows", len(x)):
             pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
 
-    with pytest.raises(ValueError, match="observes a function of x at 'x', not x itself"):
-        pv.simulated_bounds(pv.VAE(halved, normal, example=torch.zeros(3)), 3, method=SHORT)
+    vae = pv.VAE(halved, normal, example=torch.zeros(3))
+    with pytest.raises(ValueError, match="observes something else than was simulated .* give as_x"):
+        pv.simulated_bounds(vae, 3, method=SHORT)
+    bounds = pv.simulated_bounds(vae, 300, method=SHORT, as_x=lambda observed: 2 * observed["x"], seed=0)
+    exact = torch.distributions.Normal(0.0, 2**0.5).log_prob(bounds.x / 2).double()
+    assert bounds.lower.mean() - 0.05 < exact.mean() < bounds.upper.mean() + 0.05
+    assert bounds.gap[0] < 0.5
+
+
+def test_x_of_another_shape_or_dtype_than_what_is_observed_is_made():
+    """Images [2,3] that the model flattens, and pixels that come as bytes."""
+    torch.manual_seed(0)
+    flat = pv.models.LatentVariableModel(pv.models.StandardNormal(2), pv.models.Bernoulli(pv.nn.MLP(2, 6)))
+    posterior = pv.guides.AmortizedGuide(pv.guides.DiagonalNormal(pv.nn.MLP(6, (2, 2))))
+    flat.requires_grad_(False)
+    posterior.requires_grad_(False)
+    for example in (torch.zeros(4, 2, 3), torch.zeros(4, 6, dtype=torch.uint8)):
+        vae = pv.VAE(
+            lambda x: flat(x.reshape(len(x), -1).float()),
+            lambda x: posterior(x.reshape(len(x), -1).float()),
+            example=example,
+        )
+        bounds = pv.simulated_bounds(vae, 30, num_samples=2, method=SHORT, seed=0)
+        assert (bounds.x.shape[1:], bounds.x.dtype) == (example.shape[1:], example.dtype)
+        assert bool((bounds.lower < bounds.upper + 1).all())

@@ -1,6 +1,8 @@
 """Calibration: an exact guide passes at the stated rate, wrong ones are caught, in every kind of pair."""
 
 import math
+import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pyro
@@ -11,7 +13,7 @@ from torch import nn
 
 import pyrovae as pv
 from pyrovae.simulated_ranks import normalized_weights, weighted_rank
-from pyrovae.uniformity import uniformity_p_value
+from pyrovae.uniformity import _null, uniformity_p_value
 from tests.components import MIXED_COLUMNS, MODELS
 from tests.oracles import ExactGuide, LinearGaussian, WideGuide
 from tests.pairs import PAIRS, binary_rows, composed
@@ -319,6 +321,42 @@ def test_masked_latents_have_no_rank():
     assert bool((result.ranks[~both.repeat(50), 1] == -1).all())
     assert bool((result.ranks[both.repeat(50)] >= 0).all())
     assert result.passed
+
+
+def test_what_lies_beyond_a_rows_length_has_no_rank():
+    vae, (x, lengths) = pv.VAE(*MODELS["DeepMarkovModel"].make()), MODELS["DeepMarkovModel"].data(12)
+    vae.rows(x, lengths)
+    result = pv.calibrate(vae, lengths, num_simulations=48, num_draws=9, seed=0)
+    beyond = torch.arange(4) >= lengths.repeat(4)[:, None]  # [M,T]
+    for place, name in enumerate(result.quantities[:8]):
+        step = int(name.split("[")[1].split(",")[0])
+        assert torch.equal(result.ranks[:, place] == -1, beyond[:, step])
+        assert torch.equal(result.corrected_ranks[:, place] == -1, beyond[:, step])
+
+
+def test_a_latent_that_is_always_masked_is_not_judged():
+    vae, (x, _) = pv.VAE(*MODELS["DeepMarkovModel"].make()), MODELS["DeepMarkovModel"].data(12)
+    lengths = torch.full((12,), 3)
+    vae.rows(x, lengths)
+    result = pv.calibrate(vae, lengths, num_simulations=24, num_draws=9, seed=0)
+    verdicts = result.to_frame()["verdict"]
+    assert verdicts["z[3,0]"] == verdicts["z[3,1]"] == "no ranks"
+    assert "no ranks" not in verdicts.drop(["z[3,0]", "z[3,1]"]).tolist()
+    # The rate is shared by the quantities that have ranks alone: 8 of 10.
+    for least, passed in ((0.0065, True), (0.006, False)):
+        p_values = result.p_values.where(result.p_values.isna(), 0.5)
+        p_values.loc["z[0,0]", "guide"] = least
+        assert replace(result, p_values=p_values).passed == passed
+
+
+def test_many_simulated_ranks_do_not_fill_the_memory():
+    tracemalloc.start()
+    try:
+        _null.__wrapped__(60, 99, 30_000)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 12e6  # all at once 24e6 and more
 
 
 def test_bad_input():

@@ -1,6 +1,7 @@
 """Comparison of VAEs: elpd, its differences and weights against hand computation and against ArviZ."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pyro
@@ -18,11 +19,19 @@ from tests.oracles import ExactGuide, LinearGaussian, WideGuide
 from tests.pairs import binary_rows, composed, tutorial
 
 
-def results_of(pointwise, khat=0.1, std_error=0.0):
+def results_of(pointwise, khat=0.1, std_error=0.0, bias=0.0):
     """What log_marginal would give, from known log p(x), [N] each."""
     return {
         name: LogMarginal(
-            values, torch.full_like(values, std_error), values, torch.full_like(values, khat), values, 9, 1
+            log_marginal=values,
+            std_error=torch.full_like(values, std_error),
+            ess=values,
+            khat=torch.full_like(values, khat),
+            elbo=values,
+            variance=torch.full_like(values, std_error**2),
+            bias=torch.full_like(values, bias),
+            num_samples=1000,
+            dimensions="",
         )
         for name, values in pointwise.items()
     }
@@ -112,7 +121,7 @@ def test_pairs_and_monte_carlo_errors_by_hand():
     assert result.table["mc_error"].tolist() == pytest.approx([math.sqrt(2 * 0.09)] * 2)
     assert result.table["bad_k"].tolist() == [2, 2]
     assert result.table["warning"].all()
-    assert "WARNING: Pareto k of 'a' is not below 0.7 for 2 of 2 rows" in str(result)
+    assert "WARNING: Pareto k of 'a' is not below 0.67 for 2 of 2 rows" in str(result)
     good = comparison_of(results_of(values, khat=-math.inf))
     assert not good.table["warning"].any()
     assert "WARNING" not in str(good)
@@ -149,9 +158,46 @@ def test_one_model_with_a_good_guide_and_with_a_bad_one_differ_by_nothing_but_ar
         "narrow": pv.VAE(model, WideGuide(model, 0.4, 0.0)),
     }
     result = pv.compare(vaes, model.data(100), num_samples=1000, seed=0)
+    assert result.table.loc["narrow", "elpd_diff"] > 3 * result.table.loc["narrow", "dse"]
+    assert "better than" not in str(result)
+    assert "'good' is ahead, if only by a better guide, of 'narrow'" in str(result)
     assert not result.table.loc["good", "warning"]
     assert result.table.loc["narrow", "warning"]
-    assert result.table.loc["narrow", "bad_k"] == int((result.results["narrow"].khat >= 0.7).sum()) > 10
+    assert result.table.loc["narrow", "bad_k"] == int((result.results["narrow"].khat >= 2 / 3).sum()) > 10
+
+
+@pytest.mark.parametrize("S, factor", [(100, 2.0), (100, 3.0), (300, 0.6), (10, 0.7)])
+def test_a_model_is_not_better_than_itself_under_a_worse_guide(S, factor):
+    # Thousands of rows make the bias of the worse guide's estimates larger than any error over rows.
+    model = LinearGaussian()
+    vaes = {"exact": pv.VAE(model, ExactGuide(model)), "other": pv.VAE(model, WideGuide(model, factor, 0.0))}
+    result = pv.compare(vaes, model.data(4000), num_samples=S, seed=0)
+    assert "better than" not in str(result)
+    assert result.table.loc["other", "elpd_diff"] > 2 * result.table.loc["other", "dse"]
+    if factor > 1:  # weights are bounded, k is good, and the bias is known
+        assert result.results["other"].share_good > 0.98
+        assert "'exact' is not told apart from 'other'" in str(result)
+
+
+def test_bias_is_taken_off_the_difference():
+    values = {"a": torch.linspace(0, 1, 100).double(), "b": torch.linspace(0, 1, 100).double() ** 2 - 0.1}
+    plain = comparison_of(results_of(values))
+    difference, dse = plain.table.loc["b", ["elpd_diff", "dse"]]
+    assert "'a' is better than 'b'" in str(plain)
+    for share, verdict in ((0.9, "better than"), (1.1, "not told apart from")):
+        results = results_of(values)
+        by_row = torch.full((100,), -share * (difference - 2 * dse) / 100).double()
+        results["b"] = replace(results["b"], bias=by_row)
+        biased = comparison_of(results)
+        assert f"'a' is {verdict} 'b'" in str(biased)
+        assert biased.table.loc["b", "diff_bias"] == pytest.approx(-biased.table.loc["b", "bias"])
+        assert biased.differences["bias"].item() == pytest.approx(share * (difference - 2 * dse))
+    # A bias of the better one's works the other way, and makes nothing worse.
+    results = results_of(values)
+    results["a"] = replace(results["a"], bias=torch.full((100,), -5.0).double())
+    assert "'a' is better than 'b'" in str(comparison_of(results))
+    unknown = results_of(values, khat=math.nan)
+    assert "better than" not in str(comparison_of(unknown))
 
 
 def test_a_seed_decides_everything():
@@ -293,6 +339,8 @@ def test_nan_is_refused_by_name():
 
 
 def test_a_single_sample_has_no_monte_carlo_error():
-    table = pv.compare({"a": composed(), "b": tutorial()}, binary_rows(), num_samples=1, seed=0).table
+    result = pv.compare({"a": composed(), "b": tutorial()}, binary_rows(), num_samples=1, seed=0)
+    table = result.table
     assert table["mc_error"].isna().all()
-    assert table["warning"].all()  # k cannot be known
+    assert not table["warning"].any()  # k cannot be known
+    assert "Pareto k of 'a' is unknown" in str(result)

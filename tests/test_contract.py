@@ -125,6 +125,30 @@ def guide_with_more(x):
         pyro.sample("w", dist.Normal(x[:, 0], 1.0))
 
 
+def guide_of_a_coin(x):
+    with pyro.plate("rows", len(x)):
+        pyro.sample("coin", dist.Bernoulli(0.5), infer={"is_auxiliary": True})
+        pyro.sample("z", dist.Normal(x[:, :2], 1.0).to_event(1))
+
+
+def guide_of_a_normal_above(x):
+    with pyro.plate("rows", len(x)):
+        u = pyro.sample("u", dist.Normal(x[:, :2], 1.0).to_event(1), infer={"is_auxiliary": True})
+        pyro.sample("z", dist.Normal(u, 1.0).to_event(1))
+
+
+def guide_of_more_than_it_places(x):
+    with pyro.plate("rows", len(x)):
+        u = pyro.sample("u", dist.Normal(x, 1.0).to_event(1), infer={"is_auxiliary": True})
+        pyro.sample("z", dist.Delta(u[..., :2], event_dim=1))
+
+
+def guide_of_a_point_before(x):
+    with pyro.plate("rows", len(x)):
+        pyro.sample("z", dist.Delta(x[:, :2], event_dim=1))
+        pyro.sample("u", dist.Normal(x[:, :2], 1.0).to_event(1), infer={"is_auxiliary": True})
+
+
 def guide_of_other_size(x):
     with pyro.plate("rows", len(x)):
         pyro.sample("z", dist.Normal(x, 1.0).to_event(1))
@@ -190,6 +214,22 @@ WRONG = {
         guide_of_coupled_rows,
         "'z' of the guide in one row depends on the other rows",
     ),
+    "auxiliary coin": (
+        good_model,
+        guide_of_a_coin,
+        r"auxiliary sites \('coin'\) have 1 .* as dist.Delta \(none\) have 0",
+    ),
+    "auxiliary normal": (
+        good_model,
+        guide_of_a_normal_above,
+        "have 2 .* have 0.*with the auxiliary summed out",
+    ),
+    "auxiliary of more": (
+        good_model,
+        guide_of_more_than_it_places,
+        r"have 3 .* \('z'\) have 2.*one to one, .*dist.Delta",
+    ),
+    "auxiliary after a point": (good_model, guide_of_a_point_before, r"have 2 .* \(none\) have 0"),
     "other signature": (
         good_model,
         guide_of_other_signature,
@@ -224,6 +264,44 @@ def test_a_plate_of_fixed_size():
 
 def test_the_good_pair_is_good():
     assert len(pv.elbo(pv.VAE(good_model, good_guide), X)) == 12
+
+
+def model_of_shares(x):
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        share = pyro.sample("share", dist.Dirichlet(torch.ones(3)))
+        pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True) + share, 1.0).to_event(1), obs=x)
+
+
+def test_auxiliary_sites_that_latents_follow_from_one_to_one():
+    """A share of three is two free numbers; what is drawn after a point may be of any family."""
+    simplex = dist.transforms.StickBreakingTransform()
+
+    def guide(x):
+        with pyro.plate("rows", len(x)):
+            u = pyro.sample("u", dist.Normal(x[:, :2], 1.0).to_event(1), infer={"is_auxiliary": True})
+            share = simplex(u)
+            log_det = simplex.log_abs_det_jacobian(u, share)
+            pyro.sample("share", dist.Delta(share, log_density=-log_det, event_dim=1))
+            pyro.sample("z", dist.Normal(share[..., :2], 1.0).to_event(1))
+
+    def by_density(x):
+        with pyro.plate("rows", len(x)):
+            normal = dist.Normal(x[:, :2], 1.0).to_event(1)
+            share = pyro.sample("share", dist.TransformedDistribution(normal, [simplex]))
+            pyro.sample("z", dist.Normal(share[..., :2], 1.0).to_event(1))
+
+    auxiliary, direct = (
+        pv.log_marginal(pv.VAE(model_of_shares, g), X, num_samples=50, seed=0) for g in (guide, by_density)
+    )
+    torch.testing.assert_close(auxiliary.log_marginal, direct.log_marginal, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", [pv.guides.families.full_normal, pv.guides.families.diagonal_normal])
+@pytest.mark.parametrize("joint", [True, False])
+def test_derived_guides_have_none_but_such(family, joint):
+    guide = pv.guides.AutoGuide(model_of_shares, family=family, joint=joint)
+    assert len(pv.elbo(pv.VAE(model_of_shares, guide), X)) == 12
 
 
 # Data
@@ -459,3 +537,64 @@ def test_rejection_samplers_do_not_look_like_coupled_rows():
             pyro.sample("rate", dist.Gamma(0.3 + x, 2.0))
 
     assert len(pv.elbo(pv.VAE(model, guide), torch.poisson(torch.full((40,), 2.0)))) == 40
+
+
+class Grouped(nn.Module):
+    """A latent, and a discrete one summed out, in a plate with or without a size."""
+
+    def __init__(self, sized):
+        super().__init__()
+        torch.manual_seed(0)
+        self.decoder, self.shift = nn.Linear(2, 6), nn.Parameter(torch.randn(3, 2))
+        self.sized = sized
+
+    def plate(self, x):
+        return pyro.plate("data", len(x)) if self.sized else pyro.plate("data")
+
+    def forward(self, x):
+        with self.plate(x):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 2), 1.0).to_event(1))
+            c = pyro.sample("c", dist.Categorical(x.new_ones(len(x), 3)), infer={"enumerate": "parallel"})
+            logits = self.decoder(z + self.shift[c])
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+
+class GroupedGuide(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.encoder, self.plate = pv.nn.MLP(6, (2, 2)), model.plate
+
+    def forward(self, x):
+        with self.plate(x):
+            location, raw = self.encoder(x)
+            pyro.sample("z", dist.Normal(location, raw.exp()).to_event(1))
+
+
+@pytest.mark.parametrize("guide", [GroupedGuide, lambda model: None], ids=["by hand", "derived"])
+@pytest.mark.parametrize("num_rows", [1, 9])
+def test_a_plate_without_a_size_is_that_of_the_batch(guide, num_rows):
+    # As Pyro's semi-supervised and conditional VAE examples have it.
+    x = torch.bernoulli(torch.full((9, 6), 0.4), generator=torch.Generator().manual_seed(0))
+    figures = []
+    for sized in (True, False):
+        model = Grouped(sized)
+        vae = pv.VAE(model, guide(model), example=x)
+        history = pv.fit(vae, x, epochs=2, batch_size=4, seed=0, progress=False)
+        bound = pv.elbo(vae, x[:num_rows], num_samples=3, seed=1).elbo
+        marginal = pv.log_marginal(vae, x[:num_rows], num_samples=20, seed=1).log_marginal
+        draws = vae.sample_posterior(x[:num_rows], num_samples=4, seed=2)
+        figures.append(
+            [torch.tensor(history.loss), bound, marginal, *draws.values(), vae.generate(5, seed=0)]
+        )
+    for first, second in zip(*figures, strict=True):
+        torch.testing.assert_close(first, second)
+
+
+def test_a_plate_without_a_size_gives_no_rows():
+    def model(x):
+        with pyro.plate("data"):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+            pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True), 1.0).to_event(1), obs=x)
+
+    with pytest.raises(ValueError, match=r"batch shape \[\] in plate 'data', which has no size"):
+        pv.VAE(model, example=torch.zeros(5, 1))

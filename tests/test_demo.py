@@ -40,3 +40,12 @@ def test_the_independent_pixel_baseline_is_its_closed_form():
     expected = torch.distributions.Bernoulli(p).log_prob(test.double()).sum(-1)
     np.testing.assert_allclose(single, expected, rtol=1e-6)
     assert mixture.mean() > expected.mean() + 4
+
+
+def test_the_table_says_monte_carlo_error_and_bias_of_the_mean():
+    x = demo.digits()[2][:30]
+    table, marginal = demo.evaluate(demo.build(), {"test": x}, seed=0)
+    row = table.loc["VAE, test"]
+    assert row["Monte Carlo error"] == pytest.approx(float(marginal.variance.sum()) ** 0.5 / 30)
+    assert row["errs low by about"] == pytest.approx(-float(marginal.bias.mean()))
+    assert row["Pareto k < 0.67"] == marginal.share_good

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import pyrovae as pv
-from pyrovae.memory import PeakMemory
+from pyrovae.memory import Footprint, Limits, PeakMemory
+from pyrovae.models.sequences import PaddedSequence
 from tests.oracles import TRUTHS, ExactGuide, LinearGaussian, N, NarrowGuide, WideGuide, exact_pair
 
 SOURCES = {
@@ -153,11 +154,41 @@ def test_figures_do_not_depend_on_the_budget_which_holds(source):
     ) as told:
         pv.log_marginal(vae, x, memory_budget=10**6, **given)
     least = int(re.search(r"take about (\d+)", str(told.value))[1])
-    for budget in (least + 2**21, least + 2**23):
+    for budget, limits in ((21, {}), (23, {}), (21, {"batch_size": 1000, "chunk_size": 10**6})):
+        budget = least + 2**budget
         with PeakMemory() as memory:
-            other = pv.log_marginal(vae, x, memory_budget=budget, **given)
+            other = pv.log_marginal(vae, x, memory_budget=budget, **limits, **given)
         np.testing.assert_allclose(reference.to_frame(), other.to_frame(), rtol=1e-3, atol=1e-3)
         assert memory.peak < budget
+
+
+def test_batch_and_chunk_sizes_are_upper_limits_within_the_budget():
+    few, many = Footprint(by_row=0, by_draw=1000), 10**9
+    device = torch.device("cpu")
+
+    def pieces(memory, batch_size=None, chunk_size=None):
+        found = Limits(memory, batch_size, chunk_size).pieces(few, 0, 256, device)
+        return found.rows, found.samples
+
+    assert pieces(many) == (256, 64)  # 2**24 bytes are as fast as more
+    assert pieces(many, 7, 10) == (7, 10)
+    assert pieces(many, 7) == (7, 2048)
+    assert pieces(many, 1000, 1000) == (256, 1000)
+    assert pieces(10**6, 1000, 1000) == (256, 3)  # 1000 draws fit
+    assert pieces(10**5, None, 1000) == (100, 1)
+    assert pieces(10**6, 10, 1000) == (10, 100)
+
+
+def test_draws_of_the_prior_cannot_be_cut():
+    model = LinearGaussian()
+    vae, x = pv.VAE(model, WideGuide(model)), model.data(20)
+    for source in (SOURCES["prior"], SOURCES["mixture"]):
+        for limit in ({"batch_size": 19}, {"chunk_size": 7}):
+            with pytest.raises(
+                ValueError, match=r"_size is \d+: draws of the prior are scored as they are drawn"
+            ):
+                pv.log_marginal(vae, x, num_samples=50, method=source, **limit)
+        pv.log_marginal(vae, x, num_samples=50, method=source, batch_size=20, chunk_size=50)
 
 
 def test_memory_does_not_grow_with_samples_or_rows():
@@ -228,7 +259,7 @@ def test_bits_per_dimension_of_discrete_data_only():
     for parameter in vae.parameters():
         torch.nn.init.zeros_(parameter)  # every bit of x is a fair coin
     result = pv.log_marginal(vae, torch.ones(3, 6), num_samples=10, seed=0)
-    assert result.dimensions == 6
+    assert result.dimensions.tolist() == [6, 6, 6]
     torch.testing.assert_close(
         result.bits_per_dimension, torch.ones(3, dtype=torch.float64), atol=1e-6, rtol=0
     )
@@ -250,8 +281,44 @@ def test_bits_per_dimension_of_discrete_data_only():
             pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
 
     partly = pv.log_marginal(pv.VAE(masked, guide), torch.tensor([0.0, -1.0, 1.0]), num_samples=10)
-    with pytest.raises(ValueError, match="a mask leaves out entries of 'x'"):
-        _ = partly.bits_per_dimension
+    assert partly.dimensions.tolist() == [1, 0, 1]
+    assert bool(partly.bits_per_dimension[1].isnan())
+    torch.testing.assert_close(partly.bits_per_dimension[::2], -partly.log_marginal[::2] / math.log(2))
+
+
+def test_bits_are_of_the_dimensions_that_each_row_has():
+    """Masks inside a distribution, lengths of sequences, one-hot vectors: fair coins and dice throughout."""
+
+    def per_row(observe, *data):
+        def guide(*data):
+            with pyro.plate("rows", len(data[0])):
+                pyro.sample("z", dist.Normal(torch.zeros(len(data[0])), 1.0))
+
+        def model(*data):
+            with pyro.plate("rows", len(data[0])):
+                pyro.sample("z", dist.Normal(0.0, 1.0))
+                observe(*data)
+
+        result = pv.log_marginal(pv.VAE(model, guide), *data, num_samples=10, seed=0)
+        return result.dimensions.tolist(), result.bits_per_dimension.tolist()
+
+    def missing(x, seen):
+        entries = dist.Bernoulli(torch.full(x.shape, 0.5)).mask(seen)
+        pyro.sample("x", entries.to_event(1), obs=x)
+
+    def sequences(x, lengths):
+        steps = dist.Categorical(torch.full((*x.shape, 4), 0.25))
+        pyro.sample("x", PaddedSequence(steps, lengths), obs=x)
+
+    def dice(x):
+        pyro.sample("x", dist.OneHotCategorical(torch.full((*x.shape[:-1], 8), 1 / 8)).to_event(1), obs=x)
+
+    seen = torch.tensor([[True, True, True], [True, False, False]])
+    assert per_row(missing, torch.ones(2, 3), seen) == ([3, 1], pytest.approx([1.0, 1.0]))
+    lengths = torch.tensor([5, 1, 3])
+    assert per_row(sequences, torch.ones(3, 5), lengths) == ([5, 1, 3], pytest.approx([2.0] * 3))
+    rolls = torch.eye(8)[torch.tensor([[0, 3], [7, 7]])]
+    assert per_row(dice, rolls) == ([2, 2], pytest.approx([3.0, 3.0]))
 
 
 def test_the_total_adds_the_rows_errors():
@@ -259,7 +326,27 @@ def test_the_total_adds_the_rows_errors():
     result = pv.log_marginal(pv.VAE(model, WideGuide(model)), model.data(50), num_samples=100, seed=0)
     total, error = result.total
     assert total == pytest.approx(float(result.log_marginal.sum()))
-    assert error == pytest.approx(float((result.std_error**2).sum()) ** 0.5)
+    # A row's error holds Student's t for 99 degrees of freedom, 1.984 for 1.960; that of a sum does not.
+    assert error == pytest.approx(float((result.std_error**2).sum()) ** 0.5 / (1.98422 / 1.95996), rel=1e-5)
+    assert result.total_bias == pytest.approx(-(error**2) / 2, rel=0.05)
     assert "a single sample has no error" in str(
         pv.log_marginal(pv.VAE(model, WideGuide(model)), model.data(5), num_samples=1)
     )
+
+
+@pytest.mark.parametrize("S", [4, 10])
+@pytest.mark.parametrize("source", SOURCES)
+def test_the_total_errs_low_by_what_it_says(source, S):
+    # 10,000 rows: the bias, which is stated, is many times the error, which averages out.
+    N, model = 10_000, LinearGaussian(scale=1.5)
+    x = model.data(N)
+    vae, truth = pv.VAE(model, WideGuide(model)), model.evidence().log_prob(x)
+    result = pv.log_marginal(vae, x, num_samples=S, method=SOURCES[source], seed=0)
+    total, error = result.total
+    offset = total - float(truth.sum())
+    assert offset < -6 * error  # as if there were no bias
+    assert abs(offset - result.total_bias) < 0.25 * abs(result.total_bias) + 4 * error
+    assert error == pytest.approx(
+        float((result.log_marginal - truth).std()) * N**0.5, rel=0.2 if S == 4 else 0.1
+    )
+    assert f"errs low by about {-result.total_bias / N:.3f}" in str(result)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyrovae.psis import largest_of, pareto_k, smoothed
+from pyrovae.psis import good_k, largest_of, pareto_k, smoothed, unknown_k
 
 arviz = pytest.importorskip("arviz")
 
@@ -107,3 +107,27 @@ def test_thousands_of_rows_at_once_are_faster_than_row_by_row():
     theirs = min(timeit.repeat(by_arviz, number=1, repeat=2)) / 100
     np.testing.assert_allclose(pareto_k(as_tensor)[:100], by_arviz(), rtol=1e-6, atol=1e-6)
     assert theirs > 3 * ours, (theirs, ours)
+
+
+def test_what_counts_as_good_is_what_arviz_says():
+    # arviz 0.23, stats.py, loo: good_k = min(1 - 1 / np.log10(n_samples), 0.7)
+    for S in (21, 100, 1000, 2154, 2155, 10**6):
+        assert good_k(S) == pytest.approx(min(1 - 1 / np.log10(S), 0.7))
+    assert good_k(1) == good_k(10) == 0.0
+
+
+def test_k_is_unknown_where_there_is_no_tail_and_bad_where_one_weight_is_all():
+    def unknown(log_weights):
+        ess = 1 / (log_weights.double().softmax(0) ** 2).sum(0)
+        return unknown_k(pareto_k(log_weights), ess, len(log_weights)).tolist()
+
+    for S in (1, 4, 20):
+        assert unknown(torch.randn(S, 2)) == [True, True]
+    assert unknown(torch.zeros(10, 2)) == [False, False]  # equal weights are good, be they ever so few
+    assert unknown(torch.randn(21, 2)) == [False, False]
+    ties = torch.tensor([0.0, 1.0, 2.0]).repeat(100).unsqueeze(1)  # three values of a discrete latent
+    one = torch.full((300, 1), -1000.0)
+    one[3] = 0.0
+    for weights in (ties, one):
+        assert pareto_k(weights).tolist() == [float("inf")]
+    assert unknown(torch.cat([ties, one], 1)) == [True, False]

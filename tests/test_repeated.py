@@ -50,7 +50,9 @@ def traced(monkeypatch):
 @pytest.mark.parametrize("method", METHODS)
 def test_traced_figures_are_those_of_plain_pyro(digits, traced, method):
     vae, x = digits
-    given = {"num_samples": 23, "method": METHODS[method], "seed": 3, "chunk_size": 10}
+    given = {"num_samples": 23, "method": METHODS[method], "seed": 3}
+    if method not in ("mixture", "prior"):  # draws of the prior are scored as they are drawn
+        given["chunk_size"] = 10
     plain = pv.log_marginal(vae, x, compile=False, **given)
     assert not traced
     fast = pv.log_marginal(vae, x, **given)

@@ -23,14 +23,16 @@ def tallied(log_weights, sizes=None, at_once=7):
 def jackknife(log_weights, sizes):
     """Leave each weight out in turn, its stratum's mean counting for the same share as before."""
     weights, S = log_weights.exp(), len(log_weights)
-    variances = []
+    variances, bias = [], 0.0
     for h, part in enumerate(weights.split(sizes)):
         n = len(part)
         others = sum(p.sum(0) for g, p in enumerate(weights.split(sizes)) if g != h)
         left = torch.stack([((n * (part.sum(0) - part[i]) / (n - 1) + others) / S).log() for i in range(n)])
         variances.append((n - 1) / n * ((left - left.mean(0)) ** 2).sum(0))
+        bias = bias + (n - 1) * (left.mean(0) - weights.mean(0).log())
     degrees = sum(variances) ** 2 / sum(v**2 / (n - 1) for v, n in zip(variances, sizes, strict=True))
-    return sum(variances).sqrt() * torch.as_tensor(t.ppf(0.975, degrees)) / norm.ppf(0.975)
+    widening = torch.as_tensor(t.ppf(0.975, degrees)) / norm.ppf(0.975)
+    return sum(variances), bias, sum(variances).sqrt() * widening
 
 
 @pytest.mark.parametrize("sizes", [[10], [100], [3000], [6, 4], [150, 250]])
@@ -40,12 +42,11 @@ def test_pieces_give_the_figures_of_the_whole(sizes, spread):
     log_weights = (
         spread * torch.randn(S, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(S)) - 50
     )
-    estimate, std_error, ess, khat, bound = estimates(tallied(log_weights, sizes))
+    estimate, std_error, ess, khat, bound, *jackknifed = estimates(tallied(log_weights, sizes))
     torch.testing.assert_close(estimate, log_weights.logsumexp(0) - math.log(S))
     # Above KEPT draws the effect of the many small weights is taken to second order.
-    torch.testing.assert_close(
-        std_error, jackknife(log_weights, sizes), rtol=1e-8 if S <= 100 else 0.01, atol=0
-    )
+    for ours, exact in zip((*jackknifed, std_error), jackknife(log_weights, sizes), strict=True):
+        torch.testing.assert_close(ours, exact, rtol=1e-8 if S <= 100 else 0.02, atol=0)
     torch.testing.assert_close(ess, 1 / (log_weights.softmax(0) ** 2).sum(0))
     torch.testing.assert_close(khat, pareto_k(log_weights), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(bound, log_weights.mean(0))
