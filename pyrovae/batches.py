@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, TensorDataset
 
 from pyrovae import rows
-from pyrovae.data import ARRAYS, Rows, blocks
+from pyrovae.data import ARRAYS, OnDisk, Rows, blocks
 from pyrovae.described import without_addresses
 from pyrovae.layout import Arguments
 from pyrovae.support import check_support
@@ -114,6 +114,8 @@ class GatheredBatches:
     ) -> None:
         self.device, self.transform, self.share = vae.device, transform, share
         self.data, self.batch_size = data.to(vae.device), batch_size
+        on_disk = any(isinstance(argument, OnDisk) for argument in data.arguments)
+        self._looked_up_on = torch.device("cpu") if on_disk else vae.device
 
     @property
     def steps(self) -> int:
@@ -125,17 +127,17 @@ class GatheredBatches:
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(self.data), generator=generator, device="cpu")
         # One copy to the device for the whole epoch.
-        there = order.to(self.device).split(self.batch_size)
+        there = order.to(self._looked_up_on).split(self.batch_size)
         for places, index in list(zip(order.split(self.batch_size), there, strict=True))[first:]:
             yield self._batch(places, index)
 
     def draw(self) -> Batch:
         """A batch of rows drawn at random."""
         places = torch.randperm(len(self.data))[: self.batch_size]
-        return self._batch(places, places.to(self.device))
+        return self._batch(places, places.to(self._looked_up_on))
 
     def _batch(self, places: Tensor, index: Tensor) -> Batch:
-        """The rows at `places`, which `index` has on the device."""
+        """The rows at `places`, which `index` has where they are looked up."""
         own = slice(self.share.rank, None, self.share.of)
         if len(places[own]) == 0:
             return Batch(None, places[own], len(places))
@@ -269,10 +271,12 @@ def checked_rows(vae: VAE, data: Any, transform: Transform | None = None) -> Row
         found = Rows(given)
         with rows.fixed_seed(0, vae.device):
             vae.rows(*transformed(found.take(slice(0, 1000), vae.device), transform))
-    with vae.evaluating(), rows.fixed_seed(0, vae.device):
+    with rows.fixed_seed(0, vae.device):
         for first in range(0, len(found), _ROWS_CHECKED_AT_ONCE):
             some = found.take(slice(first, first + _ROWS_CHECKED_AT_ONCE), vae.device)
-            check_support(vae.model, transformed(some, transform), first)
+            some = transformed(some, transform)  # outside the pair's scope, as in training
+            with vae.evaluating():
+                check_support(vae.model, some, first)
     return found
 
 

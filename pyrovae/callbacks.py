@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -91,8 +92,13 @@ class EarlyStopping(Callback):
 
     def on_end(self, training: Training) -> None:
         """Goes back to the best weights."""
-        if self._weights:
-            training.vae.take_values(self._weights)
+        differences = training.vae.take_values(self._weights) if self._weights else ""
+        if differences:
+            warnings.warn(
+                f"EarlyStopping could not go back to the weights of epoch {self.best_epoch}, for the VAE has changed: "
+                f"{differences}. It holds those of the last epoch.",
+                stacklevel=2,
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """The best ELBO, its epoch and its weights."""

@@ -60,6 +60,7 @@ class Keeper:
     def __init__(self, checkpoint: Checkpoint, settings: Mapping[str, Any]) -> None:
         self.checkpoint, self.settings = checkpoint, dict(settings)
         self.path = Path(checkpoint.path)
+        self.last_good = self.path.with_name(f"{self.path.name}.last_good")
         self.failed = False
 
     def read(self) -> dict[str, Any]:

@@ -280,7 +280,10 @@ def _numbers(vae: VAE, arguments: Any) -> dict[str, Tensor]:
     found = observations_of(vae, arguments).values()
     B = rows.num_rows(arguments)
     return {
-        kind: torch.cat([o.numbers().cpu() for o in found if o.discrete == discrete] + [torch.empty(B, 0)], 1)
+        kind: torch.cat(
+            [o.numbers().cpu() for o in found if o.discrete == discrete] + [torch.empty(B, 0, device="cpu")],
+            1,
+        )
         .double()
         .sort(1)
         .values

@@ -96,7 +96,7 @@ class Rows:
 
     def take(self, index: slice | Tensor, device: torch.device | None = None) -> Arguments:
         """The arguments for some rows, places or a slice, on a device."""
-        return tuple(_taken(a, index).to(device) if isinstance(a, ARRAYS) else a for a in self.arguments)
+        return tuple(_moved(_taken(a, index), device) if isinstance(a, ARRAYS) else a for a in self.arguments)
 
     def to(self, device: torch.device) -> Rows:
         """The same rows on a device; what is on disk stays there."""
@@ -109,6 +109,11 @@ def _taken(values: Tensor | OnDisk, index: slice | Tensor) -> Tensor:
     if isinstance(values, Tensor) and isinstance(index, Tensor):
         return values.index_select(0, index.to(values.device))  # several times faster than values[index]
     return values[index]
+
+
+def _moved(values: Tensor, device: torch.device | None) -> Tensor:
+    # From pinned memory, as a DataLoader may give it, a GPU copies while it computes.
+    return values.to(device, non_blocking=values.is_pinned())
 
 
 def blocks(values: Tensor | OnDisk) -> Iterator[slice]:

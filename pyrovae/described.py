@@ -5,15 +5,47 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from pyrovae.objectives.base import RowObjective
 
+if TYPE_CHECKING:
+    from pyrovae.batches import Batches
+    from pyrovae.vae import VAE
+
 _NO_SETTINGS = {"params", "initial_lr", "fused", "foreach", "capturable"}
 _PLAIN = (bool, int, float, str, type(None))
+
+
+def described_training(
+    vae: VAE,
+    batches: Batches,
+    held_out: Batches | None,
+    transform: Any,
+    objective: Any,
+    optimizer: torch.optim.Optimizer,
+    scheduler: Any,
+    callbacks: Sequence[Any],
+) -> dict[str, Any]:
+    """What a training is made of beside plain settings, by name."""
+    return {
+        "model": described_program(vae.model),
+        "guide": described_program(vae.guide),
+        # Their random states are of other kinds.
+        "device": vae.device.type,
+        "data": batches.fingerprint(),
+        "validation": None if held_out is None else held_out.fingerprint(),
+        "transform": described_program(transform),
+        "batch_size": batches.batch_size,
+        "objective": described_objective(objective),
+        "optimizer": described_optimizer(optimizer),
+        "scheduler": described_scheduler(scheduler),
+        "callbacks": [type(callback).__name__ for callback in callbacks],
+    }
 
 
 def without_addresses(text: str) -> str:

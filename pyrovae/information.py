@@ -103,7 +103,7 @@ def _bounds(log_q: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]
     """Both bounds of I from log q of draw d of row n under row m, [D,N,N], each also without any one row: [N]."""
     N = log_q.shape[-1]
     own = log_q.diagonal(dim1=1, dim2=2)
-    others = log_q.masked_fill(torch.eye(N, dtype=torch.bool), -torch.inf)
+    others = log_q.masked_fill(torch.eye(N, dtype=torch.bool, device=log_q.device), -torch.inf)
     bounds = []
     for table, count in ((log_q, N), (others, N - 1)):
         total = table.logsumexp(2)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -19,23 +17,17 @@ from pyrovae.batch_loss import STATISTICS
 from pyrovae.batches import Batch, Batches, GatheredBatches
 from pyrovae.callbacks import Callback
 from pyrovae.checkpoints import Keeper, noise_state, set_noise_state
-from pyrovae.layout import Arguments
-from pyrovae.nonfinite import FAILURES, GoodWeights, NonFiniteLossError, explain, gives_nan
+from pyrovae.interruption import Interruption
+from pyrovae.nonfinite import FAILURES, LOOK_EVERY, NonFiniteLossError, Watch
 from pyrovae.objectives.base import RowObjective
 from pyrovae.processes import Processes
-from pyrovae.steps import Steps
+from pyrovae.steps import Gradients, Steps
 from pyrovae.vae import VAE
 
 Scheduler: TypeAlias = torch.optim.lr_scheduler.LRScheduler | torch.optim.lr_scheduler.ReduceLROnPlateau
 OnNonFinite: TypeAlias = Literal["stop", "skip"]
 
-_REMEDY = (
-    "Lower the learning rate, clip gradients (clip_norm=), keep scales away from 0, or skip such batches "
-    "(on_nonfinite='skip')."
-)
 COLUMNS = ("epoch", *STATISTICS, "elbo_valid", "seconds")
-# How many steps may pass between looks at the losses of a GPU, and between copies of good weights.
-LOOK_EVERY = 50
 
 
 @dataclass(frozen=True)
@@ -57,30 +49,31 @@ def seed_of(seed: int, number: int) -> int:
     return int(torch.randint(2**62, (number + 1,), generator=generator, device="cpu")[-1])
 
 
+def check_rates(optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Raise where a scheduler has made a learning rate that climbs the loss, or NaN."""
+    for group in optimizer.param_groups:
+        if not group["lr"] >= 0:
+            raise ValueError(
+                f"the scheduler gives the learning rate {float(group['lr']):g} after step {step}: expected a number of "
+                "at least 0."
+            )
+
+
 class Totals:
     """Sums of statistics over rows, and the number of rows; on a GPU they stay there until they are read."""
 
     def __init__(self, device: torch.device, sums: Sequence[float] = (0.0,) * len(STATISTICS), rows: int = 0):
-        self._sums, self._rows = list(sums), rows
-        self._on_device = (
-            None if device.type == "cpu" else torch.zeros(len(STATISTICS), dtype=torch.float64, device=device)
-        )
+        dtype = torch.float32 if device.type == "mps" else torch.float64  # which has none of the latter
+        self._sums, self._rows = torch.tensor(sums, dtype=dtype, device=device), rows
 
     def add(self, statistics: Tensor, num_rows: int) -> None:
         """Count one batch."""
+        self._sums += statistics
         self._rows += num_rows
-        if self._on_device is not None:
-            self._on_device += statistics
-        else:
-            for place, value in enumerate(statistics.tolist()):
-                self._sums[place] += value
 
     def read(self) -> tuple[list[float], int]:
         """The sums and the number of rows."""
-        if self._on_device is not None:
-            self._sums = [a + b for a, b in zip(self._sums, self._on_device.tolist(), strict=True)]
-            self._on_device.zero_()
-        return list(self._sums), self._rows
+        return self._sums.tolist(), self._rows
 
 
 class Training:
@@ -117,11 +110,14 @@ class Training:
         self._totals = Totals(self._device)
         self._waiting = 0  # batches whose gradients wait for the optimizer
         self._seconds = 0.0
-        self._stopped = self._interrupted = False
-        self._good = GoodWeights([*vae.parameters(), *vae.buffers()])
-        self._recent: list[tuple[int, Batch, Tensor]] = []
-        self._skipped = 0
+        self._stopped, self._interruption = False, Interruption()
         self._scaler: torch.amp.GradScaler | None = None
+        self._watch = Watch(
+            vae,
+            1 if self._device.type == "cpu" else LOOK_EVERY,
+            skips=settings.on_nonfinite == "skip",
+            save_to=keeper.last_good if keeper is not None and processes.is_first else None,
+        )
 
     # What callbacks may ask
 
@@ -153,11 +149,11 @@ class Training:
         """A step on a batch drawn at random, of the parameters with these ids alone."""
         assert isinstance(self._batches, GatheredBatches)
         batch = self._batches.draw()
-        statistics, gradients = self._losses(batch)
-        if not self._is_good(batch, statistics, gradients):
+        found = self._losses(batch)
+        if found is None:
             return
         kept = [p.grad for p in self._parameters]
-        for p, gradient in zip(self._parameters, gradients, strict=True):
+        for p, gradient in zip(self._parameters, found[1], strict=True):
             used = gradient is not None and id(p) in only
             # One batch makes this step, whatever makes the others.
             p.grad = gradient * self.settings.accumulate if gradient is not None and used else None
@@ -174,7 +170,8 @@ class Training:
         steps = self._batches.steps
         total = None if steps is None else steps * self.settings.epochs
         with (
-            self._interruptible(),
+            # Several processes would stop at different steps.
+            self._interruption.heard() if self.processes.share.of == 1 else nullcontext(),
             tqdm(
                 total=total,
                 initial=0 if steps is None else steps * self.epoch + self._batch_number,
@@ -184,9 +181,9 @@ class Training:
                 mininterval=0.5,
             ) as bar,
         ):
-            while not self.is_over and not self._interrupted:
+            while not self.is_over and not self._interruption.asked:
                 self._run_epoch(bar)
-            if self._interrupted and not self._waiting:
+            if self._interruption.asked:
                 self._save()
         for callback in self._callbacks:
             callback.on_end(self)
@@ -211,9 +208,8 @@ class Training:
                 and self._keeper.is_due(self, epoch_ended=False)
             ):
                 self._save()
-            if self._interrupted:
+            if self._interruption.asked and not self._waiting:
                 self._seconds += time.perf_counter() - started
-                self._look_at_losses()
                 return
         if self._batch_number == 0:
             raise ValueError(
@@ -222,7 +218,7 @@ class Training:
             )
         if self._waiting:
             self._optimize_and_count()
-        self._look_at_losses()
+        self._watch.look(self.step, self.epoch)
         self._seconds += time.perf_counter() - started
         self._end_epoch(bar)
 
@@ -254,7 +250,7 @@ class Training:
 
     def _save(self) -> None:
         """Write a checkpoint, never of weights that are not finite."""
-        self._look_at_losses()
+        self._watch.look(self.step, self.epoch)
         if self._keeper is not None:
             self._keeper.write(self)
 
@@ -267,27 +263,35 @@ class Training:
             self._objective.advance(self.step, self.epoch + within)
 
     def _take(self, batch: Batch) -> None:
-        statistics, gradients = self._losses(batch)
-        if not self._is_good(batch, statistics, gradients):
+        found = self._losses(batch)
+        if found is None:
             return
+        statistics, gradients = found
         self._totals.add(statistics, batch.num_rows)
         self._gather(gradients)
         if self._waiting == self.settings.accumulate:
             self._optimize_and_count()
 
-    def _losses(self, batch: Batch) -> tuple[Tensor, list[Tensor | None]]:
+    def _losses(self, batch: Batch) -> tuple[Tensor, Gradients] | None:
+        """All processes' statistics and gradients; None where the batch is left out."""
+        self._watch.begin()
+        none: Gradients = [None] * len(self._parameters)
         if batch.arguments is None:
-            nothing = torch.zeros(len(STATISTICS), device=self._device)
-            return self.processes.add_up(nothing, [None] * len(self._parameters), self._parameters)
-        try:
-            statistics, gradients = self._steps(batch.arguments)
-        except FAILURES:
-            if not self._is_about_nan(batch.arguments):
-                raise
-            statistics, gradients = self._lost()  # which all processes see
-        return self.processes.add_up(statistics, gradients, self._parameters)
+            own = torch.zeros(len(STATISTICS), device=self._device), none
+        else:
+            try:
+                own = self._steps(batch.arguments)
+            except FAILURES:
+                if not self._watch.blames_nan(batch.arguments):
+                    raise
+                own = torch.full((len(STATISTICS),), math.nan, device=self._device), none  # which all see
+        statistics, gradients = self.processes.add_up(*own, self._parameters)
+        # Scaled 16-bit gradients overflow as a matter of course: the scaler sees to them.
+        watched = gradients if self._scaler is None else []
+        good = self._watch.see(self.step, self.epoch, batch, statistics[0], watched)
+        return (statistics, gradients) if good else None
 
-    def _gather(self, gradients: list[Tensor | None]) -> None:
+    def _gather(self, gradients: Gradients) -> None:
         for p, gradient in zip(self._parameters, gradients, strict=True):
             if self._waiting == 0:
                 # A CUDA graph writes its next gradients where it wrote these.
@@ -302,8 +306,6 @@ class Training:
         self._optimize()
         self._waiting = 0
         self.step += 1
-        if self.step % LOOK_EVERY == 0 and self._device.type == "cpu":
-            self._good.keep()
         if self.settings.schedule_steps:
             self._step_scheduler({})
         for callback in self._callbacks:
@@ -320,13 +322,16 @@ class Training:
         else:
             self._scaler.step(self.optimizer)
             self._scaler.update()
-            self._steps.loss_scale.fill_(self._scaler.get_scale())
+            self._scale_losses(self._scaler)
 
     def use_scaler(self) -> None:
         """Scale losses so that 16-bit gradients do not vanish."""
         self._scaler = torch.amp.GradScaler(self._device.type)
-        self._scaler.scale(torch.zeros((), device=self._device))  # makes its state
-        self._steps.loss_scale.fill_(self._scaler.get_scale())
+        self._scale_losses(self._scaler)
+
+    def _scale_losses(self, scaler: torch.amp.GradScaler) -> None:
+        # To ask for the scale would wait for the GPU.
+        self._steps.loss_scale.copy_(scaler.scale(torch.ones_like(self._steps.loss_scale)))
 
     def _step_scheduler(self, row: Mapping[str, float]) -> None:
         if self.scheduler is None or (bool(row) == self.settings.schedule_steps):
@@ -338,72 +343,7 @@ class Training:
             self.scheduler.step(loss if self.scheduler.mode == "min" else -loss)
         else:
             self.scheduler.step()
-
-    # Losses that are not finite
-
-    def _is_good(self, batch: Batch, statistics: Tensor, gradients: list[Tensor | None]) -> bool:
-        """Whether the step may be taken; raises where it may not and training shall stop."""
-        if self._device.type != "cpu" and self.settings.on_nonfinite == "stop":
-            self._recent.append((self.step, batch, statistics[0]))
-            if len(self._recent) >= LOOK_EVERY:
-                self._look_at_losses()
-            return True
-        good = math.isfinite(statistics[0].item())
-        if self.settings.on_nonfinite == "skip":
-            # Scaled 16-bit gradients overflow as a matter of course: the scaler sees to them.
-            good = good and (
-                self._scaler is not None
-                or all(bool(torch.isfinite(g).all()) for g in gradients if g is not None)
-            )
-            if not good:
-                self._skipped += 1
-                self._good.restore()  # of running statistics, which have seen the batch
-            return good
-        if not good:
-            raise self._failure(self.step, batch)
-        return True
-
-    def _lost(self) -> tuple[Tensor, list[Tensor | None]]:
-        """What stands for a batch whose loss could not be computed."""
-        nothing = torch.full((len(STATISTICS),), math.nan, device=self._device)
-        return nothing, [None] * len(self._parameters)
-
-    def _is_about_nan(self, arguments: Arguments) -> bool:
-        return not self._good.all_finite() or gives_nan(self.vae, arguments)
-
-    def _look_at_losses(self) -> None:
-        """Look at the weights, and at what has come from a GPU since the last look."""
-        if self._recent:
-            finite = torch.isfinite(torch.stack([loss for _, _, loss in self._recent])).cpu()
-            if not bool(finite.all()):
-                step, batch, _ = self._recent[int((~finite).nonzero()[0, 0])]
-                raise self._failure(step, batch)
-            self._recent.clear()
-        if not self._good.keep():
-            # A gradient spoilt them and no loss has been computed since.
-            raise self._failure(self.step, None)
-
-    def _failure(self, step: int, batch: Batch | None) -> NonFiniteLossError:
-        """Go back to the last good weights, save them, and say what happened."""
-        named = dict(self.vae.named_parameters())
-        arguments, places = (None, None) if batch is None else (batch.arguments, batch.places)
-        found = explain(self.vae, arguments, places, named)
-        self._good.restore()
-        kept = "The VAE holds the last good weights"
-        if self._keeper is not None and self.processes.is_first:
-            path = self._keeper.path.with_name(f"{self._keeper.path.name}.last_good")
-            try:
-                self.vae.save(path)
-                kept += f", saved to {path.name} (VAE.load reads it)"
-            except OSError as error:
-                kept += f", which could not be saved ({error})"
-        if batch is None:
-            return NonFiniteLossError(
-                f"after step {step} (epoch {self.epoch + 1}), {found}. {kept}. {_REMEDY}"
-            )
-        return NonFiniteLossError(
-            f"the loss of step {step + 1} (epoch {self.epoch + 1}) is not finite: {found}. {kept}. {_REMEDY}"
-        )
+        check_rates(self.optimizer, self.step)
 
     # Around the loop
 
@@ -416,37 +356,10 @@ class Training:
                 if hasattr(logger, "save"):
                     logger.save()
 
-    @contextmanager
-    def _interruptible(self) -> Iterator[None]:
-        """Ctrl-C lets the step end first; a second one ends it at once."""
-        if (
-            threading.current_thread() is not threading.main_thread()
-            or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-            or self.processes.share.of > 1  # which would stop at different steps
-        ):
-            yield
-            return
-
-        def ask(number: int, frame: Any) -> None:
-            if self._interrupted:
-                raise KeyboardInterrupt
-            self._interrupted = True
-
-        signal.signal(signal.SIGINT, ask)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    @property
-    def was_interrupted(self) -> bool:
-        """Whether Ctrl-C ended it."""
-        return self._interrupted
-
     @property
     def skipped(self) -> int:
         """Batches left out because their loss was not finite."""
-        return self._skipped
+        return self._watch.skipped
 
     def noise_state(self) -> Tensor:
         """The random state that draws latents."""
@@ -464,7 +377,7 @@ class Training:
             "step": self.step,
             "batch_number": self._batch_number,
             "totals": self._totals.read(),
-            "skipped": self._skipped,
+            "skipped": self._watch.skipped,
             "stopped": self._stopped,
             "seconds": self._seconds,
             "engine": self._steps.state_dict(),
@@ -482,15 +395,16 @@ class Training:
             self.scheduler.load_state_dict(state["scheduler"])
         if self._scaler is not None:
             self._scaler.load_state_dict(state["scaler"])
-            self._steps.loss_scale.fill_(self._scaler.get_scale())
+            self._scale_losses(self._scaler)
         for callback, saved in zip(self._callbacks, state["callbacks"], strict=True):
             callback.load_state_dict(saved)
         self.epoch, self.step, self._batch_number = state["epoch"], state["step"], state["batch_number"]
         self._totals = Totals(self._device, *state["totals"])
-        self._skipped, self._stopped, self._seconds = state["skipped"], state["stopped"], state["seconds"]
+        self._stopped, self._seconds = state["stopped"], state["seconds"]
+        self._watch.skipped = state["skipped"]
         self._steps.load_state_dict(state["engine"])
         self.history = state["history"]
-        self._good.keep()
+        self._watch.look(self.step, self.epoch)
         noises = state["noises"]
         if len(noises) == self.processes.share.of:
             set_noise_state(noises[self.processes.share.rank], self._device)

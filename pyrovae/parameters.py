@@ -49,9 +49,19 @@ class PairParameters(nn.Module):
         self._of_modules: set[str] = set()
         self._loaded: dict[str, Tensor] = {}
 
+    @property
+    def device(self) -> torch.device:
+        """The device of the parameters (the CPU if there are none)."""
+        tensor = next((t for t in (*self.parameters(), *self.buffers())), None)
+        return torch.device("cpu") if tensor is None else tensor.device
+
     @contextmanager
     def scope(self) -> Iterator[None]:
-        """Run programs inside: `pyro.param` and `pyro.module` meet this pair's parameters only."""
+        """Run programs inside: `pyro.param` and `pyro.module` meet this pair's parameters only.
+
+        Tensors that a program makes, such as `torch.zeros(3)` or the 0 of `Normal(0.0, 1.0)`, are made where its
+        parameters are.
+        """
         state: Any = {
             "params": {_unescape(name): parameter for name, parameter in self.store.items()},
             "constraints": dict(self._constraints),
@@ -59,7 +69,9 @@ class PairParameters(nn.Module):
         outside = pyro.get_param_store().named_parameters()
         trained = {name: value for name, value in outside if _escape(name) not in self.store}
         given = _GiveValues(self._loaded, trained) if self._loaded or trained else None
-        with pyro.get_param_store().scope(state) as state, given or nullcontext():
+        # On the CPU torch makes them by itself, unless told otherwise outside.
+        here = nullcontext() if self.device.type == "cpu" else self.device
+        with pyro.get_param_store().scope(state) as state, given or nullcontext(), here:
             yield
         self._adopt(state)
         if given is not None and given.taken:

@@ -1,7 +1,10 @@
 """Several processes that train one VAE together, on lightning-fabric.
 
-Each process takes its part of every batch, and their gradients are added up before each step: the steps are
-those of one process on whole batches. So `batch_size` and learning rates mean the same on any number of devices.
+Each process takes its part of every batch, and their gradients are added up before each step. Where each row's
+loss is its own, the steps are those of one process on whole batches: `batch_size` and learning rates mean the same
+on any number of devices. Objectives whose rows' losses depend on each other, such as free bits, are refused.
+Modules that look at whole batches see a process's part alone: batch normalization normalizes by it, and all take
+the first one's running statistics after each epoch.
 """
 
 from __future__ import annotations
@@ -20,13 +23,13 @@ T = TypeVar("T", int, float)
 
 
 class Processes:
-    """One process among those that train together; alone by default.
+    """One process among those that train together.
 
     Args:
         devices: processes on this machine.
         num_nodes: machines.
         strategy: how lightning-fabric starts them: "ddp" or another of its data-parallel strategies.
-        device: "cpu", "cuda" or None for what fabric finds.
+        device: where they compute; several take one each of its kind.
 
     Raises:
         ValueError: a strategy that splits the model itself.
@@ -34,11 +37,9 @@ class Processes:
 
     """
 
-    def __init__(
-        self, devices: int = 1, num_nodes: int = 1, strategy: str = "auto", device: str | None = None
-    ) -> None:
+    def __init__(self, devices: int, num_nodes: int, strategy: str, device: torch.device) -> None:
         self.fabric: Any = None
-        self.share = Share()
+        self.device, self.share = device, Share()
         self._flags: dict[tuple[bool, ...], Tensor] = {}
         if devices == 1 and num_nodes == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
             if strategy != "auto":
@@ -62,9 +63,8 @@ class Processes:
                     f"{nodes} machines: leave both out."
                 )
             devices, num_nodes = started, nodes
-        accelerator = "auto" if device is None else torch.device(device).type
         fabric = Fabric(
-            accelerator=accelerator,
+            accelerator=device.type,
             devices=devices,
             num_nodes=num_nodes,
             strategy="ddp" if strategy == "auto" else strategy,
@@ -79,18 +79,13 @@ class Processes:
             raise ValueError(
                 f"strategy is {strategy!r}: processes run the whole script here. Use 'ddp', or torchrun."
             ) from error
-        self.fabric = fabric
+        self.fabric, self.device = fabric, fabric.device
         self.share = Share(fabric.global_rank, fabric.world_size)
 
     @property
     def is_first(self) -> bool:
         """Whether this process writes files and shows progress."""
         return self.share.rank == 0
-
-    @property
-    def device(self) -> torch.device | None:
-        """The device that fabric gave this process."""
-        return None if self.fabric is None else self.fabric.device
 
     def same(self, number: T) -> T:
         """The first process's number, for all."""

@@ -101,7 +101,7 @@ def _counted_in_both(
     vae: VAE, name: str, guide_sites: Mapping[str, Site], model_sites: Mapping[str, Site]
 ) -> Tensor:
     """Which entries of a latent neither program masks, [B, *inner plates, *event]."""
-    kept = torch.ones((), dtype=torch.bool)
+    kept = torch.ones((), dtype=torch.bool, device="cpu")
     runs = ((guide_sites, vae.layout.guide_broadcasts), (model_sites, vae.layout.model_broadcasts))
     for sites, broadcasts in runs:
         site = sites.get(name)  # in the model, enumeration may have joined it with others

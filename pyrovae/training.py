@@ -20,14 +20,9 @@ from pyrovae.batches import Batches, Share, Transform, batches_of
 from pyrovae.callbacks import Callback
 from pyrovae.checkpoints import Checkpoint, Keeper
 from pyrovae.compilation import Compile
-from pyrovae.described import (
-    described_objective,
-    described_optimizer,
-    described_program,
-    described_scheduler,
-)
+from pyrovae.described import described_training
 from pyrovae.evidence import elbo
-from pyrovae.loop import COLUMNS, OnNonFinite, Scheduler, Settings, Training, seed_of
+from pyrovae.loop import COLUMNS, OnNonFinite, Scheduler, Settings, Training, check_rates, seed_of
 from pyrovae.objectives.base import RowObjective
 from pyrovae.precision import Precision, arithmetic
 from pyrovae.processes import Processes
@@ -98,14 +93,17 @@ def fit(
             transformed the same way after each epoch.
         seed: of order, transforms and draws; torch's random state is left as it was. None draws one from that
             state.
-        device: moves the VAE there, and the data; None trains where the VAE is.
+        device: moves the VAE there, and the data; None trains where the VAE is, and several processes on
+            devices of that kind.
         precision: "bf16-mixed" or "16-mixed" do matrix products and convolutions in 16 bits, and all densities
             in 32; "16-mixed" also scales losses.
         compile: False runs plain Pyro; "auto" traces, and compiles where that saves time over the steps to
             come; True compiles, and warns where that cannot be.
         checkpoint: a file, or `Checkpoint(file, ...)`, in which the training is saved, after each epoch if
             nothing else is said. An interrupted training goes on from it exactly.
-        resume: go on from `checkpoint` if it is there, else begin.
+        resume: go on from `checkpoint` if it is there, else begin. What is compared with what it was started
+            with: these arguments, the data (some thousand rows), the kind of device, modules by their `repr` and
+            the shapes of their parameters, functions by their names; not the values that a module keeps besides.
         callbacks: see `pyrovae.callbacks`.
         loggers: objects with `log_metrics(metrics, step)`, such as lightning-fabric's `CSVLogger` and
             `TensorBoardLogger`; called each epoch.
@@ -126,7 +124,9 @@ def fit(
     Raises:
         ValueError: data that do not fit the pair or lie outside a likelihood's support (with the row),
             counts below 1, a device that is not there, an optimizer over other parameters, a checkpoint of
-            another training (says what differs) or one that would be overwritten. Raised before the first step.
+            another training (says what differs) or one that would be overwritten, in several processes an
+            objective whose rows' losses depend on each other. Raised before the first step; later, a scheduler
+            that makes a learning rate negative.
         TypeError: an objective, optimizer or scheduler of another kind.
         NonFiniteLossError: a loss that is NaN or infinite, with the step, the site and the rows; the VAE
             holds the last good weights.
@@ -141,28 +141,24 @@ def fit(
         ['epoch', 'loss', 'elbo', 'reconstruction', 'rate', 'elbo_valid', 'seconds']
 
     """
-    check_count("epochs", epochs)
-    check_count("accumulate", accumulate)
-    if batch_size is not None:
-        check_count("batch_size", batch_size)
-    check_count("devices", devices)
-    check_count("num_nodes", num_nodes)
+    counts = {
+        "epochs": epochs,
+        "batch_size": 1 if batch_size is None else batch_size,
+        "accumulate": accumulate,
+    }
+    for name, count in (counts | {"devices": devices, "num_nodes": num_nodes}).items():
+        check_count(name, count)
     _check_choices(compile, on_nonfinite, clip_norm, callbacks, loggers, seed, transform)
-    if schedule_steps and scheduler is None:
-        raise ValueError("schedule_steps=True needs scheduler=, the scheduler that it steps.")
     kept = Checkpoint(checkpoint) if isinstance(checkpoint, str | os.PathLike) else checkpoint
     _check_checkpoint(kept, resume)
-    processes = Processes(devices, num_nodes, strategy, None if device is None else str(available(device)))
-    if processes.device is not None or device is not None:
-        vae.to(processes.device or available(device or "cpu"))
+    processes = Processes(devices, num_nodes, strategy, vae.device if device is None else available(device))
+    vae.to(processes.device)
     chosen = int(torch.randint(2**62, ())) if seed is None else seed
     with rows.fixed_seed(seed_of(chosen, 2), vae.device):
         batches = batches_of(vae, data, batch_size, transform, processes.share)
         processes.alike(vae)
         loss = batch_loss(vae, objective)
-        if isinstance(objective, RowObjective):
-            objective.to(vae.device)
-            _try_schedule(objective, epochs, batches.steps, accumulate)
+        _prepare(objective, vae.device, processes.share.of, epochs, batches.steps, accumulate)
         optimizing = _optimizer(vae, optimizer)
         scheduling = _scheduler(optimizing, scheduler, schedule_steps)
         steps = Steps(
@@ -176,32 +172,16 @@ def fit(
             arithmetic=arithmetic(precision, vae.parameters()),
         )
         held_out = None if validation is None else _held_out(vae, validation, transform)
-        keeper = None
+        keeper = saved = None
         if kept is not None:
-            settings = {
-                "model": described_program(vae.model),
-                "guide": described_program(vae.guide),
-                "data": batches.fingerprint(),
-                "validation": None if held_out is None else held_out.fingerprint(),
-                "transform": described_program(transform),
-                "seed": seed,
-                "batch_size": batches.batch_size,
-                "accumulate": accumulate,
-                "objective": described_objective(objective),
-                "optimizer": described_optimizer(optimizing),
-                "scheduler": described_scheduler(scheduling),
-                "schedule_steps": schedule_steps,
-                "clip_norm": clip_norm,
-                "on_nonfinite": on_nonfinite,
-                "precision": precision,
-                "callbacks": [type(callback).__name__ for callback in callbacks],
-                "processes": processes.share.of,
-            }
-            keeper = Keeper(kept, settings)
-        saved = keeper.read() if keeper is not None and resume and keeper.path.exists() else None
-        if saved is not None:
-            chosen = saved["seed"]
-        chosen = processes.same(chosen)
+            plain: dict[str, Any] = {"seed": seed, "accumulate": accumulate, "schedule_steps": schedule_steps}
+            plain |= {"clip_norm": clip_norm, "on_nonfinite": on_nonfinite, "precision": precision}
+            made = described_training(
+                vae, batches, held_out, transform, objective, optimizing, scheduling, callbacks
+            )
+            keeper = Keeper(kept, made | plain | {"processes": processes.share.of})
+            saved = _saved(keeper, processes) if resume else None
+        chosen = processes.same(chosen if saved is None else saved["seed"])
         training = Training(
             vae,
             batches,
@@ -225,6 +205,10 @@ def fit(
         if saved is not None:
             training.load_state_dict(saved)
         training.run()
+    return _history(training)
+
+
+def _history(training: Training) -> pd.DataFrame:
     kinds = {name: int if name == "epoch" else float for name in COLUMNS}
     history = pd.DataFrame(training.history, columns=list(COLUMNS)).astype(kinds)
     history.attrs |= {"engine": training.engine, "skipped": training.skipped}
@@ -275,6 +259,20 @@ def _check_checkpoint(checkpoint: Checkpoint | None, resume: bool) -> None:
             f"{checkpoint.path} is there already and would be overwritten: go on from it with resume=True, or "
             "remove it."
         )
+
+
+def _saved(keeper: Keeper, processes: Processes) -> dict[str, Any] | None:
+    """What all processes go on from; None where none has a checkpoint."""
+    saved = keeper.read() if keeper.path.exists() else None
+    place = torch.tensor([-1, -1] if saved is None else [saved["epoch"], saved["step"]])
+    places = [tuple(found.tolist()) for found in processes.gather(place)]
+    if len(set(places)) > 1:
+        shown = ", ".join("none" if step < 0 else f"step {step}" for _, step in places)
+        raise ValueError(
+            f"{keeper.path} is not one file for all processes: by rank they find {shown}. Keep the checkpoint in a "
+            "folder that all machines share, or copy it to each before resuming."
+        )
+    return saved
 
 
 def _held_out(vae: VAE, data: Any, transform: Transform | None) -> Batches:
@@ -374,6 +372,8 @@ def _scheduler(
 ) -> Scheduler | None:
     kinds = (torch.optim.lr_scheduler.LRScheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
     if given is None:
+        if each_step:
+            raise ValueError("schedule_steps=True needs scheduler=, the scheduler that it steps.")
         return None
     if not (isinstance(given, kinds) or callable(given)):
         raise TypeError(
@@ -391,11 +391,23 @@ def _scheduler(
         raise ValueError(
             "ReduceLROnPlateau watches the loss of epochs: leave schedule_steps=True out, or take another."
         )
+    check_rates(optimizer, 0)
     return made
 
 
-def _try_schedule(objective: RowObjective, epochs: int, steps: int | None, accumulate: int) -> None:
-    """Where the length of the training is known, find out now whether a schedule ends below zero."""
-    if steps is not None:
-        objective.advance(epochs * math.ceil(steps / accumulate) - 1, epochs - 1 / steps)
-        objective.advance(0, 0.0)
+def _prepare(
+    objective: Any, device: torch.device, processes: int, epochs: int, steps: int | None, accumulate: int
+) -> None:
+    """Move an objective to the device; find out now what would fail later."""
+    if processes > 1 and getattr(objective, "mixes_rows", isinstance(objective, pyro.infer.Trace_MMD)):
+        raise ValueError(
+            f"objective is {objective!r}: a row's loss depends on the batch's other rows there, and each of "
+            f"{processes} processes sees its own part of a batch alone, so that another loss would be trained. Train "
+            "in one process, or take an objective by row, such as a schedule of beta in place of free bits."
+        )
+    if isinstance(objective, RowObjective):
+        objective.to(device)
+        if steps is not None:
+            # Where the length of the training is known: whether a schedule ends below zero.
+            objective.advance(epochs * math.ceil(steps / accumulate) - 1, epochs - 1 / steps)
+            objective.advance(0, 0.0)

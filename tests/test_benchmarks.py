@@ -186,6 +186,21 @@ def test_ratios_are_medians_by_pair():
     assert "- pythae: it is elsewhere: tiny (20)\n- traced: failed, OSError: no such thing: tiny (20)" in page
 
 
+def test_epochs_are_longer_on_a_gpu(monkeypatch):
+    steps = []
+
+    def prepare(task, rows, device):
+        steps.append(task.steps)
+        return lambda: float(task.steps)
+
+    monkeypatch.setattr(training_tasks.Task, "rows", lambda task, device: task.data(1))
+    monkeypatch.setattr(training, "check_same", lambda task, device: None)
+    for device in (CPU, torch.device("cuda")):
+        measured = training.measure(tiny_task(), device, rounds=1, rivals={"compiled": prepare})
+        assert measured.seconds.compiled.tolist() == [1.0]  # a step
+    assert steps == [2, 100]
+
+
 def test_the_page_of_training(monkeypatch, capsys):
     few = {name: rivals.RIVALS[name] for name in ("traced", "by hand", "pyro.infer.SVI")}
     monkeypatch.setattr(training, "TASKS", [tiny_task()])

@@ -68,7 +68,9 @@ class RowObjective(pyro.infer.ELBO):
 
     For those who write one: a dataclass (`@dataclass(eq=False, repr=False)`) whose fields are its settings, with
     the method `evaluate`. See `docs/objectives.md`. Settings with a schedule are `Scheduled`s in
-    `self._scheduled`, made in `__post_init__`, and `evaluate` reads their tensors.
+    `self._scheduled`, made in `__post_init__`, and `evaluate` reads their tensors. Where a row's loss depends on
+    the other rows of its batch, `__post_init__` sets `self.mixes_rows`: several processes, each of which sees its
+    own part of a batch, cannot train by it.
 
     Under SVI the loss is N/B times the sum over rows, N/B being the scale of a subsampled row plate and 1
     of any other; each call of `loss_and_grads` and each of `differentiable_loss` counts as a step.
@@ -93,6 +95,7 @@ class RowObjective(pyro.infer.ELBO):
 
     def __post_init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.mixes_rows = False
         self._scheduled: tuple[Scheduled, ...] = ()
         self._steps = 0
         self._pairs: list[UnboundPair] = []

@@ -68,6 +68,7 @@ class ELBO(RowObjective):
         check_count("num_samples", self.num_samples)
         self._beta = Scheduled("beta", self.beta)
         self._scheduled = (self._beta,)
+        self.mixes_rows = self.free_bits is not None
         if self.free_bits is not None and not isinstance(self.free_bits, FreeBits):
             raise TypeError(f"free_bits is {self.free_bits!r}: expected objectives.FreeBits(nats).")
         if self.analytic_kl and self.sticking_the_landing:

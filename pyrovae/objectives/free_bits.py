@@ -18,8 +18,9 @@ class FreeBits:
         sum_j max(nats, mean_b rate_bj)
 
     A group is a latent site (a level of a hierarchy), or each dimension of it. A group below its floor has no
-    gradient. Kingma, Salimans, Jozefowicz, Chen, Sutskever, Welling, "Improving Variational Inference with
-    Inverse Autoregressive Flow" (2016), https://arxiv.org/abs/1606.04934, appendix C.8.
+    gradient. The mean is over the batch, so that several processes, each with its part of it, are refused. Kingma,
+    Salimans, Jozefowicz, Chen, Sutskever, Welling, "Improving Variational Inference with Inverse Autoregressive
+    Flow" (2016), https://arxiv.org/abs/1606.04934, appendix C.8.
 
     Args:
         nats: the floor of each group.

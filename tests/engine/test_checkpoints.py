@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 import pyrovae as pv
 from pyrovae.callbacks import Callback, EarlyStopping, EncoderSteps
 from pyrovae.files import load_tensors, save_tensors
+from pyrovae.processes import Processes
 from pyrovae.state_tree import pack, unpack
 from tests.pairs import binary_rows, composed, tutorial, with_param
 
@@ -149,6 +150,13 @@ def test_a_crash_changes_nothing(tmp_path, name):
     assert_same(trained(tmp_path, **TRAININGS[name]), trained(tmp_path, 8, **TRAININGS[name]))
 
 
+@pytest.mark.parametrize("crash_after", [5, 6, 8])  # before the ragged batch, after it, in the next epoch
+def test_a_crash_changes_nothing_where_full_batches_alone_are_traced(tmp_path, monkeypatch, crash_after):
+    monkeypatch.setattr("pyrovae.steps.MIN_STEPS", 10)  # between the 3 ragged steps and all 18
+    found = trained(tmp_path, crash_after, compile="auto")
+    assert_same(trained(tmp_path, compile="auto"), found)
+
+
 def test_many_crashes_and_the_last_batch_of_an_epoch(tmp_path):
     assert_same(trained(tmp_path), trained(tmp_path, 6, times=2))
 
@@ -209,6 +217,32 @@ def test_another_training_is_refused_by_what_differs(tmp_path, name):
     # A guide's hidden layer comes with the model's here.
     assert caught.value.args[0].count(" and is now ") == (2 if name == "model" else 1)
     assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+def test_a_checkpoint_of_another_kind_of_device_is_refused(tmp_path):
+    checkpoint = {"checkpoint": tmp_path / CHECKPOINT, "resume": True}
+    trained(tmp_path, epochs=1, **checkpoint)
+    path = tmp_path / CHECKPOINT
+    tensors, header = load_tensors(path, "training")
+    header["settings"]["device"] = "cuda"
+    save_tensors(path, "training", tensors, header)
+    with pytest.raises(ValueError, match="another training: device was cuda and is now cpu"):
+        trained(tmp_path, epochs=1, **checkpoint)
+
+
+@pytest.mark.parametrize("other, found", [(-1, "step 6, none"), (1, "step 6, step 1")])
+def test_processes_that_find_different_files_are_refused(tmp_path, monkeypatch, other, found):
+    class Two(Processes):
+        """Beside another whose folder holds nothing, or an older file."""
+
+        def gather(self, tensor):
+            return [tensor, torch.full_like(tensor, other)]
+
+    monkeypatch.setattr("pyrovae.training.Processes", Two)
+    checkpoint = {"checkpoint": tmp_path / CHECKPOINT, "resume": True}
+    trained(tmp_path, epochs=1, checkpoint=tmp_path / CHECKPOINT)
+    with pytest.raises(ValueError, match=f"not one file for all processes: by rank they find {found}"):
+        trained(tmp_path, epochs=1, **checkpoint)
 
 
 @pytest.mark.parametrize("other", [{"gamma": 0.5}, {"step_size": 3}])

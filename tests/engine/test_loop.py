@@ -19,6 +19,7 @@ from torch import nn
 import pyrovae as pv
 from pyrovae import rows
 from pyrovae.callbacks import Callback, EarlyStopping, EncoderSteps
+from pyrovae.steps import Steps
 from tests.pairs import binary_rows, composed
 from tests.test_training import Deterministic, Recording
 
@@ -67,6 +68,14 @@ def test_schedules_by_epoch_and_by_step():
     assert by_step.notes == [0.5**k for k in range(1, 7)]
 
 
+@pytest.mark.parametrize("by_step", [True, False])
+def test_a_learning_rate_that_falls_below_zero_ends_the_training(by_step):
+    falling = lambda o: SCHEDULERS.LambdaLR(o, lambda time: 1.0 - 0.75 * time)  # noqa: E731
+    step = 2 if by_step else 12
+    with pytest.raises(ValueError, match=f"the learning rate -0.5 after step {step}: expected"):
+        train(optimizer=sgd(1.0), scheduler=falling, schedule_steps=by_step)
+
+
 @pytest.mark.parametrize("mode", ["min", "max"])
 def test_plateaus_are_those_of_the_validation(mode):
     """With a threshold that no fall passes, each epoch is a plateau; with a rising ELBO and none, none is."""
@@ -109,6 +118,26 @@ def test_beta_changes_without_new_traces_and_the_history_logs_the_true_elbo():
 
 
 # Steps
+
+
+def test_full_batches_are_traced_and_rare_ragged_ones_run_as_plain_pyro(monkeypatch):
+    plain, sizes = Steps._run_plain, []
+
+    def watched(steps, arguments):
+        sizes.append(len(arguments[0]))
+        return plain(steps, arguments)
+
+    monkeypatch.setattr("pyrovae.steps.MIN_STEPS", 10)  # between the 3 ragged steps and all 18
+    monkeypatch.setattr(Steps, "_run_plain", watched)
+    traces = Noting(lambda training: len(training._steps._traces))
+    vae, history = train(compile="auto", callbacks=[traces])
+    assert history.attrs["engine"] == "traced"
+    assert sizes.count(N % 8) == 3
+    assert sizes.count(8) < 5  # to compare the trace with
+    assert traces.notes == [1] * 18
+    other, expected = train()
+    np.testing.assert_allclose(history.drop(columns="seconds"), expected.drop(columns="seconds"), rtol=1e-5)
+    torch.testing.assert_close(weights(vae), weights(other), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("compile", [False, "auto"])
@@ -172,6 +201,19 @@ def test_early_stopping_goes_back_to_the_best_weights():
     assert not torch.equal(weights(vae), moving.best)
     with pytest.raises(ValueError, match="EarlyStopping watches the validation ELBO"):
         train(callbacks=[EarlyStopping()])
+
+
+def test_early_stopping_says_so_where_its_best_weights_no_longer_fit():
+    class Growing(Callback):
+        def on_end(self, training):
+            training.vae.guide.register_buffer("more", torch.zeros(2))
+
+    settings = {"validation": binary_rows(20), "callbacks": [Growing(), EarlyStopping()]}
+    with pytest.warns(
+        UserWarning, match=r"could not go back to the weights of epoch 3.*it lacks 'guide.more'"
+    ):
+        _, history = train(**settings)
+    assert len(history) == 3
 
 
 class Order(Callback):
@@ -342,6 +384,9 @@ from tests.pairs import binary_rows, composed
 class Interrupting(Callback):
     def __init__(self, moment):
         self.moment = moment
+    def on_batch(self, training):
+        if self.moment == "batch" and training.step == 4 and training._waiting == 1:
+            os.kill(os.getpid(), signal.SIGINT)
     def on_step(self, training):
         if self.moment == "step" and training.step == 20:
             os.kill(os.getpid(), signal.SIGINT)
@@ -356,17 +401,17 @@ def train(moment, path, **settings):
                      callbacks=[Interrupting(moment)], checkpoint=path, **settings)
     return history.drop(columns="seconds"), torch.cat([p.detach().flatten() for p in vae.parameters()])
 
-whole, weights = train(None, None)
-for moment, step, epochs in (("step", 20, 3), ("epoch", 18, 3)):
+for moment, step, epochs, accumulate in (("step", 20, 3, 1), ("epoch", 18, 3, 1), ("batch", 5, 2, 3)):
+    whole, weights = train(None, None, accumulate=accumulate)
     path = f"{sys.argv[1]}/{moment}"
     seldom = pv.Checkpoint(path, every_epochs=100)
-    history, learned = train(moment, seldom)
+    history, learned = train(moment, seldom, accumulate=accumulate)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert len(history) == epochs and history.equals(whole[:epochs]), history
     assert not torch.equal(learned, weights)
     state = pv.checkpoints.Keeper(seldom, {}).read()
     assert state["step"] == step, state["step"]
-    again, found = train(None, seldom, resume=True)
+    again, found = train(None, seldom, resume=True, accumulate=accumulate)
     assert again.equals(whole) and torch.equal(found, weights)
 """
 
@@ -496,6 +541,11 @@ BAD = {
     "scheduler's kind": (TypeError, "scheduler gave int", {"scheduler": lambda o: 3}),
     "another's scheduler": (ValueError, "on another optimizer", {"scheduler": foreign_scheduler}),
     "no scheduler": (ValueError, "schedule_steps=True needs scheduler=", {"schedule_steps": True}),
+    "negative rate": (
+        ValueError,
+        "the scheduler gives the learning rate -0.1 after step 0",
+        {"optimizer": sgd(0.1), "scheduler": lambda o: SCHEDULERS.LambdaLR(o, lambda step: -1.0)},
+    ),
     "plateau by step": (
         ValueError,
         "ReduceLROnPlateau watches the loss of epochs",

@@ -1,5 +1,6 @@
 """Losses that turn NaN: where, when and for which rows is said; the good weights are kept; batches can be skipped."""
 
+import itertools
 import math
 import re
 
@@ -8,10 +9,13 @@ import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import pyrovae as pv
 from pyrovae.callbacks import Callback
-from tests.pairs import composed
+from pyrovae.loop import seed_of
+from pyrovae.nonfinite import LOOK_EVERY
+from tests.pairs import binary_rows, composed
 
 # Pyro's own, where it runs without a trace.
 pytestmark = pytest.mark.filterwarnings("ignore:Encountered NaN")
@@ -77,7 +81,8 @@ def poisoned(where, epoch=2, **settings):
     vae, poison = pv.VAE(pair.model, pair.guide), Poisoning(x, epoch)
     optimizer = lambda p: torch.optim.SGD(p, lr=0.1)  # noqa: E731
     given = {"epochs": 4, "batch_size": 5, "seed": 0, "progress": False, "optimizer": optimizer} | settings
-    return pair, vae, poison, lambda: pv.fit(vae, x, callbacks=[poison], **given)
+    given["callbacks"] = [*given.get("callbacks", ()), poison]
+    return pair, vae, poison, lambda: pv.fit(vae, x, **given)
 
 
 @pytest.mark.parametrize("compile", ["auto", False])
@@ -101,6 +106,83 @@ def test_site_step_and_row_are_named_and_the_weights_kept(tmp_path, compile, whe
     # The checkpoint is older, and good.
     again = pv.checkpoints.load_tensors(checkpoint, "training")[0]
     assert all(bool(torch.isfinite(t).all()) for n, t in again.items() if "weights" in n and "mask" not in n)
+
+
+class Static:
+    """Steps that write their results where they wrote the last, as a CUDA graph does."""
+
+    def __init__(self, steps):
+        self._steps, self._results = steps, None
+
+    def __getattr__(self, name):
+        return getattr(self._steps, name)
+
+    def __call__(self, arguments):
+        statistics, gradients = self._steps(arguments)
+        if self._results is None:
+            self._results = statistics, gradients
+        self._results[0].copy_(statistics)
+        for old, new in zip(self._results[1], gradients, strict=True):
+            old.copy_(new)
+        return self._results
+
+
+class AsOnAGPU(Callback):
+    """Losses that are looked at late, from results that are overwritten."""
+
+    def on_start(self, training):
+        training._watch._every = LOOK_EVERY
+        training._steps = Static(training._steps)
+
+
+@pytest.mark.parametrize("where, program", [("z", "guide"), ("x", "model")])
+def test_late_looks_name_the_first_bad_loss_and_its_site_and_go_back(where, program):
+    pair, _, poison, train = poisoned(where, seed=2, callbacks=[AsOnAGPU()])
+    with pytest.raises(pv.NonFiniteLossError) as caught:
+        train()
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(seed_of(seed_of(2, 0), 2)))
+    step = 8 + int((order == BAD_ROW).nonzero()) // 5
+    assert step < 11, "no step after the bad one"
+    assert math.isnan(poison.weights[-1])  # which was taken
+    assert f"the loss of step {step + 1} (epoch 3) is not finite" in str(caught.value)
+    assert f"site '{where}' of the {program} is not finite for row {BAD_ROW} of the data" in str(caught.value)
+    # Of the look before, at the end of the second epoch.
+    assert pair.slope.item() == poison.weights[8]
+
+
+class Reads(TorchDispatchMode):
+    """Counts how often a number of a tensor is asked for, which waits for a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+class ReadsByEpoch(Callback):
+    def __init__(self, reads):
+        self.reads, self.counts = reads, []
+
+    def on_epoch(self, training, row):
+        self.counts.append(self.reads.count)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"precision": "16-mixed", "clip_norm": 1.0}, {"on_nonfinite": "skip"}]
+)
+def test_a_step_on_a_gpu_does_not_wait_for_its_numbers(settings):
+    found = []
+    for steps in (3, 6):
+        with Reads() as reads:
+            told = ReadsByEpoch(reads)
+            given = {"epochs": 3, "batch_size": 8, "seed": 0, "progress": False} | settings
+            pv.fit(composed(), binary_rows(8 * steps), callbacks=[AsOnAGPU(), told], **given)
+        found.append(told.counts[2] - told.counts[1])
+    # To skip a batch is to look at it first, once.
+    assert found[1] - found[0] == (3 if "on_nonfinite" in settings else 0)
 
 
 @pytest.mark.parametrize("compile", ["auto", False])
@@ -144,30 +226,55 @@ def test_an_epoch_of_nothing_but_skipped_batches_ends_it():
         poisoned("x", batch_size=N, on_nonfinite="skip")[-1]()
 
 
-def test_running_statistics_forget_a_skipped_batch():
-    class Normed(Fragile):
-        def __init__(self):
-            super().__init__("nowhere")
-            self.norm = nn.BatchNorm1d(1)
+class Normed(Fragile):
+    """A pair whose running statistics a marked row makes NaN."""
 
-        def guide(self, x):
-            mean = self.norm((x / (7.0 - x).sign().abs()).unsqueeze(-1)).squeeze(-1)
-            with pyro.plate("rows", len(x)):
-                pyro.sample("z", dist.Normal(self.slope * mean, 1.0))
+    def __init__(self):
+        super().__init__("nowhere")
+        self.norm = nn.BatchNorm1d(1)
 
-    pair, x = Normed(), torch.linspace(-1, 1, N)
-    vae = pv.VAE(pair.model, pair.guide)
-    pv.fit(
-        vae,
+    def guide(self, x):
+        mean = self.norm((x / (7.0 - x).sign().abs()).unsqueeze(-1)).squeeze(-1)
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", dist.Normal(self.slope * mean, 1.0))
+
+
+@pytest.mark.parametrize("compile", ["auto", False])
+def test_a_skipped_batch_leaves_running_statistics_and_weights_as_they_were(compile):
+    class Noting(Callback):
+        def on_batch(self, training):
+            module = training.vae.model.__self__
+            notes.append([t.detach().clone() for t in (*module.parameters(), *module.norm.buffers())])
+
+    pair, x, notes = Normed(), torch.linspace(-1, 1, N), []
+    history = pv.fit(
+        pv.VAE(pair.model, pair.guide),
         x,
         epochs=4,
         batch_size=5,
-        callbacks=[Poisoning(x, 2)],
+        callbacks=[Poisoning(x, 2), Noting()],
         on_nonfinite="skip",
+        compile=compile,
         seed=0,
         progress=False,
     )
+    assert history.attrs["skipped"] == 2
+    notes.append([*pair.parameters(), *pair.norm.buffers()])
+    # Each batch moves every parameter and statistic, but for the two, which move none.
+    moved = [
+        {not torch.equal(a, b) for a, b in zip(*pair, strict=True)} for pair in itertools.pairwise(notes)
+    ]
+    assert sorted(map(str, moved)) == ["{False}"] * 2 + ["{True}"] * 14
     assert bool(torch.isfinite(pair.norm.running_mean).all())
+
+
+@pytest.mark.parametrize("late", [[], [AsOnAGPU()]], ids=["", "late"])
+def test_running_statistics_are_good_ones_where_training_stops(late):
+    pair, x = Normed(), torch.linspace(-1, 1, N)
+    settings = {"epochs": 4, "batch_size": 5, "seed": 0, "progress": False}
+    with pytest.raises(pv.NonFiniteLossError, match="site 'z' of the guide is not finite for row"):
+        pv.fit(pv.VAE(pair.model, pair.guide), x, callbacks=[*late, Poisoning(x, 2)], **settings)
+    assert all(bool(torch.isfinite(t).all()) for t in (*pair.parameters(), *pair.norm.buffers()))
 
 
 def test_an_error_that_is_no_nan_is_left_alone():

@@ -4,13 +4,52 @@ import subprocess
 import sys
 
 import numpy as np
+import pyro
+import pyro.contrib.gp
 import pytest
 import torch
 
+import pyrovae as pv
+from pyrovae.batches import Share
+from pyrovae.processes import Processes
 from tests.engine.together import BATCH, EPOCHS, N, data, noiseless
+from tests.pairs import composed
 
 pytest.importorskip("lightning_fabric")
 KINDS = {"traced": {}, "plain": {"compile": False}, "float64": {"dtype": torch.float64, "compile": False}}
+
+
+MIXING = [
+    pv.objectives.ELBO(free_bits=pv.objectives.FreeBits(0.1)),
+    pyro.infer.Trace_MMD(kernel=pyro.contrib.gp.kernels.RBF(2)),
+]
+
+
+@pytest.mark.parametrize("objective", MIXING, ids=lambda o: type(o).__name__)
+def test_objectives_that_need_whole_batches_are_refused(monkeypatch, objective):
+    class Two(Processes):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self.share = Share(0, 2)
+
+    monkeypatch.setattr("pyrovae.training.Processes", Two)
+    with pytest.raises(ValueError, match="each of 2 processes sees its own part of a batch alone"):
+        pv.fit(composed(), data()[0], objective=objective, epochs=1, progress=False)
+
+
+def test_processes_start_where_the_vae_is(monkeypatch):
+    """And not where lightning-fabric would like to."""
+    asked = []
+
+    class Fabric:
+        def __init__(self, **settings):
+            asked.append(settings["accelerator"])
+            raise RuntimeError
+
+    monkeypatch.setattr("lightning_fabric.Fabric", Fabric)
+    with pytest.raises(RuntimeError):
+        pv.fit(composed(), data()[0], devices=2, progress=False)
+    assert asked == ["cpu"]
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +96,14 @@ def test_what_differs_between_processes_is_made_alike(found):
     first, second = (found[f"whole-{rank}"] for rank in (0, 1))
     assert np.array_equal(first["weights"], second["weights"])
     assert np.array_equal(first["history"], second["history"], equal_nan=True)
+
+
+def test_a_batch_that_one_process_finds_bad_is_left_out_by_both(found):
+    first, second = (found[f"skipping-{rank}"] for rank in (0, 1))
+    assert int(first["skipped"]) == int(second["skipped"]) == 2
+    assert np.array_equal(first["weights"], second["weights"])
+    assert np.array_equal(first["statistics"], second["statistics"])
+    assert np.isfinite(first["statistics"]).all()
 
 
 def test_killed_and_resumed_by_torchrun_ends_where_the_whole_training_did(found):

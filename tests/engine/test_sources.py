@@ -13,7 +13,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import pyrovae as pv
-from pyrovae.batches import Share, batches_of
+from pyrovae.batches import GatheredBatches, Share, batches_of
+from pyrovae.data import Rows
 from tests.pairs import binary_rows, composed, methods
 from tests.test_training import Deterministic, Recording
 
@@ -257,6 +258,14 @@ def test_batches_that_change_midway(bad, message, transform):
 
     with pytest.raises((ValueError, TypeError), match=message):
         train(DataLoader(Changing(), batch_size=None), batch_size=None, transform=transform)
+
+
+def test_rows_on_disk_are_looked_up_without_asking_the_device(tmp_path):
+    # A device whose tensors hold no values: to read a place from it fails.
+    batches = GatheredBatches(composed().to("meta"), Rows((on_disk(tmp_path),)), 8, None, Share())
+    for batch in [*batches.epoch(0), batches.draw()]:
+        assert batch.arguments[0].device.type == "meta"
+        assert len(batch.arguments[0]) == len(batch.places)
 
 
 def test_objects_and_unequal_rows():

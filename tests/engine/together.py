@@ -18,6 +18,7 @@ from torch import nn
 import pyrovae as pv
 from pyrovae import steps
 from pyrovae.callbacks import Callback, EarlyStopping
+from tests.engine import test_nonfinite as nonfinite
 from tests.pairs import binary_rows
 
 # 5 batches of 8 rows, and one of a single row, of which the second process has none.
@@ -160,6 +161,25 @@ def normed(folder=None, die=None, **processes):
     return {"weights": flat(vae), "history": history.drop(columns="seconds").to_numpy()}
 
 
+def skipping(**processes):
+    """A row that makes running statistics NaN, in the process that has it."""
+    pair, x = nonfinite.Normed(), torch.linspace(-1, 1, nonfinite.N)
+    history = pv.fit(
+        pv.VAE(pair.model, pair.guide),
+        x,
+        epochs=4,
+        batch_size=5,
+        seed=2,
+        progress=False,
+        on_nonfinite="skip",
+        callbacks=[nonfinite.Poisoning(x, 2)],
+        **processes,
+    )
+    statistics = torch.stack([pair.norm.running_mean, pair.norm.running_var]).numpy()
+    weights = torch.cat([p.detach().flatten() for p in pair.parameters()]).numpy()
+    return {"weights": weights, "statistics": statistics, "skipped": history.attrs["skipped"]}
+
+
 def save(folder, name, found):
     np.savez(folder / f"{name}-{os.environ.get('LOCAL_RANK', '0')}.npz", **found)
 
@@ -174,6 +194,7 @@ def main(folder, what):
     save(folder, "traced", noiseless(**processes))
     save(folder, "plain", noiseless(compile=False, **processes))
     save(folder, "float64", noiseless(torch.float64, compile=False, **processes))
+    save(folder, "skipping", skipping(**processes))
     torch.manual_seed(9)
     save(folder, "whole", normed(**processes))
     torch.manual_seed(9)
