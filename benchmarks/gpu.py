@@ -26,10 +26,11 @@ LINES_OF_FAILURE = 40
 def parts(device: str) -> dict[str, tuple[list[str], int]]:
     """The title of each part, its command after `python -m`, and how many of its last lines are kept (0: all)."""
     tests = ["pytest", "-q", "--tb=line", "-p", "no:cacheprovider"]
+    full = ["--full"] if os.environ.get("PYROVAE_DATA") else []
     return {
         "Tests": (tests, 60),
         "Training": (["benchmarks.training", "--device", device], 0),
-        "Estimates of log p(x)": (["benchmarks.evidence", "--device", device], 0),
+        "Estimates of log p(x)": (["benchmarks.evidence", "--device", device, *full], 0),
     }
 
 

@@ -13,6 +13,7 @@ import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -23,6 +24,7 @@ from benchmarks.rivals import RATE, RIVALS, AbsentError, Epoch, Rival
 from benchmarks.training_tasks import TASKS, Task, check_same
 
 ROUNDS, WARM_UP = 11, 2
+README = Path(__file__).parents[1] / "README.md"
 
 # What is divided by what.
 RATIOS = [
@@ -130,6 +132,28 @@ def findings(measured: Sequence[Measured]) -> str:
     )
 
 
+def short(table: pd.DataFrame) -> str:
+    """The compiled steps' ratios as README shows them, from the long table."""
+    others = {"by hand": "by hand in PyTorch", "pyro.infer.SVI": "`pyro.infer.SVI`"}
+    others |= {"Pyro in Lightning": "Pyro in Lightning", "pythae": "pythae"}
+    medians = table.set_index(["model", "batch", "ratio"])["median"]
+    lines = []
+    for model, batch in table[["model", "batch"]].drop_duplicates().itertuples(index=False):
+        line: dict[str, Any] = {"compiled step / step of": f"{model}, batch {batch}"}
+        for other, title in others.items():
+            found = medians.get((model, batch, f"compiled / {other}"))
+            line[title] = "" if found is None else f"{found:.2f}"
+        lines.append(line)
+    return report.markdown(pd.DataFrame(lines))
+
+
+def show_in_readme(table: pd.DataFrame, readme: Path = README) -> None:
+    """Put the short table where the last one stands."""
+    text = readme.read_text(encoding="utf-8")
+    start = text.index("| compiled step / step of")
+    readme.write_text(text[:start] + short(table) + text[text.index("\n\n", start) :], encoding="utf-8")
+
+
 def machine(device: torch.device) -> str:
     """The device in words."""
     if device.type == "cuda":
@@ -143,7 +167,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default=os.environ.get("PYROVAE_DEVICE", "cpu"))
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--write", action="store_true", help="keep the tables in benchmarks/results/")
+    parser.add_argument(
+        "--write", action="store_true", help="keep the tables in benchmarks/results/ and README"
+    )
     given = parser.parse_args(arguments)
     device = torch.device(given.device)
     torch.set_num_threads(given.threads)
@@ -163,6 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     title = "Training steps: ratios to other ways of training the same model"
     if given.write:
         report.write("training", title, table, settings, findings(measured))
+        show_in_readme(table)
     else:
         print(report.text(title, table, settings, findings(measured)), flush=True)
 

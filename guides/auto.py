@@ -82,7 +82,7 @@ class AutoGuide(nn.Module):
         self.heads = nn.ModuleDict()
         self.sites: dict[str, LatentSite] = {}
         self.parents: dict[str, list[str]] = {}
-        self._rows: tuple[str, int | None] = ("rows", None)
+        self._rows: Any = None
         self._reads_model = False
         self._is_built = False
 
@@ -106,7 +106,7 @@ class AutoGuide(nn.Module):
         sites = {n: latent_site(n, s, depth) for n, s in hidden.items() if n not in enumerated}
         if not hidden:
             raise ValueError("the model has no latents: there is nothing for a guide to sample.")
-        self._rows = _row_plate(traced)
+        self._rows = _row_frame(traced)
         dependencies: Any = get_dependencies(self._model[0], arguments)["prior_dependencies"]
         parents = {n: [p for p in dependencies.get(n, ()) if p != n] for n in traced}
         self.parents = faithful_inverse(parents, list(sites), enumerated)
@@ -124,13 +124,20 @@ class AutoGuide(nn.Module):
             return
         features = self._encode(x, *context)
         model_sites = self._model_sites(x, *context) if self._reads_model else {}
-        name, full_size = self._rows
-        subsample = None if full_size is None else len(x)
-        with pyro.plate(name, len(x) if full_size is None else full_size, subsample_size=subsample, dim=-1):
+        with self._row_plate(len(x)):
             if self.joint:
                 self._sample_joint(features)
             else:
                 self._sample_by_site(features, x, context, model_sites)
+
+    def _row_plate(self, num_rows: int) -> Any:
+        """The model's plate over rows, for these."""
+        frame = self._rows
+        if frame.full_size is None:  # it was given no size
+            return pyro.plate(frame.name, dim=-1)
+        if frame.size == frame.full_size:
+            return pyro.plate(frame.name, num_rows, dim=-1)
+        return pyro.plate(frame.name, frame.full_size, subsample_size=num_rows, dim=-1)
 
     def __repr__(self) -> str:
         if not self.is_built:
@@ -234,11 +241,11 @@ class AutoGuide(nn.Module):
             site.place(part)
 
 
-def _row_plate(traced: dict[str, Any]) -> tuple[str, int | None]:
+def _row_frame(traced: dict[str, Any]) -> Any:
     for name, site in traced.items():
         for frame in site["cond_indep_stack"]:
             if frame.dim == -1:
-                return frame.name, frame.full_size if frame.full_size != frame.size else None
+                return frame
         raise ValueError(
             f"site '{name}' of the model stands outside a row plate. Open `pyro.plate(\"rows\", len(x))` around it."
         )

@@ -98,7 +98,7 @@ class LadderGuide(nn.Module):
 
     that is, the mean of the estimate from below and of the model's prior, weighted by their precisions.
 
-    Sonderby, Raiko, Maaloe, Sonderby, Winther, "Ladder Variational Autoencoders" (2016),
+    Sønderby, Raiko, Maaløe, Sønderby, Winther, "Ladder Variational Autoencoders" (2016),
     https://arxiv.org/abs/1602.02282.
 
     Args:

@@ -1,6 +1,6 @@
 """From a model's dependencies to those of its posterior: which latent a guide conditions on which.
 
-Webb, Golinski, Zinkov, Siddharth, Rainforth, Teh, Wood, "Faithful Inversion of Generative Models for Effective
+Webb, Goliński, Zinkov, Siddharth, Rainforth, Teh, Wood, "Faithful Inversion of Generative Models for Effective
 Amortized Inference" (2018), https://arxiv.org/abs/1712.00287, algorithm 1.
 """
 

@@ -72,7 +72,8 @@ class PathwiseMixture(dist.MixtureSameFamily):  # type: ignore[misc]
     Jankowiak, Obermeyer, "Pathwise Derivatives Beyond the Reparameterization Trick" (2018),
     https://arxiv.org/abs/1806.01851; Figurnov, Mohamed, Mnih, "Implicit Reparameterization Gradients" (2018),
     https://arxiv.org/abs/1805.08498. (`pyro.distributions.MixtureOfDiagNormals` is of this kind too, but its
-    gradient of the weights is right for unit scales only.)
+    gradient of the weights is right only where the smallest scale of each dimension is 1; it goes back to Jankowiak,
+    Karaletsos, "Pathwise Derivatives for Multivariate Distributions" (2018), https://arxiv.org/abs/1806.01856.)
 
     The gradient of the weights has heavy tails where components lie far apart: mass must cross the gap
     between them, where samples are rare and move far.

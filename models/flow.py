@@ -19,7 +19,7 @@ class FlowPrior(nn.Module):
     """p(z): a standard normal e pushed through bijections, z = f_L(... f_1(e)).
 
     log p(z) = log N(e; 0, I) - sum_l log |det df_l|. Rezende & Mohamed, "Variational inference with normalizing
-    flows" (2015), https://arxiv.org/abs/1505.05770, eq. 6. `spline_flow` and `affine_flow` make flows of
+    flows" (2015), https://arxiv.org/abs/1505.05770, eq. 6 and 7. `spline_flow` and `affine_flow` make flows of
     coupling layers, whose density and sampling both take one pass. Autoregressive transforms work too; Pyro's
     sample in one pass and loop over the K dimensions for a density.
 
@@ -97,8 +97,8 @@ def spline_flow(
 def affine_flow(latent_size: int, *, num_layers: int = 4, hidden: Sequence[int] = (64, 64)) -> FlowPrior:
     """A flow of affine couplings: half of the dimensions shift and scale the other half.
 
-    Dinh, Sohl-Dickstein, Bengio, "Density estimation using Real NVP" (2017), https://arxiv.org/abs/1605.08803,
-    eq. 7. The order of dimensions is reversed between layers.
+    Dinh, Sohl-Dickstein, Bengio, "Density estimation using Real NVP" (2016), https://arxiv.org/abs/1605.08803,
+    eq. 4 and 5. The order of dimensions is reversed between layers.
 
     Args:
         latent_size: K, at least 2.

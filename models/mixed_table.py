@@ -20,7 +20,7 @@ class MixedTableModel(nn.Module):
 
     Missing entries neither train nor count, whatever finite value stands in their place: Nazabal, Olmos,
     Ghahramani, Valera, "Handling incomplete heterogeneous data using VAEs" (2020),
-    https://arxiv.org/abs/1807.03653, eq. 3. This holds for the model; give the guide's network `MissingAsZero`
+    https://arxiv.org/abs/1807.03653. This holds for the model; give the guide's network `MissingAsZero`
     so that it holds for the pair. The model takes (x, observed, *context); the sites are "x_0", "x_1", ... in
     the parts' order. For drawing new rows, `observed` is all true.
 

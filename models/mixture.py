@@ -46,7 +46,7 @@ class NormalMixture(nn.Module):
 class VampPrior(nn.Module):
     """p(z) = sum_c w_c q(z|u_c): the posterior q averaged over learned pseudo-inputs u_c.
 
-    Tomczak & Welling, "VAE with a VampPrior" (2018), https://arxiv.org/abs/1705.07120, eq. 9. Share the
+    Tomczak & Welling, "VAE with a VampPrior" (2018), https://arxiv.org/abs/1705.07120. Share the
     posterior with the guide, as the paper does, by giving both the same module. Pseudo-inputs are kept
     strictly between `low` and `high` by a sigmoid; initial values are moved into the range by a hundredth of
     it at the ends, so that those of binary data can be learned too.

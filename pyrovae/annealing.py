@@ -51,8 +51,9 @@ class AnnealedImportanceSampling:
     Neal, "Annealed Importance Sampling" (2001), https://arxiv.org/abs/physics/9803008; for decoder-based models Wu,
     Burda, Salakhutdinov, Grosse, "On the Quantitative Analysis of Decoder-Based Generative Models" (2017),
     https://arxiv.org/abs/1611.04273, whose sigmoid schedule of temperatures is used. Each of the `num_samples` S is a
-    chain with one weight. A chain costs `num_temperatures` x `num_leapfrog_steps` gradients of the decoder, so S is
-    chosen small, 10 to 100; more temperatures tell more than more chains.
+    chain with one weight. A chain costs `num_temperatures` x `num_leapfrog_steps` gradients of the decoder, and the
+    pilot chains as much as 16 to 18 chains more, so S is chosen small, 10 to 100; more temperatures tell more than
+    more chains.
 
     Step sizes, one for each row and temperature, are found by pilot chains of their own, which aim at accepting
     65% of the moves and are then thrown away. The chains that count take these as given, whatever they meet: so

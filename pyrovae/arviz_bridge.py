@@ -162,7 +162,7 @@ def _groups(vae: VAE, arguments: Arguments, drawn: _Drawn) -> Groups:
     """All groups for one block of rows, by site: [S, B, ...], those without draws [B, ...]."""
     layout, latents = vae.layout, drawn.latents
     num_samples = len(drawn.log_weights)
-    hidden = {**layout.latents, **layout.enumerated}
+    hidden = layout.hidden
     everything = {**latents, **rows.enumerated_draws(vae, arguments, latents, num_samples)}
     _, predictive = rows.run_predictive(vae, arguments, everything)
     prior, prior_predictive = rows.run_prior(vae, arguments, num_samples)

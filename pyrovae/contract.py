@@ -226,6 +226,12 @@ def _check_plates(which: str, program: Program, sites: Mapping[str, Any], argume
                 f"the batch has {num_rows}. Size it by the batch: pyro.plate('{frame.name}', len(x)), or "
                 f"pyro.plate('{frame.name}', N, subsample_size=len(x))."
             )
+        if frame.full_size is None and site["fn"].batch_shape[-1:] != (num_rows,):
+            raise ValueError(
+                f"site '{name}' of the {which} has batch shape {list(site['fn'].batch_shape)} in plate '{frame.name}', "
+                f"which has no size and so gives it no rows: expected {num_rows} at dim -1. Size the plate by the "
+                f"batch: pyro.plate('{frame.name}', len(x))."
+            )
         row_plates.setdefault(frame.name, name)
         for dim, inner in frames.items():
             if (

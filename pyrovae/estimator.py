@@ -151,8 +151,7 @@ class VAEEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def sample(self, n_samples: int = 1) -> np.ndarray:
         """Rows drawn from the model, [n_samples, D]."""
         check_is_fitted(self, "vae_")
-        with fixed_seed(self._seed(), self.vae_.device):
-            rows = self.vae_.generate(n_samples)
+        rows = self.vae_.generate(n_samples, seed=self._seed())
         if not isinstance(rows, torch.Tensor):
             raise ValueError(f"the model observes {list(rows)}: draw its sites with vae_.generate().")
         return rows.cpu().numpy()

@@ -47,6 +47,11 @@ class Layout:
     guide_broadcasts: bool = True
     model_broadcasts: bool = True
 
+    @property
+    def hidden(self) -> dict[str, SiteLayout]:
+        """All latents of the model: the guide's and the enumerated ones."""
+        return {**self.latents, **self.enumerated}
+
 
 def rows_first(value: Tensor, site: SiteLayout) -> Tensor:
     """From Pyro's layout to the users': [S, B, *inner plates, *event]; plates not its own are dropped."""
@@ -87,7 +92,7 @@ def as_the_program_takes(
     """Latents as a program takes them: under a samples plate, or on repeated rows."""
     if broadcasts:
         return latents
-    sites = {**layout.latents, **layout.enumerated}
+    sites = layout.hidden
     return {name: _flatten_samples(value, len(sites[name].event_shape)) for name, value in latents.items()}
 
 

@@ -34,6 +34,10 @@ from pyrovae.sites import SAMPLES_PLATE, Site, family_name, sample_sites, sites_
 Program = Callable[..., Any]
 
 
+class NoMeanError(ValueError):
+    """An observed site's family has no mean in closed form."""
+
+
 class Pair(Protocol):
     """What the waist needs of a VAE."""
 
@@ -195,7 +199,8 @@ def enumerated_draws(
     )
 
     def program(*arguments: Any) -> None:
-        with _samples_plate(num_samples, pair.layout, broadcasts):  # infer_discrete hides plates around it
+        # infer_discrete hides what is around it.
+        with _samples_plate(num_samples, pair.layout, broadcasts), _RowsAsGiven(num_rows(arguments)):
             conditioned(*arguments)
 
     discrete = infer_discrete(program, first_available_dim=pair.layout.sample_dim - 1)
@@ -237,7 +242,10 @@ def guide_means(pair: Pair, arguments: Arguments, num_samples: int) -> dict[str,
 
 
 def observed_means(pair: Pair, arguments: Arguments, latents: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Means of p(x|z) at given latents, enumerated ones too, by observed site: [S, *inner plates, B, *event]."""
+    """Means of p(x|z) at given latents, enumerated ones too, by observed site: [S, *inner plates, B, *event].
+
+    Of categories the probabilities, [..., options].
+    """
     broadcasts = pair.layout.model_broadcasts
     num_samples = next(iter(latents.values())).shape[0]
     replayed = _given(pair.model, pair.layout, latents, broadcasts)
@@ -245,17 +253,26 @@ def observed_means(pair: Pair, arguments: Arguments, latents: Mapping[str, Tenso
     means = {}
     for name in pair.layout.observed:
         distribution = trace.nodes[name]["fn"]
-        try:
-            mean = distribution.mean
-        except NotImplementedError:
-            raise ValueError(
-                f"site '{name}' has no mean: {family_name(distribution)} gives none in closed form. "
-                "Draw from the model instead, with generate()."
-            ) from None
-        means[name] = canonical(
-            mean, num_samples, pair.layout, len(distribution.event_shape), broadcasts=broadcasts
-        )
+        mean, event_dim = _observed_mean(name, distribution)
+        means[name] = canonical(mean, num_samples, pair.layout, event_dim, broadcasts=broadcasts)
     return means
+
+
+def _observed_mean(name: str, distribution: Any) -> tuple[Tensor, int]:
+    """The mean and its number of event dimensions: probabilities over the options of a category are one more."""
+    event_dim = len(distribution.event_shape)
+    innermost = distribution
+    while hasattr(innermost, "base_dist"):
+        innermost = innermost.base_dist
+    if isinstance(innermost, torch.distributions.Categorical):
+        return innermost.probs, event_dim + 1  # labels have no mean, their indicators have
+    try:
+        return distribution.mean, event_dim
+    except NotImplementedError:
+        raise NoMeanError(
+            f"site '{name}' has no mean: {family_name(distribution)} gives none in closed form. "
+            "Draw from p(x|z) instead, with sample_likelihood()."
+        ) from None
 
 
 def run_prior(
@@ -288,7 +305,7 @@ def plain_trace(program: Program, arguments: Arguments, latents: Mapping[str, Te
     """One run on the rows as they are, without a samples plate; densities not computed."""
     if latents is not None:
         program = poutine.replay(program, trace=_as_trace(latents))
-    with _RowsAsGiven():
+    with _RowsAsGiven(num_rows(arguments)):
         return poutine.trace(program).get_trace(*arguments)
 
 
@@ -324,11 +341,17 @@ def same_random_state(device: torch.device) -> Iterator[None]:
 
 
 class _RowsAsGiven(Messenger):
-    """A subsampled row plate takes the rows at hand, in their order, and draws no random numbers.
+    """A row plate has the rows at hand, in their order.
 
     A batch reaches the program already chosen, so the indices that `pyro.plate(..., subsample_size=)`
-    would draw mean nothing; drawing them would only make results depend on how the plate is written.
+    would draw mean nothing; drawing them would only make results depend on how the plate is written. And a
+    plate without a size, `pyro.plate("data")` as in some of Pyro's examples, gets that of the batch; its frame's
+    `full_size` is None.
     """
+
+    def __init__(self, num_rows: int) -> None:
+        super().__init__()
+        self.num_rows = num_rows
 
     def _pyro_sample(self, msg: Any) -> None:
         if site_is_subsample(msg) and msg["value"] is None:
@@ -336,6 +359,12 @@ class _RowsAsGiven(Messenger):
             size = fn.size if fn.subsample_size is None else fn.subsample_size
             msg["value"] = torch.arange(size, device=fn.device)
             msg["done"] = True
+        msg["cond_indep_stack"] = tuple(
+            frame._replace(size=self.num_rows, full_size=None)
+            if frame.dim == -1 and frame.size == -1
+            else frame
+            for frame in msg["cond_indep_stack"]
+        )
 
 
 def _trace(program: Program, arguments: Arguments, num_samples: int, layout: Layout, broadcasts: bool) -> Any:

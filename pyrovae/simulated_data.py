@@ -13,6 +13,7 @@ from pyrovae.data import Rows
 from pyrovae.layout import Arguments
 from pyrovae.observed import observations_of
 from pyrovae.vae import VAE
+from pyrovae.without_data import blank
 
 # Makes `x`, [M, ...], from the observations by site, [M, ...] each.
 AsX: TypeAlias = Callable[[Mapping[str, Tensor]], Tensor]
@@ -42,7 +43,7 @@ def _own_x(vae: VAE, observed: Mapping[str, Tensor]) -> Tensor:
             "as_x=lambda observed: torch.cat([observed['a'], observed['b']], -1)."
         )
     ((name, value),) = observed.items()
-    template = vae._blank(len(value), 0.0, 0)  # of the shape and dtype of x
+    template = blank(vae.row_specs, len(value), vae.device)  # of the shape and dtype of x
     if template.numel() != value.numel():
         raise ValueError(
             f"site '{name}' observes {value[0].numel()} numbers of a row and x has {template[0].numel()}: give as_x, "

@@ -5,22 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from numbers import Integral
-from typing import Any, TypeAlias
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae import contract, rows
+from pyrovae import contract, rows, without_data
 from pyrovae.data import ARRAYS, Rows
 from pyrovae.files import load_tensors, save_tensors
-from pyrovae.layout import Arguments, Layout, SiteLayout, pyro_layout, rows_first
+from pyrovae.latents import Latents, as_pyro_has_them, num_rows_of, one_or_dict, samples_first
+from pyrovae.layout import Arguments, Layout, rows_first
 from pyrovae.parameters import PairParameters
 from pyrovae.row_specs import RowSpecs, check_specs, from_json, ones, to_json
 from pyrovae.rows import Program
-
-Latents: TypeAlias = Tensor | Mapping[str, Tensor]  # NumPy arrays are taken too
 
 ROWS_AT_ONCE = 1000
 
@@ -89,6 +88,13 @@ class VAE(PairParameters):
         return self._layout
 
     @property
+    def row_specs(self) -> RowSpecs:
+        """Dtype and shape of a row of `x` and of each context argument, known once it has seen a batch."""
+        self.layout  # noqa: B018 - says what to do where there is none
+        assert self._row_specs is not None
+        return self._row_specs
+
+    @property
     def device(self) -> torch.device:
         """The device of the parameters (the CPU if there are none)."""
         tensor = next((t for t in (*self.parameters(), *self.buffers())), None)
@@ -128,7 +134,11 @@ class VAE(PairParameters):
 
     # What users ask of it
 
-    def sample_posterior(self, x: Any, *context: Any, num_samples: int = 1) -> dict[str, Tensor]:
+    # (In these, draws are the same for the same `seed`, and without one go on from torch's random state.)
+
+    def sample_posterior(
+        self, x: Any, *context: Any, num_samples: int = 1, seed: int | None = None
+    ) -> dict[str, Tensor]:
         """Draws from q(z|x): by latent site, [S, B, ...].
 
         Discrete latents that the model enumerates are drawn from their exact posterior given the others.
@@ -137,6 +147,7 @@ class VAE(PairParameters):
             x: [B, ...]
             context: what the pair takes beside `x`.
             num_samples: S.
+            seed: of the draws; None goes on from torch's random state.
 
         Raises:
             ValueError: `num_samples` below 1, or data that do not fit the pair.
@@ -144,18 +155,22 @@ class VAE(PairParameters):
         """
         check_count("num_samples", num_samples)
         arguments = self.rows(x, *context).take(slice(None), self.device)
-        with self.evaluating():
+        with self.evaluating(), self._seeded(seed):
             sites = rows.run_guide(self, arguments, num_samples)
             latents = {name: sites[name].value for name in self.layout.latents}
             latents |= rows.enumerated_draws(self, arguments, latents, num_samples)
-        return {name: rows_first(latents[name], site) for name, site in self._hidden().items()}
+        return {name: rows_first(latents[name], site) for name, site in self.layout.hidden.items()}
 
-    def encode(self, x: Any, *context: Any, num_samples: int = 100) -> Latents:
+    def encode(self, x: Any, *context: Any, num_samples: int = 100, seed: int | None = None) -> Latents:
         """Posterior means E[z] under q(z|x), [B, ...].
 
         One tensor where the model has one latent site, else a dict by site. Exact where one site's family
         has a mean in closed form; else the average over `num_samples` draws (of the conditional means where
-        a family has them).
+        a family has them), of which `seed` decides.
+
+        Raises:
+            ValueError: categorical latents, whose labels have no mean; as `sample_posterior`.
+
         """
         check_count("num_samples", num_samples)
         arguments = self.rows(x, *context).take(slice(None), self.device)
@@ -166,16 +181,19 @@ class VAE(PairParameters):
                 "pyro.infer.TraceEnum_ELBO().compute_marginals()."
             )
         parts: dict[str, list[Tensor]] = {name: [] for name in self.layout.latents}
-        with self.evaluating():
+        with self.evaluating(), self._seeded(seed):
             for first in range(0, rows.num_rows(arguments), ROWS_AT_ONCE):
                 block = slice(first, first + ROWS_AT_ONCE)
                 some = tuple(a[block] if isinstance(a, Tensor) and a.dim() > 0 else a for a in arguments)
                 for name, mean in rows.guide_means(self, some, num_samples).items():
                     parts[name].append(rows_first(mean, self.layout.latents[name])[0])
-        return _one_or_dict({name: torch.cat(means) for name, means in parts.items()})
+        return one_or_dict({name: torch.cat(means) for name, means in parts.items()})
 
     def decode(self, z: Latents, *context: Any) -> Latents:
         """Means of p(x|z): [B, ...], or [S, B, ...] for latents [S, B, ...].
+
+        One tensor where the model observes one site, else a dict by site. Of categories, whose labels have no
+        mean, the probabilities of the options: [B, ..., options].
 
         Args:
             z: latents as `encode` or `sample_posterior` give them.
@@ -183,46 +201,76 @@ class VAE(PairParameters):
 
         Raises:
             ValueError: latents that do not fit the model; a model whose p(x|z) needs more of `x` than its
+                number of rows; a family without a mean in closed form (see `sample_likelihood`).
+
+        """
+        given, with_samples = samples_first(z, self.layout, self.device)
+        arguments = self._placeholder(num_rows_of(given), context)
+        with without_data.explained():
+            means = self._decode(given, arguments)
+        without_data.refuse_nan(means)
+        return one_or_dict(means if with_samples else {name: mean[0] for name, mean in means.items()})
+
+    def reconstruct(self, x: Any, *context: Any, seed: int | None = None) -> Latents:
+        """Means of p(x|z) at the posterior means of z: [B, ...]. See `decode` and `encode`."""
+        given, _ = samples_first(self.encode(x, *context, seed=seed), self.layout, self.device)
+        arguments = self.rows(x, *context).take(slice(None), self.device)
+        return one_or_dict({name: mean[0] for name, mean in self._decode(given, arguments).items()})
+
+    def sample_likelihood(self, z: Latents, *context: Any, seed: int | None = None) -> Latents:
+        """Draw x from p(x|z): [B, ...], or [S, B, ...] for latents [S, B, ...].
+
+        With draws of `sample_posterior` these are posterior predictive draws. One tensor where the model
+        observes one site, else a dict by site.
+
+        Args:
+            z: latents as `encode` or `sample_posterior` give them.
+            context: what the pair takes beside `x`.
+            seed: of the draws; None goes on from torch's random state.
+
+        Raises:
+            ValueError: latents that do not fit the model; a model whose p(x|z) needs more of `x` than its
                 number of rows.
 
         """
-        given = self._as_latents(z)
-        with_samples = all(
-            value.dim() == 2 + len(latent.inner_dims) + len(latent.event_shape)
-            for latent, value in zip(self._hidden().values(), given.values(), strict=True)
-        )
-        if not with_samples:
-            given = {name: value.unsqueeze(0) for name, value in given.items()}
-        num_rows = next(iter(given.values())).shape[1]
-        means = self._decode(given, self._placeholder(num_rows, context), needs_x=True)
-        return _one_or_dict(means if with_samples else {name: mean[0] for name, mean in means.items()})
+        given, with_samples = samples_first(z, self.layout, self.device)
+        arguments = self._placeholder(num_rows_of(given), context)
+        latents = as_pyro_has_them(given, self.layout)
+        with self.evaluating(), self._seeded(seed), without_data.explained():
+            _, drawn = rows.run_predictive(self, arguments, latents)
+        found = {name: rows_first(drawn[name], site) for name, site in self.layout.observed.items()}
+        without_data.refuse_nan(found)
+        return one_or_dict(found if with_samples else {name: x[0] for name, x in found.items()})
 
-    def reconstruct(self, x: Any, *context: Any) -> Latents:
-        """Means of p(x|z) at the posterior means of z: [B, ...]."""
-        means = self.encode(x, *context)
-        given = {name: value.unsqueeze(0) for name, value in self._as_latents(means).items()}
-        arguments = self.rows(x, *context).take(slice(None), self.device)
-        return _one_or_dict({n: mean[0] for n, mean in self._decode(given, arguments).items()})
-
-    def generate(self, num_rows: int, *context: Any) -> Latents:
+    def generate(self, num_rows: int, *context: Any, seed: int | None = None) -> Latents:
         """Draw rows from the model: z from p(z), then x from p(x|z). [num_rows, ...]
+
+        Args:
+            num_rows: how many.
+            context: what the pair takes beside `x`.
+            seed: of the draws; None goes on from torch's random state.
 
         Raises:
             ValueError: `num_rows` below 1, context of another number of rows, or a model that needs more of
                 `x` than its number of rows.
 
         """
-        return _one_or_dict(self.sample_prior(num_rows, *context)[1])
+        return one_or_dict(self.sample_prior(num_rows, *context, seed=seed)[1])
 
-    def sample_prior(self, num_rows: int, *context: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Draw rows from the model: the latents and the observations that go with them, by site."""
+    def sample_prior(
+        self, num_rows: int, *context: Any, seed: int | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Draw rows from the model: the latents and the observations that go with them, by site.
+
+        Arguments and errors are those of `generate`.
+        """
         check_count("num_rows", num_rows)
         arguments = self._placeholder(num_rows, context)
-        with self.evaluating(), self._explained(arguments):
+        with self.evaluating(), self._seeded(seed), without_data.explained():
             latents, observed = rows.run_prior(self, arguments, 1)
         observed = {n: rows_first(observed[n], site)[0] for n, site in self.layout.observed.items()}
-        self._refuse_nan(observed)
-        return {n: rows_first(latents[n], site)[0] for n, site in self._hidden().items()}, observed
+        without_data.refuse_nan(observed)
+        return {n: rows_first(latents[n], site)[0] for n, site in self.layout.hidden.items()}, observed
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write parameters and buffers to one safetensors file, atomically; no pickle.
@@ -275,10 +323,6 @@ class VAE(PairParameters):
             with self.evaluating():
                 build(*arguments)
 
-    def _hidden(self) -> dict[str, SiteLayout]:
-        """All latents of the model: the guide's and the enumerated ones."""
-        return {**self.layout.latents, **self.layout.enumerated}
-
     def _inspect(self, data: Rows) -> None:
         arguments = data.take(slice(0, contract.PROBE_ROWS), self.device)
         # Draws start from where torch's random state is, for a pair may make parameters here, and are put back.
@@ -300,123 +344,40 @@ class VAE(PairParameters):
                 f"the file belongs to another pair: its sites are {there}, and this VAE's {here}."
             )
 
-    def _as_latents(self, z: Latents) -> dict[str, Tensor]:
-        """Users' latents as a dict by site, checked against the model's."""
-        names = list(self._hidden())
-        given: Any = z
-        if isinstance(given, np.ndarray):
-            z = torch.as_tensor(given, dtype=torch.get_default_dtype())
-        if isinstance(z, Tensor):
-            if len(names) != 1:
-                raise ValueError(f"the model has the latents {names}: give a dict of tensors by site.")
-            z = {names[0]: z}
-        if set(z) != set(names):
-            raise ValueError(f"got the latents {sorted(z)}: the model has {names}.")
-        for name, latent in self._hidden().items():
-            event = z[name].shape[z[name].dim() - len(latent.event_shape) :]
-            batch = z[name].dim() - len(latent.event_shape) - len(latent.inner_dims)
-            if event != latent.event_shape or batch not in (1, 2):
-                sizes = (*latent.inner_sizes, *latent.event_shape)
-                wanted = ", ".join(["B", *(str(size) for size in sizes)])
-                raise ValueError(
-                    f"the latent '{name}' has shape {list(z[name].shape)}: expected [{wanted}] or [S, {wanted}]."
-                )
-        if (
-            len(
-                {
-                    z[n].shape[z[n].dim() - len(s.event_shape) - len(s.inner_dims) - 1]
-                    for n, s in self._hidden().items()
-                }
-            )
-            > 1
-        ):
-            raise ValueError(
-                f"the latents have different numbers of rows: {[list(v.shape) for v in z.values()]}."
-            )
-        return {name: z[name].to(self.device) for name in names}
-
-    def _decode(
-        self, given: Mapping[str, Tensor], arguments: Arguments, *, needs_x: bool = False
-    ) -> dict[str, Tensor]:
-        layout = self.layout
-        latents = {n: pyro_layout(given[n], s, layout.sample_dim) for n, s in self._hidden().items()}
-        with self.evaluating(), self._explained(arguments if needs_x else None):
+    def _decode(self, given: Mapping[str, Tensor], arguments: Arguments) -> dict[str, Tensor]:
+        latents = as_pyro_has_them(given, self.layout)
+        with self.evaluating():
             means = rows.observed_means(self, arguments, latents)
-        means = {name: rows_first(means[name], site) for name, site in layout.observed.items()}
-        if needs_x:
-            self._refuse_nan(means)
-        return means
+        # A mean may have other event dimensions than what it is the mean of.
+        events = {name: mean.shape[-self.layout.sample_dim :] for name, mean in means.items()}
+        return {
+            name: rows_first(means[name], replace(site, event_shape=events[name]))
+            for name, site in self.layout.observed.items()
+        }
+
+    @contextmanager
+    def _seeded(self, seed: int | None) -> Iterator[None]:
+        if seed is None:
+            yield
+        else:
+            with rows.fixed_seed(seed, self.device):
+                yield
 
     def _placeholder(self, num_rows: int, context: Arguments) -> Arguments:
         """Arguments for a run that nobody has data for, once the model is known not to read values of `x`."""
-        self.layout  # noqa: B018 - says what to do where there is none
-        specs = self._row_specs
-        assert specs is not None
-        if len(context) != len(specs) - 1:
-            raise ValueError(
-                f"got {len(context)} context arguments: model and guide take {len(specs) - 1} beside x."
-            )
-        for place, argument in enumerate(context, 1):
-            if isinstance(argument, Tensor | np.ndarray) and len(argument) != num_rows:
-                raise ValueError(f"{num_rows} rows were asked for and context {place} has {len(argument)}.")
-        rest: Arguments = ()
-        if context:
-            data = Rows((torch.zeros(num_rows), *context))
-            check_specs(data.arguments, [(torch.float32, torch.Size()), *specs[1:]])
-            rest = data.take(slice(None), self.device)[1:]
+        rest = without_data.checked_context(self.row_specs, num_rows, context, self.device)
         if self._reads_x is None:
-            self._reads_x = self._finds_reading(rest, min(num_rows, contract.PROBE_ROWS))
+            with self.evaluating():
+                self._reads_x = without_data.reads_x(self, self.row_specs, num_rows, rest, self.device)
         if self._reads_x:
             raise ValueError(
                 "the model reads values of x beyond observing them: without data it has none to read. Move what it "
                 "needs of x into a context argument."
             )
-        return (self._blank(num_rows, float("nan"), 0), *rest)
-
-    def _finds_reading(self, context: Arguments, num_rows: int) -> bool:
-        """Whether the model draws something else for another `x`, the random numbers being the same."""
-        few = tuple(a[:num_rows] if isinstance(a, Tensor) and a.dim() > 0 else a for a in context)
-        draws = []
-        for real, whole in ((-1.0, 0), (2.0, 1)):
-            arguments = (self._blank(num_rows, real, whole), *few)
-            with rows.fixed_seed(0, self.device), self.evaluating(), self._explained(arguments):
-                latents, observed = rows.run_prior(self, arguments, 1)
-            draws.append([*latents.values(), *observed.values()])
-        return not all(torch.equal(a, b) for a, b in zip(*draws, strict=True))
-
-    def _blank(self, num_rows: int, real: float, whole: int) -> Tensor:
-        assert self._row_specs is not None
-        assert self._row_specs[0] is not None
-        dtype, shape = self._row_specs[0]
-        filler = real if dtype.is_floating_point else whole
-        return torch.full((num_rows, *shape), filler, dtype=dtype, device=self.device)
-
-    @contextmanager
-    def _explained(self, placeholder: Arguments | None) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            if placeholder is None:
-                raise
-            raise ValueError(
-                f"the model failed without data: {type(error).__name__}: {error}\n  It seems to read values of x "
-                "beyond observing them; move what it needs into a context argument."
-            ) from error
-
-    def _refuse_nan(self, values: Mapping[str, Tensor]) -> None:
-        for name, value in values.items():
-            if value.is_floating_point() and bool(value.isnan().any()):
-                raise ValueError(
-                    f"site '{name}' gives NaN without data: the model reads values of x beyond observing them, or "
-                    "its parameters are NaN. Move what it needs of x into a context argument."
-                )
+        return (without_data.blank(self.row_specs, num_rows, self.device), *rest)
 
 
 def check_count(name: str, value: Any) -> None:
     """Raise unless `value` is a whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} is {value!r}: expected a whole number of at least 1.")
-
-
-def _one_or_dict(values: dict[str, Tensor]) -> Latents:
-    return next(iter(values.values())) if len(values) == 1 else values

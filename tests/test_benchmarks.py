@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -221,6 +222,29 @@ def test_no_gpu_is_said(monkeypatch, tmp_path):
 def test_weights_a_second(monkeypatch):
     for name, size in (("NUM_ROWS", 4), ("NUM_SAMPLES", 5), ("PYTHAE_ROWS", 2), ("REPEATS", 1)):
         monkeypatch.setattr(evidence, name, size)
-    table, _ = evidence.measure(CPU)
+    table, _, estimates = evidence.measure(*evidence.untrained())
     assert (table["weights a second"] > 0).all()
     assert table["of the products"][0] == 1.0
+    assert estimates.num_samples == 5
+
+
+def test_the_trained_model_is_trained(monkeypatch):
+    x = torch.bernoulli(torch.full((40, 784), 0.2), generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(data, "static_mnist", lambda: (x, x[:5], x[5:9]))
+    vae, test = evidence.trained(CPU, epochs=5)
+    assert torch.equal(test, x[5:9])
+    start, _ = evidence.untrained()
+    assert pv.elbo(vae, test, seed=0).elbo.mean() > pv.elbo(start, test, seed=0).elbo.mean() + 10
+
+
+def test_the_readmes_ratios_are_those_of_the_results(tmp_path):
+    root = Path(__file__).parent.parent
+    results = pd.read_csv(root / "benchmarks/results/training.csv")
+    text = (root / "README.md").read_text()
+    assert training.short(results) in text
+    copy = tmp_path / "README.md"
+    copy.write_text(text)
+    training.show_in_readme(results.assign(median=0.125), copy)
+    assert "| 0.12 |" in copy.read_text()
+    training.show_in_readme(results, copy)
+    assert copy.read_text() == text

@@ -459,3 +459,64 @@ def test_rejection_samplers_do_not_look_like_coupled_rows():
             pyro.sample("rate", dist.Gamma(0.3 + x, 2.0))
 
     assert len(pv.elbo(pv.VAE(model, guide), torch.poisson(torch.full((40,), 2.0)))) == 40
+
+
+class Grouped(nn.Module):
+    """A latent, and a discrete one summed out, in a plate with or without a size."""
+
+    def __init__(self, sized):
+        super().__init__()
+        torch.manual_seed(0)
+        self.decoder, self.shift = nn.Linear(2, 6), nn.Parameter(torch.randn(3, 2))
+        self.sized = sized
+
+    def plate(self, x):
+        return pyro.plate("data", len(x)) if self.sized else pyro.plate("data")
+
+    def forward(self, x):
+        with self.plate(x):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), 2), 1.0).to_event(1))
+            c = pyro.sample("c", dist.Categorical(x.new_ones(len(x), 3)), infer={"enumerate": "parallel"})
+            logits = self.decoder(z + self.shift[c])
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+
+class GroupedGuide(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.encoder, self.plate = pv.nn.MLP(6, (2, 2)), model.plate
+
+    def forward(self, x):
+        with self.plate(x):
+            location, raw = self.encoder(x)
+            pyro.sample("z", dist.Normal(location, raw.exp()).to_event(1))
+
+
+@pytest.mark.parametrize("guide", [GroupedGuide, lambda model: None], ids=["by hand", "derived"])
+@pytest.mark.parametrize("num_rows", [1, 9])
+def test_a_plate_without_a_size_is_that_of_the_batch(guide, num_rows):
+    # As Pyro's semi-supervised and conditional VAE examples have it.
+    x = torch.bernoulli(torch.full((9, 6), 0.4), generator=torch.Generator().manual_seed(0))
+    figures = []
+    for sized in (True, False):
+        model = Grouped(sized)
+        vae = pv.VAE(model, guide(model), example=x)
+        history = pv.fit(vae, x, epochs=2, batch_size=4, seed=0, progress=False)
+        bound = pv.elbo(vae, x[:num_rows], num_samples=3, seed=1).elbo
+        marginal = pv.log_marginal(vae, x[:num_rows], num_samples=20, seed=1).log_marginal
+        draws = vae.sample_posterior(x[:num_rows], num_samples=4, seed=2)
+        figures.append(
+            [torch.tensor(history.loss), bound, marginal, *draws.values(), vae.generate(5, seed=0)]
+        )
+    for first, second in zip(*figures, strict=True):
+        torch.testing.assert_close(first, second)
+
+
+def test_a_plate_without_a_size_gives_no_rows():
+    def model(x):
+        with pyro.plate("data"):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+            pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True), 1.0).to_event(1), obs=x)
+
+    with pytest.raises(ValueError, match=r"batch shape \[\] in plate 'data', which has no size"):
+        pv.VAE(model, example=torch.zeros(5, 1))

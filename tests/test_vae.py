@@ -199,6 +199,50 @@ def test_generate_draws_from_the_model():
     assert observed["x"].shape == (7, 3)
 
 
+def test_sample_likelihood_draws_from_the_likelihood():
+    model = LinearGaussian(K=2, D=3, scale=0.5)
+    vae = pv.VAE(model, ExactGuide(model), example=model.data(5))
+    z = torch.tensor([[0.5, -1.0], [2.0, 0.0]], dtype=torch.float64)
+    draws = vae.sample_likelihood(z.expand(20000, 2, 2), seed=0)
+    assert draws.shape == (20000, 2, 3)
+    assert bool(((draws.mean(0) - vae.decode(z)).abs() < 5 * 0.5 / 20000**0.5).all())
+    torch.testing.assert_close(draws.std(0), torch.full_like(draws[0], 0.5), rtol=0.03, atol=0)
+    assert vae.sample_likelihood(z).shape == (2, 3)
+
+
+@pytest.mark.parametrize("method", ["sample_posterior", "sample_likelihood", "generate", "encode"])
+def test_a_seed_decides_the_draws_and_leaves_the_random_state(method):
+    module = Methods()
+    x, y = binary_rows(8), torch.eye(3)[torch.zeros(8, dtype=torch.long)]
+    vae = pv.VAE(module.model, module.guide, example=(x, y))
+    first = {"sample_likelihood": {"a": torch.zeros(8, 2), "b": torch.zeros(8)}, "generate": 8}.get(method, x)
+
+    def draw(seed=None):
+        found = getattr(vae, method)(first, y, seed=seed)
+        return found["b"] if isinstance(found, dict) else found
+
+    state = torch.get_rng_state()
+    assert torch.equal(draw(seed=1), draw(seed=1))
+    assert not torch.equal(draw(seed=1), draw(seed=2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not torch.equal(draw(), draw())
+
+
+def test_categories_are_decoded_to_probabilities():
+    num_options = 3  # as many as columns, so that shapes could be confused
+    columns = pv.models.Categorical(pv.nn.MLP(2, 3 * num_options), num_options=num_options)
+    guide = pv.guides.AmortizedGuide(pv.guides.DiagonalNormal(pv.nn.MLP(3, (2, 2))))
+    vae = pv.VAE(pv.models.LatentVariableModel(pv.models.StandardNormal(2), columns), guide)
+    x = torch.tensor([[0.0, 2.0, 1.0], [1.0, 1.0, 2.0]])
+    chances = vae.reconstruct(x)
+    assert chances.shape == (2, 3, num_options)
+    draws = vae.sample_likelihood(vae.encode(x).expand(20000, 2, 2), seed=0)
+    shares = torch.stack([(draws == option).float().mean(0) for option in range(num_options)], -1)
+    torch.testing.assert_close(shares, chances, atol=5 * 0.5 / 20000**0.5, rtol=0)
+    with pytest.raises(ValueError, match="labels of categories"):
+        pv.plots.reconstructions(vae, x)
+
+
 def test_a_model_that_reads_x_does_not_generate_silently():
     def reading(x):
         with pyro.plate("rows", len(x)):
@@ -501,8 +545,10 @@ def test_latents_of_different_lengths():
     make, context = PAIRS["methods"]
     vae = make()
     vae.rows(binary_rows(), *context(40))
-    with pytest.raises(ValueError, match="different numbers of rows"):
+    with pytest.raises(ValueError, match="different numbers of samples or rows"):
         vae.decode({"a": torch.zeros(4, 2), "b": torch.zeros(5)}, *context(4))
+    with pytest.raises(ValueError, match="different numbers of samples or rows"):
+        vae.decode({"a": torch.zeros(3, 4, 2), "b": torch.zeros(4)}, *context(4))
 
 
 def test_encode_averages_over_auxiliary_sites():

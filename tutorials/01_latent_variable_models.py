@@ -125,9 +125,9 @@ assert abs(max(svi_log_p) - max(em_log_p)) < 0.002
 assert min(svi_log_p) < max(svi_log_p) - 0.05
 
 # %% [markdown]
-# The best of the starts is the same maximum for both, to within 0.002 nats a row; one start of SVI ended in a lower
-# one, more than 0.05 below. That is a property of the likelihood, and the reason for several starts. For this model EM
-# is the better tool: no learning rate, and each step an exact maximum.
+# The best of the starts is the same maximum for both, to within 0.002 nats a row; at least one start of SVI ended in
+# a lower one, more than 0.05 below. That is a property of the likelihood, and the reason for several starts. For this
+# model EM is the better tool: no learning rate, and each step an exact maximum.
 #
 # What is a wine's component? The draws of an enumerated latent come from its exact posterior, the responsibilities.
 # They can be held against the cultivars, which no fit has seen: the adjusted Rand index is 1 where two groupings agree
@@ -261,7 +261,7 @@ figure
 
 # %% [markdown]
 # Ten prototypes are far behind, by more than ten standard errors of the difference. Sixty are not: with 64 pixels and
-# 1400 rows a mixture nearly makes it, by a component for every handful of training rows. The limit is in the other line
+# 1400 rows a mixture nearly makes it, by a component for every two dozen training rows. The limit is in the other line
 # that was printed. A latent of $C$ values carries at most $\log C$ nats about a row, 4.1 for sixty. The continuous
 # latents carry 1.5 nats more than that at least (their rate, tutorial 03), and each nat more costs a mixture $e$ times
 # the components. On larger pictures, with rates several times as high, no

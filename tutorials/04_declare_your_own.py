@@ -121,7 +121,7 @@ for name, true in (("amplitude", amplitude), ("phase", phase)):
     before[name], after[name] = coverage(physical, name, true), coverage(refined.vae, name, true)
     print(f"{name}: of 90% intervals {before[name]:.0%} hold the truth, {after[name]:.0%} after refining")
     assert abs(after[name] - 0.9) < 0.05
-assert before["phase"] < 0.84
+assert before["phase"] < min(0.84, before["amplitude"])
 
 # %% [markdown]
 # The amortized guide is too sure of itself, of the phase above all: fewer than 84% of its 90% intervals hold the truth.
@@ -209,7 +209,7 @@ comparison = pv.compare(models, test, num_samples=500, seed=0)
 print(comparison.table.round(1).to_string())
 assert comparison.table.index.tolist() == ["beta-binomial", "binomial", "Poisson"]
 gap = comparison.table.loc["binomial"]
-assert gap.elpd_diff > 10 * gap.dse
+assert gap.elpd_diff > max(10 * gap.dse, 2000)
 
 # %%
 torch.manual_seed(0)
@@ -241,7 +241,7 @@ figure
 # The beta-binomial wins by more than ten standard errors of the difference (`dse`). The picture says why: dots of one
 # block are black together, so that blocks all black are common, and the binomial has less than half of them. The
 # Poisson puts mass above 16, where there is nothing. (`bad_k` counts rows whose estimate errs low because the guide is
-# too narrow for that model; tutorial 06 says what to do. A margin of thousands of nats does not hang on it.)
+# too narrow for that model; tutorial 06 says what to do. A margin of more than two thousand nats does not hang on it.)
 #
 # So the choice of likelihood is worth more than any network: state how the data came about.
 #
@@ -372,6 +372,6 @@ figure
 #
 # What breaks these rules is named with its site, before training begins.
 #
-# Sources: S. Webb, A. Golinski, R. Zinkov, N. Siddharth, T. Rainforth, Y. W. Teh, F. Wood, "Faithful inversion of
+# Sources: S. Webb, A. Goliński, R. Zinkov, N. Siddharth, T. Rainforth, Y. W. Teh, F. Wood, "Faithful inversion of
 # generative models for effective amortized inference" (2018). A. Nazabal, P. M. Olmos, Z. Ghahramani, I. Valera,
 # "Handling incomplete heterogeneous data using VAEs" (2020).

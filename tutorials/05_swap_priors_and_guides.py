@@ -131,4 +131,4 @@ figure
 # estimate errs low for that model, by up to its gap (tutorial 06).
 #
 # Sources: J. M. Tomczak, M. Welling, "VAE with a VampPrior" (2018). D. P. Kingma, T. Salimans, R. Jozefowicz, X. Chen,
-# I. Sutskever, M. Welling, "Improved variational inference with inverse autoregressive flow" (2016).
+# I. Sutskever, M. Welling, "Improving variational inference with inverse autoregressive flow" (2016).

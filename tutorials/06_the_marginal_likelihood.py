@@ -64,7 +64,8 @@ pv.fit(vae, train, epochs=60, batch_size=64, optimizer=adam, seed=0, progress=Fa
 # and multiply the small weights of the steps. A chain gives one weight, and needs no guide.
 #
 # The measure of cost is how often the decoder is run for a row. A chain of 200 temperatures with 5 leapfrog steps runs
-# it 1000 times, so 10 chains cost as much as 10000 draws of the other two.
+# it about 1000 times, each with its gradient: 10 chains come to 10000. The pilot chains that find its step sizes, 16 of
+# them with 20 moves more, come to 17500 again, however few chains follow.
 
 # %%
 from_prior = pv.ImportanceSampling(prior_share=1.0)
@@ -77,7 +78,8 @@ for name, method in (("prior", from_prior), ("guide", from_guide)):
         results[name, num_samples] = pv.log_marginal(
             vae, test, num_samples=num_samples, method=method, seed=0
         )
-results["annealed", 10000] = pv.log_marginal(vae, test, num_samples=10, method=annealed, seed=0)
+ANNEALED_RUNS = 10 * 199 * 5 + 16 * (199 + 19) * 5
+results["annealed", ANNEALED_RUNS] = pv.log_marginal(vae, test, num_samples=10, method=annealed, seed=0)
 
 table = pd.DataFrame(
     [
@@ -99,7 +101,7 @@ best = estimate["guide", 10000]
 assert estimate["prior", 10] < best - 5
 assert estimate["prior", 1000] < best - 0.3
 assert abs(estimate["guide", 100] - best) < 0.3
-assert abs(estimate["annealed", 10000] - best) < 0.2
+assert abs(estimate["annealed", ANNEALED_RUNS] - best) < 0.2
 assert abs(estimate["prior", 10000] - best) < 0.2
 
 # %% [markdown]
@@ -134,7 +136,7 @@ figure = Figure(figsize=(10, 3.6), layout="constrained")
 left, right = figure.subplots(1, 2)
 for name, part in table[table.method != "annealed"].groupby("method", sort=False):
     left.errorbar(part["decoder runs"], part["log p(x)"], yerr=part.error, fmt="o-", capsize=3, label=name)
-left.plot(10000, estimate["annealed", 10000], "k*", markersize=10, label="annealed")
+left.plot(ANNEALED_RUNS, estimate["annealed", ANNEALED_RUNS], "k*", markersize=10, label="annealed")
 left.set(xscale="log", xlabel="decoder runs a row", ylabel="log p(x), nats a row", title="Three ways")
 left.legend()
 right.errorbar(

@@ -114,7 +114,7 @@ figure.savefig("07_asked_for.png")
 figure
 
 # %% [markdown]
-# Both models draw what they are asked for, nearly as recognizable as real digits.
+# Both models draw what they are asked for: the classifier of real digits reads more than 85% of them as the label.
 #
 # ## What is left in z
 #

@@ -31,7 +31,7 @@ train, test = x[:1400], x[1400:]
 
 # %% [markdown]
 # Two numbers on top, eight below; beside it the VAE of one level with the same eight and the same decoder. The upper
-# level has nothing to say until the lower one means something, and by then it may have collapsed; so Sonderby et al.
+# level has nothing to say until the lower one means something, and by then it may have collapsed; so Sønderby et al.
 # ("Ladder Variational Autoencoders", 2016, https://arxiv.org/abs/1602.02282) let the rate count little at first. The
 # model of two levels is trained with and without such a warm-up.
 
@@ -106,9 +106,9 @@ assert 0.5 < rates["two levels"]["z1"] < np.log(10)
 assert rates["two levels"]["z2"] > 2 * rates["two levels"]["z1"]
 
 # %% [markdown]
-# The model of two levels is better than that of one, by more than twice the error of the difference, and better still
-# with the warm-up. Most of the rate is in the lower level all the same. (The warnings say that the guides are poor
-# for some rows, so that all these log p(x) err low; a lower bound stays one.)
+# The model of two levels, with the warm-up, is better than that of one by more than twice the error of the
+# difference, and better than the same without it. Most of the rate is in the lower level all the same. (The warnings
+# say that the guides are poor for some rows, so that all these log p(x) err low; a lower bound stays one.)
 #
 # ## What each level holds
 #

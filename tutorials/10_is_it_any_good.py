@@ -81,7 +81,7 @@ assert (comparison.table.elpd_diff[1:] > 5 * comparison.table.dse[1:]).all()
 
 # %% [markdown]
 # The categorical model is better by far more than the error of the difference. The warning is for later: the
-# estimates err low where the guide is poor, here by much less than the models differ.
+# estimates err low where the guide is poor.
 #
 # ## What the model gets wrong
 #
@@ -173,7 +173,7 @@ assert coverage(before) < 0.7
 # The encoder lacks rows, and the model can make as many as we like: $x \sim p(x)$. So hold the model fixed and train
 # the guide alone on generated rows; this is amortized inference for a simulator. First by the ELBO, which minimizes
 # $\mathrm{KL}(q(z|x)\,\|\,p(z|x))$ over the guide and so errs on the narrow side, then by the importance-weighted
-# bound of ten draws (Burda et al., 2016, https://arxiv.org/abs/1509.00519), which punishes a guide that misses mass.
+# bound of ten draws (Burda et al., 2015, https://arxiv.org/abs/1509.00519), which punishes a guide that misses mass.
 
 # %%
 vae.model.requires_grad_(False)
@@ -210,17 +210,17 @@ for line, (when, calibration, quality) in zip(
     axes, (("before", before, page.quality), ("after", after, mended)), strict=True
 ):
     pv.plots.calibration_ranks(calibration.ranks, calibration.num_draws, calibration.quantities, ax=line[0])
-    line[0].set(title=f"{when}: ranks of the truth", ylim=(-0.6, 0.6))
+    line[0].set(title=f"{when}: ranks of the truth", ylim=(-0.6, 0.9))
     pv.plots.khat(quality, ax=line[1])
-    line[1].set(title=f"{when}: Pareto k", ylim=(-0.5, 2))
+    line[1].set(title=f"{when}: Pareto k", ylim=(-0.5, 2.5))
 figure.savefig("10_guide.png")
 figure
 
 # %% [markdown]
 # The model is the same as before, to the last number; only our knowledge of its posterior is better, and fewer rows
-# have weights that cannot be trusted. The guide is not the posterior: the test still refuses it, since log p(x|z) of
-# the truth lies above that of most draws. A guide that covers its posterior draws some $z$ that are too far out; the
-# importance weights put that right, where those of a narrow guide cannot.
+# have weights that cannot be trusted. The guide is not the posterior: the test still refuses it. A guide that covers
+# its posterior draws some $z$ that are too far out; the importance weights put that right, where those of a narrow
+# guide cannot.
 #
 # ## What ArviZ's figures say here
 #

@@ -79,6 +79,7 @@ for count in (20, 50, 100, 1400):
     print(f"{count:6}   {shares[count][0]:9.1%}   {shares[count][1]:9.1%}")
 assert probe.accuracy > 0.75
 assert all(abs(latents - pixels) < 0.08 for latents, pixels in shares.values())
+assert shares[max(shares)][0] < shares[max(shares)][1]
 
 # %% [markdown]
 # Eight numbers that were learned without any label do about as well as the 64 pixels. They cannot do better than the
@@ -128,8 +129,9 @@ figure
 # ## Compression
 #
 # A row can be sent as a draw of $z$ and then $x$ given $z$. With bits-back coding the expected length of the message
-# is the negative ELBO (Hinton and van Camp, 1993; Townsend, Bird and Barber, "Practical Lossless Compression with
-# Latent Variables Using Bits Back Coding", 2019, https://arxiv.org/abs/1901.04866),
+# is the negative ELBO (Hinton and van Camp, "Keeping the Neural Networks Simple by Minimizing the Description Length of
+# the Weights", 1993; Townsend, Bird and Barber, "Practical Lossless Compression with Latent Variables Using Bits Back
+# Coding", 2019, https://arxiv.org/abs/1901.04866),
 #
 # $$-\mathrm{ELBO}(x) = \underbrace{-E_q[\log p(x|z)]}_{\text{distortion: for } x \text{ given } z}
 #   + \underbrace{\mathrm{KL}(q(z|x)\,\|\,p(z))}_{\text{rate: for } z},$$

@@ -66,7 +66,7 @@ class Constant:
 class LinearWarmUp:
     """From `start` to `end` in equal steps, then `end`: start + (end - start) min(1, t / T).
 
-    Bowman, Vilnis, Vinyals, Dai, Jozefowicz, Bengio, "Generating Sentences from a Continuous Space" (2015),
+    Bowman, Vilnis, Vinyals, Dai, Jozefowicz, Bengio, "Generating Sentences from a Continuous Space" (2016),
     https://arxiv.org/abs/1511.06349; Sønderby, Raiko, Maaløe, Sønderby, Winther, "Ladder Variational
     Autoencoders" (2016), https://arxiv.org/abs/1602.02282.
 

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from pyrovae import rows
 from pyrovae.evidence import seeds_from
+from pyrovae.latents import Latents
 from pyrovae.layout import rows_first
 from pyrovae.plots.style import as_array, axes_or_new
-from pyrovae.vae import VAE, Latents, check_count
+from pyrovae.vae import VAE, check_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -174,9 +175,7 @@ def samples(
     drawn = as_array(draws[_site(vae, site)])
     try:
         means = as_array(one_site(vae.decode(latents, *context), vae, site))
-    except ValueError as error:
-        if "has no mean" not in str(error):
-            raise
+    except rows.NoMeanError:
         means = None
     lines, labels = [], []
     columns = min(num_columns, num_rows)
@@ -329,7 +328,7 @@ def _repeated(vae: VAE, x: Any, context: tuple[Any, ...], row: int, times: int) 
 
 
 def _by_site(values: Latents, vae: VAE) -> Mapping[str, Tensor]:
-    names = [*vae.layout.latents, *vae.layout.enumerated]
+    names = list(vae.layout.hidden)
     return {names[0]: values} if isinstance(values, Tensor) else values
 
 
@@ -348,8 +347,18 @@ def _chosen(name: str | None, among: Mapping[str, Any], argument: str) -> str:
 
 
 def one_site(values: Latents, vae: VAE, site: str | None) -> Tensor:
-    """What `VAE.decode` and its like gave for one observed site."""
-    return values if isinstance(values, Tensor) else values[_site(vae, site)]
+    """What `VAE.decode` and its like gave for one observed site.
+
+    Raises:
+        NoMeanError: probabilities of categories, which are no values of the site.
+
+    """
+    name = _site(vae, site)
+    found = values if isinstance(values, Tensor) else values[name]
+    layout = vae.layout.observed[name]
+    if found.dim() > 1 + len(layout.inner_dims) + len(layout.event_shape):
+        raise rows.NoMeanError(f"site '{name}' has no mean to show: its values are labels of categories.")
+    return found
 
 
 def _is_strips(line: np.ndarray, image_shape: ImageShape | None) -> bool:
