@@ -103,7 +103,7 @@ def _kept(
     broadcasts: bool,
 ) -> Tensor:
     shape = distribution.batch_shape + distribution.event_shape
-    kept = torch.ones(shape, dtype=torch.bool)
+    kept = torch.ones(shape, dtype=torch.bool, device="cpu")
     for some, end in masks:
         if some is not None:
             entries = torch.as_tensor(some).cpu()
