@@ -19,6 +19,7 @@ from pyro.util import check_site_shape
 from torch import Tensor
 
 from pyrovae import rows
+from pyrovae.auxiliary import check_auxiliary
 from pyrovae.layout import Arguments, Layout, SiteLayout
 from pyrovae.rows import Program
 from pyrovae.sites import Site, family_name, log_density, sample_sites
@@ -63,6 +64,7 @@ def inspect_pair(model: Program, guide: Program, arguments: Arguments) -> Layout
     check_support(model, arguments)
     enumerated = _enumerated(model_sites, guide_sites)
     _check_latents(model_sites, guide_sites, enumerated)
+    check_auxiliary(model_sites, guide_sites)
     _check_plates("guide", guide, guide_sites, arguments)
     latents = {
         name: guide_sites[name]["value"]
@@ -203,7 +205,7 @@ def _check_latents(
         known = f"its latents are {_listed(latents)}"
         raise ValueError(
             f"the guide samples {_listed(sampled - latents)}, which the model does not know: {known}. "
-            "Rename the site, or mark it infer={'is_auxiliary': True} if the model shall not have it."
+            "Rename the site, sample it in the model too, or draw the latents from a distribution with it summed out."
         )
 
 

@@ -15,7 +15,6 @@ from pyrovae.activity import Activity, mean_over_rows
 from pyrovae.evidence import LogMarginal, log_marginal, seeds_from
 from pyrovae.inference_gap import inference_gap
 from pyrovae.information import Information, information
-from pyrovae.psis import GOOD_K
 from pyrovae.vae import VAE, check_count
 
 # Rows for mutual information: every draw is scored under every row's posterior.
@@ -29,14 +28,17 @@ class Diagnosis:
 
     `rates`: one row an entry of a latent, `site, dimension, rate, active, mean_variance, verdict`: its average rate
     over rows in nats (NaN where only the site as a whole has one), whether its posterior mean varies over rows by
-    more than 0.01, that variance, and a verdict: "collapsed" (not active, or without any rate), "constant" (not
-    active, and yet far from the prior: the same for all rows), "active" or "unknown".
-    `sites`: one row a latent site, `site, rate, std_error, active, dimensions`; the error is over rows.
+    more than 0.01 of the prior's variance (of 1 where that is not known), that variance, and a verdict: "collapsed"
+    (not active, or without any rate), "constant" (not active, and yet far from the prior, equally in all rows),
+    "active" or "unknown". Rows whose mask or length leaves the entry out do not count.
+    `sites`: one row a latent site, `site, rate, std_error, active, dimensions`: its rate over all rows, and how many
+    dimensions have the verdict "active"; the error is over rows.
     `summary`: `value, std_error` of the ELBO, its parts and log p(x), nats per row; errors over rows.
     `information`: I(x; z) and the aggregate KL (`pyrovae.information.Information`).
     `quality`: log p(x) by row with Pareto k (`LogMarginal`).
-    `gaps`: `gap, std_error, mc_error` of "approximation", "amortization" and their sum "inference"; None if not
-    asked for. The former error is over rows and includes the Monte Carlo error, the latter is that alone.
+    `gaps`: `gap, std_error, mc_error, bound` of "approximation", "amortization" and their sum "inference"; None if not
+    asked for. The former error is over rows and includes the Monte Carlo error, the latter is that alone. The true
+    gap is `=`, at most (`<=`) or at least (`>=`) what is said.
     `notes`: what could not be computed, and why.
     """
 
@@ -60,7 +62,7 @@ class Diagnosis:
 
     @property
     def bad_k(self) -> int:
-        """How many rows have a Pareto k that is not below 0.7."""
+        """How many rows have a Pareto k that is known and not good (see `LogMarginal.good_k`)."""
         return int(self.quality.unreliable.sum())
 
     def _named(self, verdict: str) -> tuple[str, ...]:
@@ -113,7 +115,7 @@ class Diagnosis:
             approximation, amortization = self.gaps.loc["approximation"], self.gaps.loc["amortization"]
             if amortization["gap"] > max(approximation["gap"], 2 * amortization["std_error"]):
                 lines.append("amortization costs most: a larger encoder, more training of it, or more data.")
-            elif approximation["gap"] > 2 * approximation["std_error"]:
+            elif approximation["bound"] == "=" and approximation["gap"] > 2 * approximation["std_error"]:
                 lines.append("the family costs most: a richer one (FullNormal, a mixture, a flow).")
         return lines
 
@@ -122,12 +124,17 @@ class Diagnosis:
         if not total:
             return "none that the guide samples."
         active = int((self.rates["verdict"] == "active").sum())
+        unknown = self._named("unknown")
         counts = f"{active} of {total} dimensions active"
         if len(self.collapsed) == total:
             return f"COLLAPSED: {counts}; no latent tells anything of x: {_listed(self.collapsed)}"
         if self.collapsed:
-            return f"PARTLY COLLAPSED: {counts}; collapsed: {_listed(self.collapsed)}"
-        return f"no collapse: {counts}" + (f"; constant: {_listed(self.constant)}" if self.constant else "")
+            counts = f"PARTLY COLLAPSED: {counts}; collapsed: {_listed(self.collapsed)}"
+        else:
+            counts = f"no collapse seen: {counts}" if unknown else f"no collapse: {counts}"
+        for verdict, names in (("constant", self.constant), ("unknown", unknown)):
+            counts += f"; {verdict}: {_listed(names)}" if names else ""
+        return counts
 
     def _table(self) -> str:
         shown = self.rates.sort_values("rate", ascending=False, na_position="last").head(ENTRIES_TO_PRINT)
@@ -157,17 +164,28 @@ class Diagnosis:
         )
 
     def _quality(self) -> str:
-        N = len(self.quality)
-        ess = float(self.quality.ess.mean()) / self.quality.num_samples
+        quality = self.quality
+        ess = (
+            f"the weights' effective sample size is {float(quality.ess.mean()) / quality.num_samples:.1%} of "
+        )
+        ess += f"{quality.num_samples} draws"
+        known = ~quality.unknown
+        N = int(known.sum())
+        if not N:
+            return f"unknown. {quality.reliability}; {ess}"
         word = "good" if self.bad_k == 0 else "POOR" if self.bad_k > 0.05 * N else "poor for some rows"
+        where = "" if len(quality) == N else f" where it is known, unknown for {len(quality) - N}"
         return (
-            f"{word}. Pareto k is not below {GOOD_K} for {self.bad_k} of {N} rows, the median k is "
-            f"{float(self.quality.khat.nanmedian()):.2f}; the weights' effective sample size is {ess:.1%} of "
-            f"{self.quality.num_samples} draws"
+            f"{word}. Pareto k is not below {quality.good_k:.2f} for {self.bad_k} of {N} rows{where}, the median k is "
+            f"{float(quality.khat[known].nanmedian()):.2f}; {ess}"
         )
 
     def _gaps(self, gaps: pd.DataFrame) -> str:
-        lines = [f"  {name:<15}{_figure(g['gap'], g['std_error'])}" for name, g in gaps.iterrows()]
+        words = {"<=": "at most ", ">=": "at least "}
+        lines = [
+            f"  {name:<15}{words.get(g['bound'], '')}{_figure(g['gap'], g['std_error'])}"
+            for name, g in gaps.iterrows()
+        ]
         return "log p(x) - ELBO, and what of it is the family's and what the encoder's\n" + "\n".join(lines)
 
 
@@ -182,14 +200,17 @@ def diagnose(
 ) -> Diagnosis:
     """See what the latents carry, how good the guide is, and what its shortfall is made of.
 
-    - Rates, KL(q(z|x) || p(z)) by entry and by site. An entry is active where Var_x(E_q[z|x]) > 0.01: "Importance
-      Weighted Autoencoders" (Burda, Grosse, Salakhutdinov, 2015), https://arxiv.org/abs/1509.00519; the variance is the
-      covariance of two independent estimates of the means, so that their noise does not pass for activity.
+    - Rates, KL(q(z|x) || p(z)) by entry and by site. An entry is active where Var_x(E_q[z|x]) > 0.01 Var_p[z]:
+      "Importance Weighted Autoencoders" (Burda, Grosse, Salakhutdinov, 2015), https://arxiv.org/abs/1509.00519, whose
+      prior has variance 1; the variance is the covariance of two independent estimates of the means, so that their
+      noise does not pass for activity.
     - I_q(x; z) and KL(q(z) || p(z)): `pyrovae.information`, from at most 1000 of the rows.
     - Pareto k of the weights p(x, z) / q(z|x), and log p(x): `log_marginal`.
-    - With `gap_rows`, log p(x) - ELBO split at the best ELBO* within the guide's family, of rows refined one by one
-      (`refine`): approximation log p(x) - ELBO*, amortization ELBO* - ELBO. "Inference Suboptimality in Variational
-      Autoencoders" (Cremer, Li, Duvenaud, 2018), https://arxiv.org/abs/1801.03558.
+    - With `gap_rows`, log p(x) - ELBO split at an ELBO* of rows refined one by one (`refine`): approximation log p(x) -
+      ELBO*, amortization ELBO* - ELBO. "Inference Suboptimality in Variational Autoencoders" (Cremer, Li, Duvenaud,
+      2018), https://arxiv.org/abs/1801.03558. ELBO* is the best of the guide's family where that is a diagonal normal
+      or a normal with all covariances; for others the former is at most the family's share, the latter at least the
+      encoder's.
 
     Args:
         vae: the pair.

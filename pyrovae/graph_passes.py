@@ -33,13 +33,15 @@ def simplify(graph: GraphModule, inputs: Sequence[Tensor]) -> GraphModule:
     """The same function in fewer operations: identities, repetitions and unused nodes removed, constants folded.
 
     Values are the same to the bit. The graph is meant to be run without gradients. Draws of random numbers are
-    all kept, in their order, and tensors that are changed in place are left alone.
+    all kept, in their order, and tensors that are changed in place are left alone. Each result has memory of its
+    own, so that it can be changed in place.
     """
     facts = _facts(graph, inputs)
     _remove_identities(graph, facts)
     _fold_constants(graph, facts)
     _remove_repetitions(graph, facts)
     graph.graph.eliminate_dead_code()
+    _separate_results(graph, _facts(graph, inputs))
     graph.delete_all_unused_submodules()
     graph.recompile()
     return graph
@@ -68,10 +70,16 @@ class _Facts:
 
 
 class _Recorder(Interpreter):
-    def __init__(self, graph: GraphModule) -> None:
+    def __init__(self, graph: GraphModule, mode: FakeTensorMode) -> None:
         super().__init__(graph)
+        self.mode = mode
         self.tensors: dict[Node, Tensor] = {}
         self.changed: set[int] = set()
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        # As what operations take it for, so that views of it are seen to share its memory.
+        value = super().get_attr(target, args, kwargs)
+        return self.mode.from_tensor(value) if isinstance(value, Tensor) else value
 
     def run_node(self, n: Node) -> Any:
         result = super().run_node(n)
@@ -90,8 +98,8 @@ class _Recorder(Interpreter):
 
 
 def _facts(graph: GraphModule, inputs: Sequence[Tensor]) -> _Facts:
-    recorder = _Recorder(graph)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
+    recorder = _Recorder(graph, mode)
     with mode:
         recorder.run(*(mode.from_tensor(tensor.detach()) for tensor in inputs))
     return _Facts(recorder.tensors, frozenset(recorder.changed))
@@ -170,6 +178,22 @@ def _remove_repetitions(graph: GraphModule, facts: _Facts) -> None:
             _replace(graph, node, first[key])
         else:
             first[key] = node
+
+
+def _separate_results(graph: GraphModule, facts: _Facts) -> None:
+    """Copy results that share memory with an input, a constant or one another, or with themselves."""
+    *_, output = graph.graph.nodes
+    taken = {_memory(t) for node, t in facts.tensors.items() if node.op in ("placeholder", "get_attr")}
+    separate = []
+    for result in output.args[0]:
+        if isinstance(result, Node) and result in facts.tensors:
+            tensor = facts.tensors[result]
+            if _memory(tensor) in taken or torch._debug_has_internal_overlap(tensor) != 0:
+                with graph.graph.inserting_before(output):
+                    result = graph.graph.call_function(_ATEN.clone.default, (result,))
+            taken.add(_memory(tensor))
+        separate.append(result)
+    output.args = (separate,)
 
 
 def _hashable(value: Any) -> Any:

@@ -25,8 +25,8 @@ from pyrovae.vae import VAE
 NUMBERS_AT_ONCE = 2**22
 # Draws of all rows together, at least.
 DRAWS = 1000
-# Rows at which a prior is looked at, to see whether it depends on the row.
-ROWS_OF_PRIOR = 8
+# Draws at which a prior is looked at in every row, to see whether it depends on the row.
+DRAWS_OF_PRIOR = 4
 
 
 @dataclass(frozen=True)
@@ -153,13 +153,17 @@ def _draws_of(value: Tensor, some: slice, num_rows: int, event_dim: int) -> Tens
 
 def _prior_depends_on_row(vae: VAE, arguments: Arguments, latents: Mapping[str, Tensor]) -> bool:
     """Whether log p of the same latents differs from row to row."""
-    count = min(ROWS_OF_PRIOR, rows.num_rows(arguments))
-    few = tuple(a[:count] if isinstance(a, Tensor) else a for a in arguments)
+    N = rows.num_rows(arguments)
+    total = N * len(next(iter(latents.values())))
+    some = slice(0, total, math.ceil(total / DRAWS_OF_PRIOR))
     given = {
-        name: _draws_of(value, slice(0, count), count, len(vae.layout.latents[name].event_shape))
+        name: _draws_of(value, some, N, len(vae.layout.latents[name].event_shape))
         for name, value in latents.items()
     }
-    terms = rows.RowTerms(rows.run_model(vae, few, given, count), {}, given, vae.layout, broadcasts=False)
+    count = len(range(total)[some])
+    terms = rows.RowTerms(
+        rows.run_model(vae, arguments, given, count), {}, given, vae.layout, broadcasts=False
+    )
     log_prior = terms.log_prior.double()
     return not torch.allclose(log_prior, log_prior[:, :1].expand_as(log_prior), rtol=1e-4, atol=1e-4)
 
@@ -170,8 +174,8 @@ def _why_not(vae: VAE, guide_sites: Mapping[str, Site]) -> str:
         return "the guide samples no latents (they are summed out): there is no q(z|x) to measure."
     if auxiliary := sorted(set(guide_sites) - set(vae.layout.latents)):
         return (
-            f"the guide has auxiliary sites, {auxiliary}: its density of the latents alone is not known, so there "
-            "is no mutual information and no aggregate posterior."
+            f"the guide has auxiliary sites, {auxiliary}: its density is known at its own draws alone, so there is no "
+            "mutual information and no aggregate posterior."
         )
     for name, site in guide_sites.items():
         if site.mask is not None and not bool(torch.as_tensor(site.mask).all()):
@@ -190,6 +194,8 @@ def _of_other_spaces(vae: VAE, arguments: Arguments, latents: Mapping[str, Tenso
         for name, value in latents.items()
     }
     real = {name: z.requires_grad_() for name, z in given.items() if z.is_floating_point()}
+    if not real:
+        return ""
     with (
         torch.enable_grad(),
         torch.backends.cudnn.flags(enabled=False),

@@ -1,154 +1,154 @@
-"""What of a pair's Python state a trace takes for fixed: plain values in modules, closures, globals, containers.
+"""What of a pair's Python state a trace takes for fixed: values in modules, closures, globals and containers.
 
-A trace bakes in whatever Python value a program reads, such as `self.training` or a weight that a callback
-raises from epoch to epoch. `ProgramState` remembers them and tells when one has changed.
+A trace bakes in whatever a program reads besides parameters, buffers and data, such as `self.training`, a weight
+that a callback raises from epoch to epoch, or which tensor an attribute names. `ProgramState` remembers these.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator, Mapping
-from types import ModuleType
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from operator import attrgetter, getitem, is_
+from types import CellType, CodeType, ModuleType
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from pyrovae.rows import Pair
+from pyrovae.vae import VAE
 
-_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
+_CLOSED = (*PLAIN, Tensor, ModuleType)
+_BOOKKEEPING = vars(nn.Module()).keys() - {"training"}
 _DEPTH = 4
+_GONE = object()
+_VERSION, _TRAINS = attrgetter("_version"), attrgetter("requires_grad")
+
+# What a value is called, and where it is read again: holder[key].
+Place: TypeAlias = tuple[str, Any, Any]
 
 
 class ProgramState:
-    """The plain values that model and guide can reach, and the versions of the tensors among them.
+    """What model and guide can reach, as it is now; `changes` tells what is another later.
 
-    Not seen: values behind functions that the programs call, and attributes that come into being later.
+    Plain values are compared by value, all others by identity; parameters also by whether they train, tensors
+    that are neither parameters nor buffers also by torch's count of their changes in place.
+
+    Not seen: attributes that are new later, globals that methods of modules read, what Python modules hold, and what
+    lies deeper than four containers or functions.
     """
 
-    def __init__(self, pair: Pair) -> None:
-        self._places: list[tuple[str, Mapping[Any, Any], Any]] = []
-        self._tensors: list[Tensor] = []
-        self._seen: set[int] = set()
-        for name, program in (("model", pair.model), ("guide", pair.guide)):
-            self._walk_program(name, program)
+    def __init__(self, vae: VAE) -> None:
+        seen: set[int] = set()
+        places = [*_walk("model", vae.model, _DEPTH, seen), *_walk("guide", vae.guide, _DEPTH, seen)]
+        self._names = [name for name, _, _ in places]
+        self._holders, self._keys = [holder for _, holder, _ in places], [key for _, _, key in places]
+        self._values = [_now(holder, key) for _, holder, key in places]
+        self._parameters = dict(vae.named_parameters())
+        inputs = {id(tensor) for tensor in (*vae.parameters(), *vae.buffers())}
+        # An inference tensor counts no changes.
+        self._tensors = {
+            name: value
+            for name, value in zip(self._names, self._values, strict=True)
+            if isinstance(value, Tensor) and id(value) not in inputs and not value.is_inference()
+        }
+        self._marks = self._marks_now()
 
-    def values(self) -> tuple[Any, ...]:
-        """All values now: two such tuples differ if a trace between them may be out of date."""
-        return (*[holder.get(key) for _, holder, key in self._places], *[t._version for t in self._tensors])
+    def _marks_now(self) -> list[int]:
+        return [*map(_VERSION, self._tensors.values()), *map(_TRAINS, self._parameters.values())]
 
-    def changes(self, before: tuple[Any, ...], after: tuple[Any, ...]) -> list[str]:
-        """Names of the places at which two such tuples differ."""
-        names = [name for name, _, _ in self._places] + ["a tensor of the program"] * len(self._tensors)
-        return [
-            name
-            for name, old, new in zip(names, before, after, strict=True)
-            if type(old) is not type(new) or old != new
-        ]
-
-    def _walk_program(self, name: str, program: Any) -> None:
-        if isinstance(program, nn.Module):
-            self._walk(name, program, _DEPTH)
-        elif isinstance(program, functools.partial):
-            self._walk_items(name, {**dict(enumerate(program.args)), **program.keywords}, _DEPTH)
-            self._walk_program(name, program.func)
-        elif inspect.ismethod(program):
-            self._walk(name, program.__self__, _DEPTH)
-            self._walk_program(name, program.__func__)
-        elif inspect.isfunction(program):
-            self._walk_function(name, program, _DEPTH)
-
-    def _walk_function(self, name: str, function: Any, depth: int) -> None:
-        if self._known(function):
-            return
-        code = function.__code__
-        # Cells and globals change by being bound anew: they are read where the function reads them.
-        cells = dict(zip(code.co_freevars, function.__closure__ or (), strict=True))
-        for key, cell in cells.items():
-            self._visit(f"{name}.{key}", _Cell(cell), "cell_contents", depth)
-        for key in code.co_names:
-            if key in function.__globals__:
-                self._visit(f"{name}.{key}", function.__globals__, key, depth)
-
-    def _walk(self, name: str, value: Any, depth: int) -> None:
-        """Into one object: a module, a container or a plain object."""
-        if depth == 0 or isinstance(value, (type, ModuleType, *_PLAIN)):
-            return
-        if isinstance(value, Tensor):
-            if not isinstance(value, nn.Parameter) and not self._known(value):
-                self._tensors.append(value)
-            return
-        if inspect.isfunction(value):
-            self._walk_function(name, value, depth - 1)
-        elif not self._known(value):
-            if isinstance(value, nn.Module):
-                self._walk_module(name, value)
-            elif isinstance(value, Mapping):
-                self._walk_items(name, value, depth - 1)
-            elif isinstance(value, list):
-                self._walk_items(name, _Listed(value), depth - 1)
-            elif isinstance(value, tuple):
-                self._walk_items(name, dict(enumerate(value)), depth - 1)
-            elif hasattr(value, "__dict__"):
-                self._walk_items(name, vars(value), depth - 1)
-
-    def _walk_module(self, name: str, module: nn.Module) -> None:
-        own = {"_parameters", "_buffers"}  # these are inputs of the trace; what Pyro adds is its bookkeeping
-        for key, value in vars(module).items():
-            if key == "_modules":
-                for child, submodule in module._modules.items():
-                    self._walk(f"{name}.{child}", submodule, _DEPTH)
-            elif key not in own and not key.startswith("_pyro") and not isinstance(value, set):
-                self._visit(f"{name}.{key}", vars(module), key, _DEPTH - 1)
-
-    def _walk_items(self, name: str, holder: Mapping[Any, Any], depth: int) -> None:
-        for key in list(holder):
-            self._visit(f"{name}.{key}", holder, key, depth)
-
-    def _visit(self, name: str, holder: Mapping[Any, Any], key: Any, depth: int) -> None:
-        value = holder.get(key)
-        if isinstance(value, _PLAIN):
-            self._places.append((name, holder, key))
-        else:
-            self._walk(name, value, depth)
-
-    def _known(self, value: Any) -> bool:
-        known = id(value) in self._seen
-        self._seen.add(id(value))
-        return known
+    def changes(self) -> list[str]:
+        """Names of what is not as it was."""
+        marks = self._marks_now()
+        try:  # each step asks: this takes microseconds
+            if all(map(is_, map(getitem, self._holders, self._keys), self._values)) and marks == self._marks:
+                return []
+        except (AttributeError, LookupError, ValueError):
+            pass  # something is gone
+        now = map(_now, self._holders, self._keys)
+        values = zip(self._names, self._values, now, strict=True)
+        marked = zip((*self._tensors, *self._parameters), self._marks, marks, strict=True)
+        return [name for name, old, new in (*values, *marked) if not _same(old, new)]
 
 
-class _Cell(Mapping[str, Any]):
-    """A closure's variable as a mapping of one entry."""
+def _walk(name: str, value: Any, depth: int, seen: set[int]) -> Iterator[Place]:
+    """Into one object: a module, a function, a container or a plain object."""
+    if depth == 0 or isinstance(value, _CLOSED) or id(value) in seen:
+        return
+    seen.add(id(value))
+    for part in _wrapped(value):
+        yield from _walk(name, part, depth, seen)
+    for holder, keys in _holders(value):
+        for key in keys:
+            part, place = _now(holder, key), f"{name}.{key}"
+            yield place, holder, key
+            yield from _walk(place, part, _DEPTH if isinstance(part, nn.Module) else depth - 1, seen)
 
-    def __init__(self, cell: Any) -> None:
-        self._cell = cell
+
+def _wrapped(value: Any) -> tuple[Any, ...]:
+    """What an object is another form of, and passes its name on to."""
+    if inspect.ismethod(value):
+        return (value.__self__, value.__func__)
+    return (value.func, value.args, value.keywords) if isinstance(value, functools.partial) else ()
+
+
+def _holders(value: Any) -> Iterator[tuple[Any, list[Any]]]:
+    """Where the parts of an object are bound, and to which keys there."""
+    if isinstance(value, nn.Module):
+        yield vars(value), [k for k in vars(value) if k not in _BOOKKEEPING and not k.startswith("_pyro")]
+        hooks = (value._forward_pre_hooks, value._forward_hooks)
+        for held in (value._parameters, value._buffers, value._modules, *hooks):
+            yield held, list(held)
+    elif inspect.isfunction(value):
+        # Variables change by being bound anew: they are read where the function reads them.
+        for variable, cell in zip(value.__code__.co_freevars, value.__closure__ or (), strict=True):
+            yield _Read(functools.partial(_contents, cell)), [variable]
+        globally = value.__globals__
+        yield globally, [key for key in dict.fromkeys(_names_in(value.__code__)) if key in globally]
+    elif isinstance(value, Mapping | list | tuple):
+        yield value, list(value if isinstance(value, Mapping) else range(len(value)))
+        yield _Read(lambda _: len(value)), ["len()"]
+    elif hasattr(value, "__dict__") and not isinstance(value, type):
+        yield vars(value), list(vars(value))
+    own: Any = () if isinstance(value, type) else getattr(value, "__dict__", ())
+    inherited = _class_values(value if isinstance(value, type) else type(value))
+    yield _Read(functools.partial(getattr, value)), [key for key in inherited if key not in own]
+
+
+class _Read:
+    """What is read otherwise, read like entries."""
+
+    def __init__(self, read: Callable[[str], Any]) -> None:
+        self._read = read
 
     def __getitem__(self, key: str) -> Any:
-        try:
-            return self._cell.cell_contents
-        except ValueError:  # not bound yet
-            return None
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(["cell_contents"])
-
-    def __len__(self) -> int:
-        return 1
+        return self._read(key)
 
 
-class _Listed(Mapping[int, Any]):
-    """A list as a mapping from its places."""
+def _contents(cell: CellType, variable: str) -> Any:
+    return cell.cell_contents
 
-    def __init__(self, values: list[Any]) -> None:
-        self._values = values
 
-    def __getitem__(self, key: int) -> Any:
-        return self._values[key] if key < len(self._values) else None
+def _class_values(kind: type) -> list[str]:
+    """Names of the plain values that a class gives to what has none of its own."""
+    found = (name for base in kind.__mro__ for name, value in vars(base).items() if isinstance(value, PLAIN))
+    return [name for name in dict.fromkeys(found) if name[:2] != "__" and not hasattr(nn.Module, name)]
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(len(self._values)))
 
-    def __len__(self) -> int:
-        return len(self._values)
+def _names_in(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):  # of a comprehension or an inner function
+            yield from _names_in(constant)
+
+
+def _now(holder: Any, key: Any) -> Any:
+    try:
+        return holder[key]
+    except (AttributeError, LookupError, ValueError):  # not there, or not bound yet
+        return _GONE
+
+
+def _same(old: Any, new: Any) -> bool:
+    return old is new or (type(old) is type(new) and isinstance(old, PLAIN) and bool(old == new))

@@ -6,27 +6,23 @@ observed numbers takes several passes over memory, of which a compiler makes one
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from pyrovae import rows
-from pyrovae.compilation import Compile, Run, compiled
-from pyrovae.program_state import ProgramState
-from pyrovae.tracing import NotTraceableError, trace
+from pyrovae.compilation import Compile, Run, compiled, faster, pays_off
+from pyrovae.program_state import PLAIN, ProgramState
+from pyrovae.tracing import NotTraceableError, Reference, verified_trace
 from pyrovae.vae import VAE
 
+_LOG = logging.getLogger(__name__)
 # A trace takes about as long as so many calls save.
 CALLS_TO_TRACE = 200
-# What compilation costs and saves, roughly, on a CPU: seconds, per operation too; seconds a call for each operation
-# and for each number that one other than a matrix product writes to memory.
-SECONDS_TO_COMPILE, SECONDS_PER_OPERATION = 5.0, 0.1
-SAVED_PER_OPERATION, SAVED_PER_NUMBER = 4e-6, 4e-10
 # Of the largest entry: how far rounding may take results from Pyro's.
 TOLERANCE = 1e-5
 
@@ -43,7 +39,9 @@ class Repeated:
         function: from tensors, numbers and containers of them to tensors. What is neither must be the same at
             each call.
         calls: how many are to come.
-        compile: True traces and compiles, "auto" each where it saves time over the calls, False does neither.
+        compile: True traces and compiles, and warns where that cannot be; "auto" does each where it saves time over
+            the calls, and tells the log "pyrovae.repeated" (at level INFO) why something could not be; False does
+            neither.
 
     """
 
@@ -68,7 +66,7 @@ class Repeated:
             try:
                 self._run = self._prepared(inputs, tensors)
             except NotTraceableError as error:
-                self._warn(f"run as plain Pyro: {error}")
+                self._tell(f"run as plain Pyro: {error}")
         if self._run is None or kind != self._kind:
             return self.function(*inputs)
         return self._run(*self.held, *tensors)
@@ -77,70 +75,30 @@ class Repeated:
         if self.vae.layout.enumerated:
             raise NotTraceableError("latents are summed out")
         leaves, structure = tree_flatten(inputs)
-        state = ProgramState(self.vae)
-        before = state.values()
-        with rows.same_random_state(self.vae.device):
-            expected = self.function(*inputs)
-        if changed := state.changes(before, state.values()):
-            raise NotTraceableError(f"running the program changes {changed[0]}")
 
         def function(*given: Tensor) -> list[Tensor]:
             moving = iter(given[len(self.held) :])
             some = [next(moving) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
             return list(self.function(*tree_unflatten(some, structure)))
 
-        given = [*self.held, *tensors]
-        graph = trace(function, given)
+        state = ProgramState(self.vae)
+        reference = Reference(function, [*self.held, *tensors], TOLERANCE)
+        graph = verified_trace(reference, state)
         run: Run = graph.forward
-        self._check(run, given, expected)
         if self.compile is True or (self.vae.device.type == "cpu" and pays_off(graph, self.calls)):
-            try:
-                with rows.same_random_state(self.vae.device):
-                    faster = compiled(graph, given)
-                self._check(faster, given, expected)
-                run = faster
-            except Exception as error:  # whatever a compiler raises, the traced operations run without it
-                reason = (str(error).strip().splitlines() or [""])[0]
-                self._warn(f"are traced but not compiled: {type(error).__name__}: {reason}")
+            run, why_not = faster(run, lambda: compiled(graph, reference.inputs), reference)
+            if why_not is not None:
+                self._tell(f"are traced but not compiled: {why_not}")
         return run
 
-    def _check(self, run: Run, given: list[Tensor], expected: Sequence[Tensor]) -> None:
-        with rows.same_random_state(self.vae.device):
-            found = run(*given)
-        if len(found) != len(expected) or not all(map(_close, found, expected)):
-            raise NotTraceableError("its trace gives other numbers than the program")
-
-    def _warn(self, what: str) -> None:
+    def _tell(self, what: str) -> None:
         if self.compile is True:
             warnings.warn(f"chunks {what}.", stacklevel=2)
-
-
-def pays_off(graph: GraphModule, calls: int) -> bool:
-    """Whether compiling a graph saves more time over so many calls than it takes: the same answer each time."""
-    operations, numbers = 0, 0
-    for node in graph.graph.nodes:
-        if node.op == "call_function":
-            operations += 1
-            made = node.meta.get("tensor_meta")
-            if node.target not in _PRODUCTS and hasattr(made, "shape"):
-                numbers += made.shape.numel()
-    saved = calls * (SAVED_PER_OPERATION * operations + SAVED_PER_NUMBER * numbers)
-    return saved > SECONDS_TO_COMPILE + SECONDS_PER_OPERATION * operations
-
-
-_ATEN = torch.ops.aten
-_PRODUCTS = {_ATEN.addmm.default, _ATEN.mm.default, _ATEN.bmm.default, _ATEN.convolution.default}
+        else:
+            _LOG.info("chunks %s", what)
 
 
 def _kind(leaf: Any) -> Any:
     if isinstance(leaf, Tensor):
         return (leaf.shape, leaf.stride(), leaf.dtype)
-    return leaf if isinstance(leaf, int) else type(leaf)
-
-
-def _close(found: Tensor, expected: Tensor) -> bool:
-    if found.shape != expected.shape or found.dtype != expected.dtype:
-        return False
-    finite = expected[expected.isfinite()].abs()
-    scale = float(finite.max()) if finite.numel() else 0.0
-    return torch.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE * scale, equal_nan=True)
+    return type(leaf), leaf if isinstance(leaf, PLAIN) else None

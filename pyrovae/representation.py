@@ -51,7 +51,8 @@ class Probe:
     """What `probe` gives: the accuracy of a linear classifier, its error, and that of always saying the same.
 
     `correct` [N] is 1 where a row was classified right by a classifier that had not seen it.
-    `std_error` is the binomial one, sqrt(accuracy (1 - accuracy) / N).
+    `std_error` is the binomial one, sqrt(a (1 - a) / (N + 2)) at Laplace's a = (number right + 1) / (N + 2), and so
+    never zero.
     """
 
     correct: Tensor
@@ -66,13 +67,18 @@ class Probe:
     @property
     def std_error(self) -> float:
         """Of the accuracy, over rows."""
-        return math.sqrt(self.accuracy * (1 - self.accuracy) / len(self.correct))
+        N = len(self.correct)
+        smoothed = (float(self.correct.sum()) + 1) / (N + 2)
+        return math.sqrt(smoothed * (1 - smoothed) / (N + 2))
 
     def __str__(self) -> str:
-        return (
+        text = (
             f"a linear probe of E[z|x] is right in {self.accuracy:.1%} ± {self.std_error:.1%} of {len(self.correct)} "
             f"rows ({self.how}; always the most frequent class: {self.majority:.1%})"
         )
+        if self.accuracy < self.majority + 2 * self.std_error:
+            text += ". That is no better than chance: the latents may have collapsed, diagnose() tells."
+        return text
 
 
 def probe(
@@ -189,7 +195,8 @@ def cluster(
         seed: of the starts, of which the best of ten is taken.
 
     Raises:
-        ValueError: `num_clusters` out of range; truth of another number than rows.
+        ValueError: `num_clusters` out of range, or more than there are different posterior means (one where the
+            latents have collapsed); truth of another number than rows.
         ModuleNotFoundError: without scikit-learn.
 
     Example:
@@ -209,6 +216,12 @@ def cluster(
     inputs = features(vae, x, *context).cpu().double().numpy()
     if not 2 <= num_clusters < len(inputs):
         raise ValueError(f"num_clusters is {num_clusters}: expected between 2 and {len(inputs) - 1}.")
+    different = _count_different(inputs)
+    if different < num_clusters:
+        raise ValueError(
+            f"num_clusters is {num_clusters}, and the {len(inputs)} rows have {different} different posterior means: "
+            "nothing to cluster by. The latents may have collapsed, diagnose() tells."
+        )
     known = None if truth is None else _labels(truth, len(inputs), "truth")
     fitted = KMeans(num_clusters, n_init=10, random_state=seed).fit(inputs)
     found = fitted.labels_
@@ -221,6 +234,12 @@ def cluster(
             None if known is None else float(normalized_mutual_info_score(known, found))
         ),
     )
+
+
+def _count_different(points: np.ndarray) -> int:
+    """How many of some points [N, K] differ by more than rounding at float32."""
+    unit = 1e-5 * np.abs(points).max()
+    return 1 if unit == 0 else len(np.unique(np.round(points / unit), axis=0))
 
 
 def _labels(labels: Any, num_rows: int, name: str) -> np.ndarray:

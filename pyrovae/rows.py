@@ -6,16 +6,15 @@ needs only
     log p(x|z) [S,B]    log p(z) [S,B]    log q(z|x) [S,B]    the latents by site    each site's own terms
 
 and this module runs the programs to get them, with `pyrovae.layout` (shapes), `pyrovae.sites` (densities of a
-trace) and `pyrovae.enumeration` (discrete latents summed out). Densities are those of the *program*: masks are
-kept, while scales (a subsampled plate's N/B, `poutine.scale`) are left out, because a scale belongs outside any
-logarithm of a mean and is no part of a density.
+trace), `pyrovae.row_terms` (their sums) and `pyrovae.enumeration` (discrete latents summed out). Densities are those
+of the *program*: masks are kept, while scales (a subsampled plate's N/B, `poutine.scale`) are left out, because a
+scale belongs outside any logarithm of a mean and is no part of a density.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import pyro
@@ -25,11 +24,11 @@ from pyro.infer import infer_discrete
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor
-from torch.distributions import Independent, kl_divergence
 
 from pyrovae.enumeration import sites_summed_out
-from pyrovae.layout import Arguments, Layout, as_the_program_takes, by_row, canonical, repeat_rows
-from pyrovae.sites import SAMPLES_PLATE, Site, family_name, sample_sites, sites_of, stacked_sum
+from pyrovae.layout import Arguments, Layout, as_the_program_takes, canonical, repeat_rows
+from pyrovae.row_terms import RowTerms as RowTerms
+from pyrovae.sites import SAMPLES_PLATE, Site, family_name, sample_sites, sites_of
 
 Program = Callable[..., Any]
 
@@ -52,84 +51,6 @@ class Pair(Protocol):
     @property
     def layout(self) -> Layout:
         """Found by `pyrovae.contract.inspect_pair`."""
-
-
-@dataclass(frozen=True)
-class RowTerms:
-    """Row-wise log densities of one batch; every tensor [S,B], in nats."""
-
-    model_sites: Mapping[str, Site]
-    guide_sites: Mapping[str, Site]
-    latents: Mapping[str, Tensor]
-    layout: Layout
-    broadcasts: bool
-
-    @property
-    def log_likelihood(self) -> Tensor:
-        """log p(x|z), summed over the observed sites; enumerated latents are summed out of it."""
-        return torch.stack([site.log_prob for site in self.model_sites.values() if site.observed]).sum(0)
-
-    @property
-    def log_prior(self) -> Tensor:
-        """log p(z), summed over the latent sites."""
-        terms = [site.log_prob for site in self.model_sites.values() if not site.observed]
-        return stacked_sum(terms, like=self.log_likelihood)
-
-    @property
-    def log_guide(self) -> Tensor:
-        """log q(z|x), summed over everything that the guide samples, auxiliary sites included."""
-        terms = [site.log_prob for site in self.guide_sites.values()]
-        return stacked_sum(terms, like=self.log_likelihood)
-
-    @property
-    def log_weights(self) -> Tensor:
-        """log p(x, z) - log q(z|x): unbiased estimates of p(x), as logarithms."""
-        return self.log_likelihood + self.log_prior - self.log_guide
-
-    @property
-    def rate(self) -> Tensor:
-        """KL from q(z|x) to p(z): in closed form for each site where that is right, else log q - log p.
-
-        A site's closed form takes the latents that p conditions it on as given. So it is right only where the
-        guide has drawn those before the site: drawn after it, they depend on its value, and integrating the
-        site out would forget that.
-        """
-        own = [name for name in self.latents if name in self.model_sites]
-        terms = [self.site_rate(name) for name in own]
-        # What has no counterpart: auxiliary sites, and latents coupled by enumeration.
-        terms += [site.log_prob for name, site in self.guide_sites.items() if name not in own]
-        terms += [-s.log_prob for n, s in self.model_sites.items() if not s.observed and n not in own]
-        return stacked_sum(terms, like=self.log_likelihood)
-
-    def site_rate(self, name: str) -> Tensor:
-        """The rate of one latent site, [S,B]."""
-        q, p = self.guide_sites[name], self.model_sites[name]
-        analytic = analytic_kl(q, p) if self.given_before(name) else None
-        if analytic is None:
-            return q.log_prob - p.log_prob
-        return by_row(analytic, len(q.log_prob), self.layout, self.broadcasts)
-
-    def given_before(self, name: str) -> bool:
-        """Whether the guide draws what p conditions a site on before it, so that its closed form is right."""
-        given = set(_before(name, self.model_sites)) & set(self.latents)
-        return given <= set(_before(name, self.guide_sites))
-
-    def dimension_rates(self, name: str) -> Tensor | None:
-        """The closed-form rate of each number of a latent site, [S,B,K]; None where it has none by dimension.
-
-        It has one where both programs make the site's numbers independent given the sites before it.
-        """
-        q, p = self.guide_sites[name], self.model_sites[name]
-        bases = [_elementwise(q.distribution), _elementwise(p.distribution)]
-        if None in bases or not self.given_before(name):
-            return None
-        analytic = analytic_kl(replace(q, distribution=bases[0]), replace(p, distribution=bases[1]))
-        if analytic is None:
-            return None
-        event_dim = len(q.distribution.event_shape)
-        rates = canonical(analytic, len(q.log_prob), self.layout, event_dim, broadcasts=self.broadcasts)
-        rates = rates.movedim(rates.dim() - 1 - event_dim, 1)
-        return rates.reshape(*rates.shape[:2], -1)
 
 
 def row_terms(pair: Pair, arguments: Arguments, num_samples: int) -> RowTerms:
@@ -213,8 +134,10 @@ def enumerated_draws(
     }
 
 
-def guide_means(pair: Pair, arguments: Arguments, num_samples: int) -> dict[str, Tensor]:
-    """Posterior means by latent site, [1, *inner plates, B, *event].
+def guide_means(
+    pair: Pair, arguments: Arguments, num_samples: int, names: Iterable[str] | None = None
+) -> dict[str, Tensor]:
+    """Posterior means of some latent sites, all if None, [1, *inner plates, B, *event].
 
     Exact for a single site whose family has a mean; else averages over draws, of conditional means where
     a family has them (Rao-Blackwell) and of the draws themselves where not.
@@ -230,7 +153,7 @@ def guide_means(pair: Pair, arguments: Arguments, num_samples: int) -> dict[str,
             return dict.fromkeys(pair.layout.latents, mean)
     sites = run_guide(pair, arguments, num_samples)
     means = {}
-    for name in pair.layout.latents:
+    for name in pair.layout.latents if names is None else names:
         if family_name(sites[name].distribution) == "Categorical":
             raise ValueError(
                 f"the latent '{name}' is categorical: its values are labels and have no mean. Use sample_posterior()."
@@ -413,29 +336,6 @@ def _ancestral(
     return values([*pair.layout.latents, *pair.layout.enumerated]), values(pair.layout.observed)
 
 
-def analytic_kl(q: Site, p: Site) -> Tensor | None:
-    """KL(q || p) in Pyro's batch layout where torch or Pyro registers a closed form."""
-    if p.distribution is None:
-        return None  # one of several sites that enumeration couples
-    if q.mask is not None or p.mask is not None:
-        return None  # masks act on the sampled terms, site by site
-    if family_name(q.distribution) == "Delta":
-        return None  # its registered KL leaves out the log density that it carries
-    shape = torch.broadcast_shapes(q.distribution.batch_shape, p.distribution.batch_shape)
-    try:
-        kl: Tensor = kl_divergence(q.distribution.expand(shape), p.distribution.expand(shape))
-    except NotImplementedError:
-        return None
-    return kl
-
-
-def _elementwise(distribution: Any) -> Any:
-    """The distribution of each number of an event, None where they are not independent."""
-    while isinstance(distribution, Independent):
-        distribution = distribution.base_dist
-    return None if distribution is None or distribution.event_shape else distribution
-
-
 def _check_names(which: str, trace: Any, expected: set[str]) -> None:
     found = {name for name, site in sample_sites(trace) if not site_is_factor(site)}
     auxiliary = {name for name in found - expected if trace.nodes[name]["infer"].get("is_auxiliary")}
@@ -444,11 +344,6 @@ def _check_names(which: str, trace: Any, expected: set[str]) -> None:
             f"the sites of the {which} change from call to call: at first they were {sorted(expected)}, now they are "
             f"{sorted(found - auxiliary)}. Let every call sample the same sites; mask what does not apply to a row."
         )
-
-
-def _before(name: str, sites: Mapping[str, Site]) -> list[str]:
-    names = list(sites)
-    return names[: names.index(name)]
 
 
 def _site_mean(site: Site, num_samples: int, layout: Layout, broadcasts: bool) -> Tensor | None:

@@ -7,8 +7,8 @@ call was compared with plain Pyro's, and is made anew where the program's Python
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from pyrovae import rows
-from pyrovae.batch_loss import BatchLoss
-from pyrovae.compilation import Compile, Run, compiled, cuda_graphed, pays_off
+from pyrovae.batch_loss import NO_INFLUENCE, BatchLoss
+from pyrovae.compilation import Compile, Run, compiled, cuda_graphed, faster, pays_off
 from pyrovae.layout import Arguments
-from pyrovae.program_state import ProgramState
-from pyrovae.tracing import NotTraceableError, trace
+from pyrovae.program_state import PLAIN, ProgramState
+from pyrovae.tracing import NotTraceableError, Reference, verified_trace
 from pyrovae.vae import VAE
 
 Gradients: TypeAlias = list[Tensor | None]
@@ -36,14 +36,17 @@ TOLERANCE = 1e-4
 
 @dataclass
 class _Traced:
-    """A graph that stands for the step on batches of one shape."""
+    """What stands for the step on batches of one shape."""
 
     run: Run
-    used: list[bool]  # which parameters the loss depends on
+    used: list[bool]  # which parameters have gradients
 
 
 class Steps:
     """Computes loss statistics and gradients of one batch after another.
+
+    Steps are traced anew where the program's Python state has changed, or which parameters train, and compiled
+    only before the first such change: another may come, and compiling takes longer than many steps.
 
     Args:
         vae: the pair.
@@ -73,17 +76,19 @@ class Steps:
         self.device = vae.device
         self.arithmetic = arithmetic
         self.compile, self.steps, self.ragged_steps, self.rows = compile, steps, ragged_steps, rows
-        self.parameters: list[Tensor] = [p for p in vae.parameters() if p.requires_grad]
-        self.held = [*vae.parameters(), *vae.buffers()]
+        # Also what is frozen now: a callback may free it, or freeze others.
+        self.parameters: list[Tensor] = [p for p in vae.parameters() if can_train(p)]
         self.loss_scale = torch.ones((), device=self.device)
         self.plain_because: str | None = "compile=False" if compile is False else loss.untraceable
-        self.notes: list[str] = []
         # None until the first full batch decides.
         self.is_compiled: bool | None = True if compile is True else None
+        self.in_cuda_graph = False
+        self._not_compiled_because: str | None = None
+        self._no_cuda_graph_because: str | None = None
         self._traces: dict[Any, _Traced] = {}
         self._shapes: list[str] = []  # that were traced, also before this training was resumed
+        self._held: list[Tensor] = []
         self._state: ProgramState | None = None
-        self._values: tuple[Any, ...] = ()
         self._retraces = 0
         if compile == "auto" and steps < MIN_STEPS and not self.plain_because:
             self.plain_because = f"a trace does not pay for {steps} steps"
@@ -95,23 +100,31 @@ class Steps:
         """How steps are computed, in words."""
         if self.plain_because is not None:
             return f"plain Pyro ({self.plain_because})"
-        return "traced and compiled" if self.is_compiled else "traced"
+        words = "traced and compiled" if self.is_compiled else "traced"
+        words += ", in a CUDA graph" if self.in_cuda_graph else ""
+        reasons = {"not compiled": self._not_compiled_because, "no CUDA graph": self._no_cuda_graph_because}
+        notes = "; ".join(f"{what}: {why}" for what, why in reasons.items() if why is not None)
+        return f"{words} ({notes})" if notes else words
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed training needs to compute its steps as this one would have."""
         return {
             "compiled": self.is_compiled,
             "plain_because": self.plain_because,
+            "not_compiled_because": self._not_compiled_because,
             "shapes": list(self._shapes),
             "retraces": self._retraces,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on like the steps that gave this state, as far as `compile` leaves a choice."""
-        if self.compile != "auto":
-            return
-        self.is_compiled, self.plain_because = state["compiled"], state["plain_because"]
-        self._shapes, self._retraces = list(state["shapes"]), state["retraces"]
+        if self.compile == "auto":
+            self.is_compiled, self.plain_because = state["compiled"], state["plain_because"]
+            self._not_compiled_because = state["not_compiled_because"]
+            self._shapes, self._retraces = list(state["shapes"]), state["retraces"]
+        elif self.compile is True and state["retraces"]:
+            self._retraces = state["retraces"]
+            self._do_not_compile(state["not_compiled_because"])
 
     def __call__(self, arguments: Arguments) -> tuple[Tensor, Gradients]:
         """The `STATISTICS` [4], sums over the batch's rows, and the gradients, scaled by `loss_scale`."""
@@ -128,26 +141,20 @@ class Steps:
 
     def _step(self, arguments: Arguments) -> tuple[Tensor, Gradients]:
         factor = self.loss_scale / self.divisor
-        return self.loss.statistics_and_gradients(arguments, self.parameters, factor)
+        trained = [p for p in self.parameters if p.requires_grad]
+        if not trained:
+            raise ValueError(NO_INFLUENCE)
+        statistics, gradients = self.loss.statistics_and_gradients(arguments, trained, factor)
+        given = iter(_apart(gradients))
+        return statistics, [next(given) if p.requires_grad else None for p in self.parameters]
 
     def _run_traced(self, arguments: Arguments) -> tuple[Tensor, Gradients]:
-        if self._state is None:
-            self._state = self._steady_state(arguments)
-            self._values = self._state.values()
-        values = self._state.values()
-        if values != self._values:
-            self._retrace(self._state.changes(self._values, values))
-            self._values = values
-        shapes = tuple(
-            (a.shape, a.dtype) if isinstance(a, Tensor) else (type(a), _by_value(a)) for a in arguments
-        )
+        if self._state is not None and (changed := self._state.changes()):
+            self._forget_traces(changed[0])
+        shapes = tuple(map(_kind, arguments))
         traced = self._traces.get(shapes)
         if traced is None:
-            if (
-                self.compile == "auto"
-                and rows.num_rows(arguments) != self.rows
-                and self.ragged_steps < MIN_STEPS
-            ):
+            if not self._is_worth_a_trace(arguments):
                 return self._run_plain(arguments)
             if repr(shapes) not in self._shapes:
                 self._shapes.append(repr(shapes))
@@ -159,14 +166,30 @@ class Steps:
         given = iter(gradients)
         return statistics, [next(given) if used else None for used in traced.used]
 
-    def _inputs(self, arguments: Arguments) -> list[Tensor]:
-        # Those that stay where they are in memory first.
-        data = [a for a in arguments if isinstance(a, Tensor)]
-        return [*self.held, *self.loss.coefficients, self.loss_scale, *data]
+    # What is traced, and what of it is compiled
+
+    def _is_worth_a_trace(self, arguments: Arguments) -> bool:
+        is_full = rows.num_rows(arguments) == self.rows
+        return self.compile is True or is_full or self.ragged_steps >= MIN_STEPS
+
+    def _forget_traces(self, changed: str) -> None:
+        self._traces.clear()
+        self._shapes.clear()
+        self._state = None
+        self._retraces += 1
+        if self._retraces > MAX_RETRACES:
+            raise NotTraceableError(
+                f"{changed} changes again and again: a number could be traced as a buffer that is changed in place"
+            )
+        if self.is_compiled is not False:
+            self._do_not_compile(f"{changed} has changed, and may do so again")
 
     def _trace(self, arguments: Arguments) -> _Traced:
-        used: list[bool] = []
-        data_from = len(self._inputs(arguments)) - sum(isinstance(a, Tensor) for a in arguments)
+        if self._state is None:
+            self._state = ProgramState(self.vae)
+            self._held = [*self.vae.parameters(), *self.vae.buffers()]
+        inputs, used = self._inputs(arguments), list[bool]()
+        data_from = len(inputs) - sum(isinstance(a, Tensor) for a in arguments)
 
         def step(*inputs: Tensor) -> list[Tensor]:
             given = iter(inputs[data_from:])
@@ -176,78 +199,36 @@ class Steps:
             return [statistics, *(g for g in gradients if g is not None)]
 
         with self.vae.scope(), self.arithmetic():
-            graph = trace(step, self._inputs(arguments))
-        traced = _Traced(graph.forward, used)
-        self._check(traced, arguments)
-        if rows.num_rows(arguments) == self.rows:
-            self._speed_up(traced, graph, arguments, data_from)
-        return traced
+            reference = Reference(step, inputs, TOLERANCE)
+            graph = verified_trace(reference, self._state)
+        is_full = rows.num_rows(arguments) == self.rows
+        return _Traced(self._sped_up(graph, reference, data_from) if is_full else graph.forward, used)
 
-    def _speed_up(self, traced: _Traced, graph: GraphModule, arguments: Arguments, data_from: int) -> None:
-        """Compile where that pays, and on a GPU record one CUDA graph; keep what gives the program's numbers."""
-        inputs = self._inputs(arguments)
+    def _sped_up(self, graph: GraphModule, reference: Reference, data_from: int) -> Run:
+        """Compiled where that pays, and on a GPU as one CUDA graph."""
+        run: Run = graph.forward
         if self.is_compiled is None:
-            self.is_compiled = pays_off(graph, self.steps, inputs)
-        if self.is_compiled and not self._try(traced, arguments, lambda: compiled(graph, inputs)):
-            self.is_compiled = False
+            self.is_compiled = pays_off(graph, self.steps)
+        if self.is_compiled:
+            run, why_not = faster(run, lambda: compiled(graph, reference.inputs), reference)
+            if why_not is not None:
+                self._do_not_compile(why_not)
         if self.device.type == "cuda":
-            run = traced.run
-            self._try(traced, arguments, lambda: cuda_graphed(run, inputs, data_from))
+            whole, why_not = faster(run, lambda: cuda_graphed(run, reference.inputs, data_from), reference)
+            self.in_cuda_graph, self._no_cuda_graph_because = why_not is None, why_not
+            return whole
+        return run
 
-    def _try(self, traced: _Traced, arguments: Arguments, make: Callable[[], Run]) -> bool:
-        try:
-            with self._undone(arguments):
-                run = make()
-            self._check(_Traced(run, traced.used), arguments)
-        except Exception as error:  # whatever a compiler raises, the traced operations run without it
-            reason = (str(error).strip().splitlines() or [""])[0]
-            self.notes.append(f"{type(error).__name__}: {reason}")
-            if self.compile is True:
-                warnings.warn(f"steps are traced but not compiled: {self.notes[-1]}", stacklevel=2)
-            return False
-        traced.run = run
-        return True
+    def _inputs(self, arguments: Arguments) -> list[Tensor]:
+        # Those that stay where they are in memory first.
+        data = [a for a in arguments if isinstance(a, Tensor)]
+        return [*self._held, *self.loss.coefficients, self.loss_scale, *data]
 
-    def _steady_state(self, arguments: Arguments) -> ProgramState:
-        """The program's Python state, if running it does not change it."""
-        state = ProgramState(self.vae)
-        before = state.values()
-        with self._undone(arguments):
-            self._run_plain(arguments)
-        changed = state.changes(before, state.values())
-        if changed:
-            raise NotTraceableError(f"running the program changes {changed[0]}")
-        return state
-
-    def _retrace(self, changed: list[str]) -> None:
-        self._traces.clear()
-        self._shapes.clear()
-        self._retraces += 1
-        if self._retraces > MAX_RETRACES:
-            raise NotTraceableError(
-                f"{changed[0]} changes again and again: as a tensor that is changed in place it could be traced"
-            )
-
-    def _check(self, traced: _Traced, arguments: Arguments) -> None:
-        """Compare one call with plain Pyro's from the same random state."""
-        with self._undone(arguments):
-            statistics, gradients = self._run_plain(arguments)
-            expected = self._results(statistics, [g for g in gradients if g is not None])
-        with self._undone(arguments), torch.no_grad():
-            statistics, *given = traced.run(*self._inputs(arguments))
-            found = self._results(statistics, given)
-        if len(found) != len(expected) or not all(map(_close, found, expected)):
-            raise NotTraceableError("its trace gives other numbers than the program")
-
-    def _results(self, statistics: Tensor, gradients: Sequence[Tensor]) -> list[Tensor]:
-        """All that a step gives and leaves, as it is now."""
-        return [t.detach().clone() for t in (statistics, *gradients, *self.vae.buffers())]
-
-    @contextmanager
-    def _undone(self, arguments: Arguments) -> Iterator[None]:
-        """Run something and put torch's random state and whatever it changed in place back as they were."""
-        with rows.same_random_state(self.device), _unchanged(self._inputs(arguments)):
-            yield
+    def _do_not_compile(self, reason: str) -> None:
+        self.is_compiled = False
+        self._not_compiled_because = reason
+        if self.compile is True:
+            warnings.warn(f"steps are traced but not compiled: {reason}", stacklevel=2)
 
     def _use_plain(self, reason: str) -> None:
         self.plain_because = reason
@@ -256,34 +237,29 @@ class Steps:
             warnings.warn(f"steps run as plain Pyro: {reason}.", stacklevel=2)
 
 
-@contextmanager
-def _unchanged(tensors: Sequence[Tensor]) -> Iterator[None]:
-    """Put tensors that are changed in place inside, such as running statistics, back as they were."""
-    before = [t.detach().clone() for t in tensors]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for tensor, old in zip(tensors, before, strict=True):
-                if not torch.equal(
-                    tensor, old
-                ):  # batch normalization changes some past their version counters
-                    tensor.copy_(old)
+def can_train(parameter: Tensor) -> bool:
+    """Whether it may have a gradient, now or once it is no longer frozen."""
+    return parameter.is_floating_point() or parameter.is_complex()
 
 
-def _close(found: Tensor, expected: Tensor) -> bool:
-    if found.shape != expected.shape or found.dtype != expected.dtype:
-        return False
-    if torch.equal(found, expected):
-        return True
-    finite = expected[torch.isfinite(expected)]
-    scale = float(finite.abs().max()) if finite.numel() else 0.0
-    return torch.allclose(found, expected, rtol=TOLERANCE, atol=TOLERANCE * scale + 1e-8, equal_nan=True)
+def _apart(gradients: Gradients) -> Gradients:
+    """Gradients in memory of their own: those of a sum's terms are one tensor, which would be clipped twice."""
+    seen: set[int] = set()
+    apart: Gradients = []
+    for gradient in gradients:
+        if gradient is not None and gradient.layout == torch.strided:
+            memory = gradient.untyped_storage()._cdata
+            if memory in seen or torch._debug_has_internal_overlap(gradient) != 0:
+                gradient = gradient.clone()
+            seen.add(memory)
+        apart.append(gradient)
+    return apart
 
 
-def _by_value(argument: Any) -> Any:
-    try:
-        hash(argument)
-    except TypeError:
-        return id(argument)
-    return argument
+def _kind(argument: Any) -> Any:
+    """What of an argument a trace depends on."""
+    if isinstance(argument, Tensor):
+        return argument.shape, argument.stride(), argument.dtype
+    if isinstance(argument, PLAIN):
+        return type(argument), argument
+    raise NotTraceableError(f"an argument is of type {type(argument).__name__}, not a tensor, number or text")

@@ -9,7 +9,8 @@ with the line that looks. The graph is simplified by `pyrovae.graph_passes`.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,6 +25,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
 from pyrovae.graph_passes import simplify
+from pyrovae.program_state import ProgramState
 from pyrovae.rows import same_random_state
 
 GraphFunction = Callable[..., Sequence[Tensor]]
@@ -45,8 +47,6 @@ def trace(function: GraphFunction, inputs: Sequence[Tensor]) -> GraphModule:
         NotTraceableError: the function looks at values.
 
     """
-    before = [tensor.detach().clone() for tensor in inputs]
-    device = inputs[0].device
 
     def guarded(*tensors: Tensor) -> Sequence[Tensor]:
         with _NoValues():
@@ -54,21 +54,94 @@ def trace(function: GraphFunction, inputs: Sequence[Tensor]) -> GraphModule:
 
     try:
         # Checks of values would be looked at, and they are made on the first step outside the graph.
-        with pyro.validation_enabled(False), same_random_state(device):
+        with pyro.validation_enabled(False), undone(inputs):
             graph = make_fx(guarded)(*inputs)
+        for node in graph.graph.nodes:
+            if torch.Tag.dynamic_output_shape in getattr(node.target, "tags", ()):
+                raise NotTraceableError(f"the shape that {node.target} gives depends on values")
+        return simplify(graph, inputs)
     except NotTraceableError:
         raise
     except Exception as error:
         raise NotTraceableError(_reason(error)) from error
-    finally:
+
+
+class Reference:
+    """One call of a function: what it gives from the random state at hand, and how it leaves its inputs.
+
+    Whatever is to stand for the function must give and leave the same.
+
+    Args:
+        function: runs a pair's programs.
+        inputs: as for `trace`; a change in place is undone after each call.
+        tolerance: how far rounding may take a result from the function's, relative to its largest entry.
+
+    """
+
+    def __init__(self, function: GraphFunction, inputs: Sequence[Tensor], tolerance: float) -> None:
+        self.function, self.inputs, self.tolerance = function, inputs, tolerance
+        self._expected = self._outcome(function)
+
+    def verified(self, run: GraphFunction) -> GraphFunction:
+        """The run, if it gives and leaves what the function does.
+
+        Raises:
+            NotTraceableError: it does not.
+
+        """
         with torch.no_grad():
-            for tensor, old in zip(inputs, before, strict=True):
-                if not torch.equal(tensor, old):
-                    tensor.copy_(old)
-    for node in graph.graph.nodes:
-        if torch.Tag.dynamic_output_shape in getattr(node.target, "tags", ()):
-            raise NotTraceableError(f"the shape that {node.target} gives depends on values")
-    return simplify(graph, inputs)
+            found = self._outcome(run)
+        if len(found) != len(self._expected) or not all(map(self._close, found, self._expected)):
+            raise NotTraceableError("its trace gives other numbers than the program")
+        return run
+
+    def _outcome(self, function: GraphFunction) -> list[Tensor]:
+        with undone(self.inputs):
+            return [t.detach().clone() for t in (*function(*self.inputs), *self.inputs)]
+
+    def _close(self, found: Tensor, expected: Tensor) -> bool:
+        if found.shape != expected.shape or found.dtype != expected.dtype:
+            return False
+        if torch.equal(found, expected):
+            return True
+        finite = expected[expected.isfinite()].abs()
+        scale = float(finite.max()) if finite.numel() else 0.0
+        return torch.allclose(
+            found, expected, rtol=self.tolerance, atol=self.tolerance * scale + 1e-8, equal_nan=True
+        )
+
+
+def verified_trace(reference: Reference, state: ProgramState) -> GraphModule:
+    """The operations of the reference's function, which give its numbers.
+
+    Args:
+        reference: made after `state`.
+        state: of the programs that the function runs.
+
+    Raises:
+        NotTraceableError: the function looks at values, or running it has changed the program's state.
+
+    """
+    if changed := state.changes():
+        raise NotTraceableError(f"running the program changes {changed[0]}")
+    graph = trace(reference.function, reference.inputs)
+    reference.verified(graph.forward)
+    return graph
+
+
+@contextmanager
+def undone(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Put torch's random state and tensors that are changed in place inside, such as running statistics, back."""
+    before = [tensor.detach().clone() for tensor in tensors]
+    with same_random_state(tensors[0].device):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for tensor, old in zip(tensors, before, strict=True):
+                    # Batch normalization changes some past their version counters.
+                    if not torch.equal(tensor, old):
+                        tensor.copy_(old)
 
 
 class _NoValues(TorchFunctionMode):

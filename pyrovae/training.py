@@ -31,7 +31,7 @@ from pyrovae.loop import COLUMNS, OnNonFinite, Scheduler, Settings, Training, se
 from pyrovae.objectives.base import RowObjective
 from pyrovae.precision import Precision, arithmetic
 from pyrovae.processes import Processes
-from pyrovae.steps import MIN_STEPS, Steps
+from pyrovae.steps import MIN_STEPS, Steps, can_train
 from pyrovae.vae import ROWS_AT_ONCE, VAE, check_count
 
 OptimizerFactory: TypeAlias = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -325,8 +325,9 @@ def available(device: str | torch.device) -> torch.device:
 
 
 def _optimizer(vae: VAE, given: OptimizerFactory | torch.optim.Optimizer | None) -> torch.optim.Optimizer:
-    parameters = [p for p in vae.parameters() if p.requires_grad]
-    if not parameters:
+    # Frozen ones too: a callback may free them, and without gradients they stay as they are.
+    parameters = [p for p in vae.parameters() if can_train(p)]
+    if not any(p.requires_grad for p in parameters):
         raise ValueError(
             "the VAE has no parameters to train: model and guide hold none that require gradients."
         )

@@ -125,6 +125,30 @@ def guide_with_more(x):
         pyro.sample("w", dist.Normal(x[:, 0], 1.0))
 
 
+def guide_of_a_coin(x):
+    with pyro.plate("rows", len(x)):
+        pyro.sample("coin", dist.Bernoulli(0.5), infer={"is_auxiliary": True})
+        pyro.sample("z", dist.Normal(x[:, :2], 1.0).to_event(1))
+
+
+def guide_of_a_normal_above(x):
+    with pyro.plate("rows", len(x)):
+        u = pyro.sample("u", dist.Normal(x[:, :2], 1.0).to_event(1), infer={"is_auxiliary": True})
+        pyro.sample("z", dist.Normal(u, 1.0).to_event(1))
+
+
+def guide_of_more_than_it_places(x):
+    with pyro.plate("rows", len(x)):
+        u = pyro.sample("u", dist.Normal(x, 1.0).to_event(1), infer={"is_auxiliary": True})
+        pyro.sample("z", dist.Delta(u[..., :2], event_dim=1))
+
+
+def guide_of_a_point_before(x):
+    with pyro.plate("rows", len(x)):
+        pyro.sample("z", dist.Delta(x[:, :2], event_dim=1))
+        pyro.sample("u", dist.Normal(x[:, :2], 1.0).to_event(1), infer={"is_auxiliary": True})
+
+
 def guide_of_other_size(x):
     with pyro.plate("rows", len(x)):
         pyro.sample("z", dist.Normal(x, 1.0).to_event(1))
@@ -190,6 +214,22 @@ WRONG = {
         guide_of_coupled_rows,
         "'z' of the guide in one row depends on the other rows",
     ),
+    "auxiliary coin": (
+        good_model,
+        guide_of_a_coin,
+        r"auxiliary sites \('coin'\) have 1 .* as dist.Delta \(none\) have 0",
+    ),
+    "auxiliary normal": (
+        good_model,
+        guide_of_a_normal_above,
+        "have 2 .* have 0.*with the auxiliary summed out",
+    ),
+    "auxiliary of more": (
+        good_model,
+        guide_of_more_than_it_places,
+        r"have 3 .* \('z'\) have 2.*one to one, .*dist.Delta",
+    ),
+    "auxiliary after a point": (good_model, guide_of_a_point_before, r"have 2 .* \(none\) have 0"),
     "other signature": (
         good_model,
         guide_of_other_signature,
@@ -224,6 +264,44 @@ def test_a_plate_of_fixed_size():
 
 def test_the_good_pair_is_good():
     assert len(pv.elbo(pv.VAE(good_model, good_guide), X)) == 12
+
+
+def model_of_shares(x):
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        share = pyro.sample("share", dist.Dirichlet(torch.ones(3)))
+        pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True) + share, 1.0).to_event(1), obs=x)
+
+
+def test_auxiliary_sites_that_latents_follow_from_one_to_one():
+    """A share of three is two free numbers; what is drawn after a point may be of any family."""
+    simplex = dist.transforms.StickBreakingTransform()
+
+    def guide(x):
+        with pyro.plate("rows", len(x)):
+            u = pyro.sample("u", dist.Normal(x[:, :2], 1.0).to_event(1), infer={"is_auxiliary": True})
+            share = simplex(u)
+            log_det = simplex.log_abs_det_jacobian(u, share)
+            pyro.sample("share", dist.Delta(share, log_density=-log_det, event_dim=1))
+            pyro.sample("z", dist.Normal(share[..., :2], 1.0).to_event(1))
+
+    def by_density(x):
+        with pyro.plate("rows", len(x)):
+            normal = dist.Normal(x[:, :2], 1.0).to_event(1)
+            share = pyro.sample("share", dist.TransformedDistribution(normal, [simplex]))
+            pyro.sample("z", dist.Normal(share[..., :2], 1.0).to_event(1))
+
+    auxiliary, direct = (
+        pv.log_marginal(pv.VAE(model_of_shares, g), X, num_samples=50, seed=0) for g in (guide, by_density)
+    )
+    torch.testing.assert_close(auxiliary.log_marginal, direct.log_marginal, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", [pv.guides.families.full_normal, pv.guides.families.diagonal_normal])
+@pytest.mark.parametrize("joint", [True, False])
+def test_derived_guides_have_none_but_such(family, joint):
+    guide = pv.guides.AutoGuide(model_of_shares, family=family, joint=joint)
+    assert len(pv.elbo(pv.VAE(model_of_shares, guide), X)) == 12
 
 
 # Data

@@ -186,7 +186,8 @@ class TestProbe:
         theirs.fit(components.transform(x.numpy()), y)
         predicted = theirs.predict(components.transform(held_out.numpy()))
         assert result.accuracy == pytest.approx((predicted == digits()[1][300:500]).mean(), abs=0.011)
-        assert result.std_error == pytest.approx(np.sqrt(result.accuracy * (1 - result.accuracy) / 200))
+        smoothed = (200 * result.accuracy + 1) / 202
+        assert result.std_error == pytest.approx(np.sqrt(smoothed * (1 - smoothed) / 202))
         assert "held out" in str(result)
 
     def test_labels_at_random_are_not_read(self, exact):
@@ -195,6 +196,15 @@ class TestProbe:
         result = pv.probe(vae, x, labels=labels)
         assert abs(result.accuracy - 0.5) < 5 * result.std_error  # false alarm below 1e-5
         assert result.majority == 0.5
+        assert "may have collapsed, diagnose() tells" in str(result)
+
+    def test_every_row_right_leaves_an_error(self):
+        x = torch.cat([torch.randn(20, 4), torch.randn(20, 4) + 9])
+        model = pv.models.LinearGaussian(2, 4).set_maximum_likelihood(x)
+        result = pv.probe(pv.VAE(model, pv.guides.ExactGuide(model)), x, labels=[0] * 20 + [1] * 20)
+        assert result.accuracy == 1.0
+        assert result.std_error == pytest.approx((41 / 42 * 1 / 42 / 42) ** 0.5)
+        assert "collapsed" not in str(result)
 
     def test_a_scale_of_the_latent_does_not_matter_and_a_penalty_does(self, exact):
         vae, x, y = exact
@@ -232,6 +242,15 @@ class TestCluster:
         truth = np.random.default_rng(0).integers(5, size=300)
         assert abs(pv.cluster(vae, x, num_clusters=5, truth=truth).adjusted_rand) < 0.05
         assert pv.cluster(vae, x, num_clusters=5).adjusted_rand is None
+
+    def test_a_collapsed_encoder_has_nothing_to_cluster(self):
+        model = pv.models.LinearGaussian(2, 6)
+        with torch.no_grad():
+            model.loading.zero_()
+        vae = pv.VAE(model, pv.guides.ExactGuide(model))
+        message = "num_clusters is 3, and the 9 rows have 1 different posterior means.*collapsed, diagnose"
+        with pytest.raises(ValueError, match=message):
+            pv.cluster(vae, torch.randn(9, 6), num_clusters=3)
 
     @pytest.mark.parametrize(
         "number, message", [(1, "between 2 and 299"), (300, "between 2 and 299"), (0, "whole")]

@@ -5,7 +5,9 @@ import itertools
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -18,6 +20,7 @@ from matplotlib.figure import Figure
 
 import pyrovae as pv
 from pyrovae import plots
+from pyrovae.plots import panels
 from pyrovae.plots.style import COLOURS
 from tests.oracles import ExactGuide, LinearGaussian, WideGuide
 from tests.pairs import PAIRS, binary_rows
@@ -35,8 +38,7 @@ def rates(K=8, name="z"):
         "site": name,
         "dimension": range(K),
         "rate": rate,
-        "active": rate > 0.3,
-        "mean_variance": rate / 3,
+        "verdict": np.where(rate > 0.3, "active", "collapsed"),
     }
     return pd.DataFrame(columns)
 
@@ -63,6 +65,13 @@ def linear():
     return pv.VAE(model, WideGuide(model)), model.data(30)
 
 
+def three_kinds(result):
+    """The same with rows whose k is good, bad and unknown (inf of many different weights)."""
+    good, bad, unknown = [0.1, 0.4, -np.inf] * 8, [0.9, 0.55, np.inf], [np.inf, np.nan, np.inf]
+    ess = torch.tensor([50.0] * 24 + [20.0, 20.0, 1.0] + [50.0] * 3).double()
+    return replace(result, khat=torch.tensor(good + bad + unknown).double(), ess=ess, num_samples=100)
+
+
 @pytest.fixture(scope="module")
 def pictures(linear):
     """Every picture of the package: name to a function that draws it."""
@@ -86,12 +95,16 @@ def pictures(linear):
         ),
         "latent_map, numbers": lambda ax: plots.latent_map(vae.encode(x), np.linspace(0, 1, 30), ax=ax),
         "rate_per_dimension": lambda ax: plots.rate_per_dimension(rates(), ax=ax),
+        "rate_per_dimension, all verdicts": lambda ax: plots.rate_per_dimension(
+            rates(4).assign(verdict=["active", "constant", "unknown", "collapsed"]), ax=ax
+        ),
         "rate_per_dimension, 20 of long names": lambda ax: plots.rate_per_dimension(
             rates(20, "latent"), ax=ax
         ),
         "rate_per_dimension, 50": lambda ax: plots.rate_per_dimension(rates(50), ax=ax),
         "rate_distortion": lambda ax: plots.rate_distortion(curve(), ax=ax),
         "khat": lambda ax: plots.khat(marginal, ax=ax),
+        "khat, unknown": lambda ax: plots.khat(three_kinds(marginal), ax=ax),
         "predictive_check": lambda ax: plots.predictive_check(tree, ax=ax),
         "predictive_check, prior": lambda ax: plots.predictive_check(tree, group="prior_predictive", ax=ax),
         "calibration_ranks": lambda ax: plots.calibration_ranks(
@@ -113,11 +126,19 @@ NAMES = [
     *("traversals", "interpolation", "latent_map", "latent_map, names", "latent_map, numbers"),
     *(
         "rate_per_dimension",
+        "rate_per_dimension, all verdicts",
         "rate_per_dimension, 20 of long names",
         "rate_per_dimension, 50",
         "rate_distortion",
     ),
-    *("khat", "predictive_check", "predictive_check, prior", "calibration_ranks", "calibration_ranks, many"),
+    *(
+        "khat",
+        "khat, unknown",
+        "predictive_check",
+        "predictive_check, prior",
+        "calibration_ranks",
+        "calibration_ranks, many",
+    ),
 ]
 
 
@@ -219,12 +240,14 @@ class TestNumbers:
 
     def test_khat_counts_the_rows_above(self, linear):
         vae, x = linear
-        result = pv.log_marginal(vae, x, num_samples=100, seed=0)
-        values = torch.tensor([0.1, 0.9, float("inf"), -float("inf"), float("nan")] + [0.2] * 25)
-        result = type(result)(**{**vars(result), "khat": values})
-        ax = plots.khat(result)
+        ax = plots.khat(three_kinds(pv.log_marginal(vae, x, num_samples=100, seed=0)))
         drawn = {c.get_label(): len(c.get_offsets()) for c in ax.collections}
-        assert drawn == {"below 0.7: 90.0% of rows": 27, "0.7 or above: 10.0% of rows": 3}
+        assert drawn == {
+            "below 0.50: 80.0% of rows": 24,
+            "0.50 or above: 10.0% of rows": 3,
+            "unknown: 10.0% of rows": 3,
+        }
+        assert all(np.isfinite(c.get_offsets()).all() for c in ax.collections)
 
     def test_predictive_check_shows_the_statistics(self, linear):
         vae, x = linear
@@ -252,11 +275,27 @@ class TestNumbers:
         band = ax.collections[0].get_paths()[0].vertices[:, 1].max()
         assert 2 * np.exp(-2 * 300 * band**2) == pytest.approx(0.05)
 
+    def test_the_band_holds_the_worst_of_many_right_curves(self):
+        """The 6 worst of 100 right quantities, 20 times: a band for one curve let some of them out every time."""
+        generator = np.random.default_rng(0)
+        outside = 0
+        for _ in range(20):
+            table = generator.integers(0, 101, size=(300, 100))
+            places = (np.arange(101) + 1) / 101
+            distance = np.abs((table[:, :, None] <= np.arange(101)).mean(0) - places).max(1)
+            worst = table[:, np.argsort(-distance)[:6]]
+            ax = plots.calibration_ranks(worst, 100, chosen_from=100)
+            band = ax.collections[0].get_paths()[0].vertices[:, 1].max()
+            outside += any(np.abs(line.get_ydata()).max() > band for line in ax.lines)
+        # At most 5% of 20: five or more have a probability below 0.003.
+        assert outside < 5
+        assert "all 100 curves" in ax.collections[0].get_label()
+
     def test_simulations_without_a_rank_are_left_out(self):
         table = ranks(2)
         table[:100, 1] = -1
         ax = plots.calibration_ranks(table, 100)
-        alone = plots.calibration_ranks(table[100:, 1:], 100)
+        alone = plots.calibration_ranks(table[100:, 1:], 100, chosen_from=2)
         np.testing.assert_allclose(ax.lines[1].get_ydata(), alone.lines[0].get_ydata())
         bands = [one.collections[0].get_paths()[0].vertices[:, 1].max() for one in (ax, alone)]
         assert bands[0] == bands[1]
@@ -282,6 +321,10 @@ WRONG = {
     "one row": (lambda v, x: plots.interpolation(v, x[:1]), "needs two rows"),
     "labels": (lambda v, x: plots.latent_map(x, [1, 2]), "got 2 labels for 30 rows"),
     "ranks beyond": (lambda v, x: plots.calibration_ranks(ranks(), 50), "expected 0 to num_draws = 50"),
+    "chosen from fewer": (
+        lambda v, x: plots.calibration_ranks(ranks(), 100, chosen_from=2),
+        "expected at least 3, the columns of ranks",
+    ),
     "group": (lambda v, x: plots.predictive_check(None, group="prior"), "group is 'prior'"),
     "file ending": (
         lambda v, x: plots.report(v, x, num_samples=20).save("page.pdf"),
@@ -425,6 +468,88 @@ class TestReport:
         )
         assert "such as the model draws" in right
         assert "misses the statistic's mean" in wrong
+
+
+def predictive(observed, drawn):
+    """The sentence on rows [N, D] and data sets drawn, [n, N, D]."""
+    tree = SimpleNamespace(observed_data={"x": observed}, prior_predictive={"x": drawn[None]})
+    return panels.of_predictive(tree, "x").sentence
+
+
+class TestPanels:
+    """Sentences against the numbers that they are about."""
+
+    def test_a_right_model_is_said_to_miss_rarely(self):
+        generator = np.random.default_rng(0)
+        alarms = sum(
+            "misses"
+            in predictive(generator.gamma(1.0, size=(10, 3)), generator.gamma(1.0, size=(100, 10, 3)))
+            for _ in range(400)
+        )
+        # Each of two figures is the most extreme of 101 on either side: 4% together, 16 +- 4 of 400.
+        assert 3 < alarms < 33
+
+    def test_figures_that_cannot_differ_are_not_missed(self):
+        generator = np.random.default_rng(0)
+        one_row = generator.normal(size=(1, 3)), generator.normal(size=(100, 1, 3))
+        shares = generator.dirichlet(np.ones(3), size=20), generator.dirichlet(np.ones(3), size=(100, 20))
+        for observed, drawn in (one_row, shares):
+            assert "such as the model draws" in predictive(observed, drawn)
+
+    def test_a_wrong_figure_is_missed(self):
+        generator = np.random.default_rng(0)
+        drawn = generator.normal(size=(100, 50, 3))
+        assert "misses the statistic's mean over rows:" in predictive(
+            generator.normal(size=(50, 3)) + 1, drawn
+        )
+        assert "misses the statistic's standard deviation" in predictive(
+            3 * generator.normal(size=(50, 3)), drawn
+        )
+
+    def test_rates_of_a_family_with_covariances_are_the_sites(self):
+        model = LinearGaussian(K=3, D=4)
+        found = pv.diagnose(pv.VAE(model, ExactGuide(model)), model.data(50), num_samples=50, seed=0)
+        panel = panels.of_rates(found)
+        total = found.sites["rate"].sum()
+        assert panel.sentence == f"3 of 3 latent dimensions are active; the rate is {total:.2f} nats in all."
+        (bar,) = panel.draw(plots.style.axes_or_new(None)).patches
+        assert bar.get_height() == pytest.approx(total)
+
+    def test_collapse_is_the_diagnosis_word(self):
+        """One row: whether means vary is unknown, and the rate says that it is not the prior."""
+        model = LinearGaussian(K=2, D=4)
+        found = pv.diagnose(pv.VAE(model, WideGuide(model)), model.data(1), num_samples=50, seed=0)
+        assert "2 of 2 latent dimensions are active" in panels.of_rates(found).sentence
+        assert "collapsed" not in panels.of_rates(found).sentence
+        with torch.no_grad():
+            model.W.zero_()
+        exact = pv.VAE(model, ExactGuide(model))
+        found = pv.diagnose(exact, model.data(20), num_samples=50, seed=0)
+        assert "The posterior has collapsed onto the prior" in panels.of_rates(found).sentence
+        means = exact.encode(model.data(20))
+        assert "none differs from row to row" in panels.of_latents(means, None).sentence
+
+    def test_too_few_weights_are_not_called_bad(self, linear):
+        vae, x = linear
+        sentence = panels.of_weights(pv.log_marginal(vae, x, num_samples=10, seed=0)).sentence
+        assert "unknown" in sentence
+        assert "too low" not in sentence
+
+    def test_a_late_best_epoch_is_not_called_a_rise(self):
+        assert "best in the last tenth of the epochs" in panels.of_history(history()).sentence
+        falling = history()
+        falling["elbo_valid"] = -np.arange(40.0)
+        assert "it was best at epoch 1, and has lost 38.50" in panels.of_history(falling).sentence
+
+    def test_one_row_has_a_page(self):
+        page = plots.report(*_of_one_row(), num_samples=20, seed=0)
+        assert [line.split(".")[0] for line in page.left_out] == ["Interpolation"]
+        assert page.summary.index.tolist() == ["these rows"]
+
+
+def _of_one_row():
+    model = LinearGaussian(K=3, D=16)
+    return pv.VAE(model, WideGuide(model)), model.data(1)
 
 
 def test_the_readme_shows_the_demos_report():

@@ -630,7 +630,7 @@ def not_reparameterized(x):
 def of_an_auxiliary(x):
     with pyro.plate("rows", len(x)):
         a = pyro.sample("a", dist.Normal(x, 3.0), infer={"is_auxiliary": True})
-        pyro.sample("z", dist.Normal(a, 1.0))
+        pyro.sample("z", dist.Delta(a))
 
 
 @pytest.mark.parametrize("guide", [point, not_reparameterized, of_an_auxiliary])
@@ -640,10 +640,6 @@ def test_from_scratch_needs_nothing_of_the_guide(guide):
     refined = pv.refine(vae, x, from_guide=False, num_steps=400, num_samples=500, seed=0)
     gap = dist.Normal(0.0, math.sqrt(1.25)).log_prob(x).double() - refined.elbo_after
     assert bool((gap.abs() < 0.02 + 5 * refined.std_error_after).all())
-    if guide is of_an_auxiliary:
-        refined = pv.refine(vae, x, num_steps=50, num_samples=50, seed=0)
-        assert bool((refined.elbo_after >= refined.elbo_before).all())
-        return
     with pytest.raises(ValueError, match="posterior of 'z' .* so it cannot be moved: refine from scratch"):
         pv.refine(vae, x, num_steps=5)
 

@@ -1,5 +1,6 @@
 """Chunks by their traced and compiled operations: the figures of plain Pyro, and plain Pyro where that cannot be."""
 
+import logging
 import math
 import warnings
 
@@ -96,7 +97,7 @@ def test_a_compiled_run_that_errs_is_not_used(digits, traced, monkeypatch):
     torch.testing.assert_close(fast.log_marginal, plain.log_marginal)
 
 
-def test_programs_that_look_at_values_run_as_plain_pyro(traced):
+def test_programs_that_look_at_values_run_as_plain_pyro(traced, caplog):
     def model(x):
         with pyro.plate("rows", len(x)):
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
@@ -112,10 +113,12 @@ def test_programs_that_look_at_values_run_as_plain_pyro(traced):
     with pytest.warns(UserWarning, match="chunks run as plain Pyro: .* looks at values of a tensor"):
         result = pv.log_marginal(vae, x, num_samples=2000, compile=True, seed=0)
     assert bool(((result.log_marginal - exact).abs() < 4.5 * result.std_error).all())
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), caplog.at_level(logging.INFO, "pyrovae"):
         warnings.simplefilter("error")
         again = pv.log_marginal(vae, x, num_samples=2000, seed=0)
     torch.testing.assert_close(again.log_marginal, result.log_marginal)
+    assert "chunks run as plain Pyro: " in caplog.text
+    assert "looks at values of a tensor" in caplog.text
 
 
 def exponential_prior(posterior):

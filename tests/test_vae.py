@@ -560,7 +560,7 @@ def test_encode_averages_over_auxiliary_sites():
     def guide(x):
         with pyro.plate("rows", len(x)):
             a = pyro.sample("a", dist.Normal(x / 2, 5.0), infer={"is_auxiliary": True})
-            pyro.sample("z", dist.Normal(a, 0.1))
+            pyro.sample("z", dist.Delta(a))
 
     x = torch.randn(4)
     means = pv.VAE(model, guide).encode(x, num_samples=10000)

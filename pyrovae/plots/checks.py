@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from pyrovae.plots.style import BLACK, BLUE, COLOURS, GREY, SKY, VERMILLION, as_array, axes_or_new
-from pyrovae.psis import GOOD_K
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +20,7 @@ Group = Literal["posterior_predictive", "prior_predictive"]
 
 
 def khat(result: LogMarginal, *, ax: Axes | None = None) -> Axes:
-    """Pareto k of every row's importance weights; above 0.7 a row's figures are not to be trusted.
+    """Pareto k of every row's importance weights; not below `LogMarginal.good_k` a row's figures are not to be trusted.
 
     "Pareto Smoothed Importance Sampling" (Vehtari et al., 2024), https://jmlr.org/papers/v25/19-556.html.
     The picture of `arviz.plot_khat`, the same under both generations of ArviZ; figures that are not finite are
@@ -39,17 +38,18 @@ def khat(result: LogMarginal, *, ax: Axes | None = None) -> Axes:
         'Pareto k'
 
     """
-    values = as_array(result.khat)
+    values, limit = as_array(result.khat), result.good_k
+    unknown, bad = as_array(result.unknown), as_array(result.unreliable)
     finite = values[np.isfinite(values)]
     low = min(-0.2, float(finite.min(initial=0.0)) - 0.1)
     high = max(1.1, float(finite.max(initial=0.0)) + 0.1)
-    shown = np.clip(values, low, high)
-    good = values < GOOD_K
+    shown = np.where(np.isnan(values), high, np.clip(values, low, high))
     ax = axes_or_new(ax)
     place = np.arange(len(values))
     for chosen, colour, marker, label in (
-        (good, BLUE, "o", f"below {GOOD_K}"),
-        (~good, VERMILLION, "x", f"{GOOD_K} or above"),
+        (~bad & ~unknown, BLUE, "o", f"below {limit:.2f}"),
+        (bad, VERMILLION, "x", f"{limit:.2f} or above"),
+        (unknown, GREY, "+", "unknown"),
     ):
         if chosen.any():
             round_one = marker == "o"
@@ -62,7 +62,7 @@ def khat(result: LogMarginal, *, ax: Axes | None = None) -> Axes:
                 linewidths=0 if round_one else 1.5,
                 label=f"{label}: {chosen.mean():.1%} of rows",
             )
-    ax.axhline(GOOD_K, color=GREY, linestyle="--", linewidth=1)
+    ax.axhline(limit, color=GREY, linestyle="--", linewidth=1)
     ax.set_ylim(low - 0.05, high + 0.25 * (high - low))  # room for the legend
     ax.set(xlabel="row", ylabel="Pareto k", title=f"Importance weights, {result.num_samples} a row")
     ax.legend(frameon=False, loc="upper center", ncols=2, fontsize="small")
@@ -146,24 +146,30 @@ def statistics_of(
 
 
 def calibration_ranks(
-    ranks: Any, num_draws: int, names: Sequence[str] | None = None, *, ax: Axes | None = None
+    ranks: Any,
+    num_draws: int,
+    names: Sequence[str] | None = None,
+    *,
+    chosen_from: int | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
     """Ranks of the truth among posterior draws, as their distribution function less the uniform one.
 
     Talts, Betancourt, Simpson, Vehtari, Gelman, "Validating Bayesian Inference Algorithms with Simulation-Based
-    Calibration" (2018), https://arxiv.org/abs/1804.06788. Right posteriors stay within the band, which holds a
-    whole curve with probability 95% (Massart, "The Tight Constant in the Dvoretzky-Kiefer-Wolfowitz Inequality",
-    1990). A guide that is too narrow rises left of the middle and falls right of it; too wide, the other way round;
-    a curve above zero throughout: its draws are too high.
+    Calibration" (2018), https://arxiv.org/abs/1804.06788. Right posteriors stay within the band, which holds all
+    curves with probability 95% at least (Massart, "The Tight Constant in the Dvoretzky-Kiefer-Wolfowitz Inequality",
+    1990, at 5% divided by their number). A guide that is too narrow rises left of the middle and falls right of it;
+    too wide, the other way round; a curve above zero throughout: its draws are too high.
 
     Args:
         ranks: whole numbers from 0 to `num_draws`, [num_simulations, num_quantities]; -1 where a simulation has none.
         num_draws: how many draws the truth was ranked among.
         names: of the quantities.
+        chosen_from: how many quantities there were, if these are the worst of more.
         ax: to draw on; None makes a figure.
 
     Raises:
-        ValueError: ranks of another shape or outside their range; names of another number.
+        ValueError: ranks of another shape or outside their range; names of another number; chosen from fewer.
 
     Example:
         >>> ranks = torch.randint(0, 101, (200, 2))
@@ -180,14 +186,18 @@ def calibration_ranks(
         )
     if names is not None and len(names) != values.shape[1]:
         raise ValueError(f"got {len(names)} names for {values.shape[1]} quantities.")
+    num_quantities = values.shape[1] if chosen_from is None else chosen_from
+    if num_quantities < values.shape[1]:
+        raise ValueError(
+            f"chosen_from is {chosen_from}: expected at least {values.shape[1]}, the columns of ranks."
+        )
     ax = axes_or_new(ax)
     places = np.arange(num_draws + 1)
     uniform = (places + 1) / (num_draws + 1)
     fewest = int((values >= 0).sum(0).min())
-    band = math.sqrt(math.log(2 / 0.05) / (2 * fewest))
-    ax.fill_between(
-        [0, 1], -band, band, color=GREY, alpha=0.25, linewidth=0, label="95% band for a whole curve"
-    )
+    band = math.sqrt(math.log(2 * num_quantities / 0.05) / (2 * fewest))
+    held = "a whole curve" if num_quantities == 1 else f"all {num_quantities} curves"
+    ax.fill_between([0, 1], -band, band, color=GREY, alpha=0.25, linewidth=0, label=f"95% band for {held}")
     few = values.shape[1] <= len(COLOURS)
     highest = band
     for quantity in range(values.shape[1]):

@@ -6,13 +6,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyrovae.plots.style import BLUE, GREEN, GREY, VERMILLION, axes_or_new, columns_of
+from pyrovae.plots.style import BLUE, GREEN, GREY, SKY, VERMILLION, axes_or_new, columns_of
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
 MOST_LABELS = 24
+# What `pyrovae.diagnose` says of a dimension, and how its bar looks.
+VERDICTS = {
+    "active": (BLUE, ""),
+    "collapsed": (GREY, "//"),
+    "constant": (VERMILLION, ".."),
+    "unknown": (SKY, "\\\\"),
+}
 
 
 def training_history(history: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -52,8 +59,8 @@ def rate_per_dimension(rates: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """The rate KL(q(z_k|x) || p(z_k)) of each latent dimension, from the greatest to the least, in nats per row.
 
     Args:
-        rates: columns `site, dimension, rate, active, mean_variance`, one row a latent dimension
-            (which is "" for a site of one number).
+        rates: columns `site, dimension, rate, verdict`, one row a latent dimension (which is "" for a site of one
+            number), as `Diagnosis.rates` has them.
         ax: to draw on; None makes a figure.
 
     Raises:
@@ -61,26 +68,26 @@ def rate_per_dimension(rates: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
     Example:
         >>> import pandas as pd
-        >>> row = {"site": "z", "mean_variance": 0.5}
-        >>> table = [{**row, "dimension": 0, "rate": 1.2, "active": True}, {**row, "dimension": 1, "rate": 0.0, "active": False}]
-        >>> len(rate_per_dimension(pd.DataFrame(table)).patches)
+        >>> carries = {"site": "z", "dimension": 0, "rate": 1.2, "verdict": "active"}
+        >>> empty = {"site": "z", "dimension": 1, "rate": 0.0, "verdict": "collapsed"}
+        >>> len(rate_per_dimension(pd.DataFrame([carries, empty])).patches)
         2
 
-    """  # noqa: E501
-    columns_of(rates, ("site", "dimension", "rate", "active", "mean_variance"), "pyrovae.diagnose()")
+    """
+    columns_of(rates, ("site", "dimension", "rate", "verdict"), "pyrovae.diagnose()")
     ax = axes_or_new(ax)
     ordered = rates.sort_values("rate", ascending=False, kind="stable").reset_index(drop=True)
-    for active, colour, hatch, label in (
-        (True, BLUE, "", "active"),
-        (False, GREY, "//", "inactive: means hardly vary"),
-    ):
-        chosen = ordered[ordered["active"].astype(bool) == active]
+    for verdict, (colour, hatch) in VERDICTS.items():
+        chosen = ordered[ordered["verdict"] == verdict]
         if len(chosen):
-            bars = ax.bar(chosen.index, chosen["rate"], color=colour, hatch=hatch, edgecolor="white")
-            bars.set_label(f"{label} ({len(chosen)})")
+            ax.bar(chosen.index, chosen["rate"], color=colour, hatch=hatch, edgecolor="white", label=verdict)
+    if len(ordered) < 4:
+        middle = (len(ordered) - 1) / 2
+        ax.set_xlim(middle - 2, middle + 2)  # few bars need not be broad
     if len(ordered) <= MOST_LABELS:
         names = [
-            f"{site}[{place}]" for site, place in zip(ordered["site"], ordered["dimension"], strict=True)
+            f"{site}[{place}]" if place != "" else str(site)
+            for site, place in zip(ordered["site"], ordered["dimension"], strict=True)
         ]
         crowded = len(ordered) > 8 or max(map(len, names)) > 6
         ax.set_xticks(range(len(ordered)), names, rotation=90 if crowded else 0)

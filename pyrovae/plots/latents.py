@@ -59,8 +59,8 @@ def _in_the_plane(points: np.ndarray) -> tuple[np.ndarray, list[str]]:
     if points.shape[1] == 1:
         height = np.random.default_rng(0).uniform(size=len(points))  # so that rows do not hide each other
         return np.column_stack([points[:, 0], height]), ["E[z|x]", ""]
-    if points.shape[1] == 2:
-        return points, ["E[z[0]|x]", "E[z[1]|x]"]
+    if points.shape[1] == 2 or len(points) == 1:  # one row has no principal components
+        return points[:, :2], ["E[z[0]|x]", "E[z[1]|x]"]
     shares = principal_shares(points)
     centred = points - points.mean(0)
     directions = np.linalg.svd(centred, full_matrices=False)[2]

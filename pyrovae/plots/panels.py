@@ -13,15 +13,16 @@ from pyrovae.plots.checks import Group, calibration_ranks, khat, predictive_chec
 from pyrovae.plots.curves import rate_distortion, rate_per_dimension, training_history
 from pyrovae.plots.latents import latent_map, principal_shares
 from pyrovae.plots.style import as_array
-from pyrovae.psis import GOOD_K
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from pyrovae.calibration import Calibration
+    from pyrovae.diagnosis import Diagnosis
     from pyrovae.evidence import LogMarginal
 
 RANKS_SHOWN = 6  # curves that can be told apart
+FALSE_ALARMS = 0.05  # of a panel whose model is right
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def of_history(history: pd.DataFrame) -> Panel:
         gap = last.elbo - last.elbo_valid
         sentence += f" The validation rows' is {last.elbo_valid:.2f}, {abs(gap):.2f} {'below' if gap > 0 else 'above'}."
         if best.epoch > 0.9 * last.epoch:
-            sentence += " It was still rising: more epochs may help."
+            sentence += " Smoothed, it was best in the last tenth of the epochs: more may help."
         else:
             sentence += f" Smoothed, it was best at epoch {best.epoch:.0f}, and has lost {lost:.2f} since."
     table = pd.DataFrame(chosen).T[["epoch", "elbo", "reconstruction", "rate", "elbo_valid"]]
@@ -62,11 +63,12 @@ def of_history(history: pd.DataFrame) -> Panel:
 def of_latents(means: Any, labels: Any) -> Panel:
     """How the rows lie."""
     shares = principal_shares(means)
-    sentence = (
-        f"Posterior means of {len(means)} rows in {len(shares)} dimensions; the plane shown holds "
-        f"{shares[:2].sum():.0%} of their variance."
-    )
-    if shares[:2].sum() < 0.5:
+    sentence = f"Posterior means of {len(means)} rows in {means.shape[1]} dimensions"
+    if not shares.any():
+        sentence += ", of which none differs from row to row."
+    else:
+        sentence += f"; the plane shown holds {shares[:2].sum():.0%} of their variance."
+    if shares.any() and shares[:2].sum() < 0.5:
         sentence += " Classes that overlap here may lie apart in the others: probe() and cluster() tell."
     table = pd.DataFrame(
         {"share of variance": shares}, index=[f"component {i + 1}" for i in range(len(shares))]
@@ -76,14 +78,16 @@ def of_latents(means: Any, labels: Any) -> Panel:
 
 def of_weights(result: LogMarginal) -> Panel:
     """Can log p(x) be believed?"""
-    if result.share_good >= 0.95:
+    if result.unknown.all():
+        verdict = "take more samples to see whether log p(x) can be relied on."
+    elif result.share_good >= 0.95:
         verdict = f"log p(x) and its error can be relied on{'' if result.share_good == 1 else ' but for the others'}."
     else:
         verdict = (
             "for the others log p(x) is more likely too low than too high: take a richer guide, refine() it, or more "
             "samples."
         )
-    sentence = f"Pareto k is below {GOOD_K} for {result.share_good:.1%} of the rows; {verdict}"
+    sentence = f"{result.reliability}; {verdict}"
     # An infinite k (too few draws to tell) would make every mean infinite; its rows count in the sentence.
     table = (
         result.to_frame()
@@ -99,19 +103,20 @@ def of_predictive(tree: Any, site: str) -> Panel:
     group: Group = "prior_predictive"
     observed, drawn = statistics_of(tree, group, site, row_mean, 200)
     means, spreads = np.array([one.mean() for one in drawn]), np.array([one.std() for one in drawn])
+    pairs = (observed.mean(), means), (observed.std(), spreads)
+    rounding = 1e-6 * (abs(observed.mean()) + observed.std())
+    above = [_share_above(drawn_figures, figure, rounding) for figure, drawn_figures in pairs]
     table = pd.DataFrame(
         {
-            "observed": [observed.mean(), observed.std()],
-            "drawn": [means.mean(), spreads.mean()],
-            "share of data sets drawn above": [
-                (means > observed.mean()).mean(),
-                (spreads > observed.std()).mean(),
-            ],
+            "observed": [figure for figure, _ in pairs],
+            "drawn": [drawn_figures.mean() for _, drawn_figures in pairs],
+            "share of data sets drawn above": above,
         },
         index=["mean over rows", "standard deviation over rows"],
     )
-    tail = table["share of data sets drawn above"]
-    odd = [str(name) for name in table.index[(tail < 0.025) | (tail > 0.975)]]
+    # The observed data set is as extreme as one of n + 1; two figures, each on two sides.
+    tail = np.minimum(above, 1 - np.array(above)) * len(drawn)
+    odd = [str(name) for name in table.index[(tail + 1) / (len(drawn) + 1) <= FALSE_ALARMS / 4]]
     sentence = (
         f"Data sets drawn from the prior against {len(observed)} rows, by the mean of a row's entries. "
     )
@@ -125,17 +130,48 @@ def of_predictive(tree: Any, site: str) -> Panel:
     )
 
 
-def of_rates(rates: pd.DataFrame) -> Panel:
+def _share_above(drawn: np.ndarray, observed: float, rounding: float) -> float:
+    """How many of the figures drawn lie above the observed one; of those equal to it, half."""
+    equal = np.abs(drawn - observed) <= rounding
+    return float(((drawn > observed) & ~equal).mean() + equal.mean() / 2)
+
+
+def of_rates(diagnosis: Diagnosis) -> Panel:
     """Which dimensions carry something?"""
-    active = rates["active"].astype(bool)
+    rates, verdicts = diagnosis.rates, diagnosis.rates["verdict"]
+    total = float(diagnosis.summary["value"]["rate"])
     sentence = (
-        f"{active.sum()} of {len(rates)} latent dimensions are active; the rate is {rates['rate'].sum():.2f} nats "
-        f"in all, {rates['rate'].max():.2f} in the dimension that carries most."
+        f"{(verdicts == 'active').sum()} of {len(rates)} latent dimensions are active; the rate is {total:.2f} nats in "
+        "all"
     )
-    if not active.any():
+    if rates["rate"].notna().any():
+        sentence += f", {rates['rate'].max():.2f} in the dimension that carries most"
+    sentence += "."
+    if (verdicts == "collapsed").all():
         sentence += " The posterior has collapsed onto the prior: z says nothing of x."
+    for verdict in ("constant", "unknown"):
+        if count := int((verdicts == verdict).sum()):
+            sentence += f" {verdict.capitalize()}: {count}."
+    shown = _with_whole_sites(diagnosis)
     table = rates.sort_values("rate", ascending=False).head(20).set_index("site")
-    return Panel("Rate by latent dimension", lambda ax: rate_per_dimension(rates, ax=ax), sentence, table)
+    return Panel("Rate by latent dimension", lambda ax: rate_per_dimension(shown, ax=ax), sentence, table)
+
+
+def _with_whole_sites(diagnosis: Diagnosis) -> pd.DataFrame:
+    """The rates by dimension, and of sites as a whole where there are none by dimension."""
+    rates, lines = diagnosis.rates, []
+    for site, rate in zip(diagnosis.sites["site"], diagnosis.sites["rate"], strict=True):
+        verdicts = rates.loc[rates["site"] == site, "verdict"]
+        if rates.loc[rates["site"] == site, "rate"].isna().all() and not np.isnan(rate):
+            verdict = next(v for v in ("active", "unknown", "constant", "collapsed") if v in set(verdicts))
+            lines.append({"site": site, "dimension": "all", "rate": rate, "verdict": verdict})
+    shown = (
+        pd.concat([rates[rates["rate"].notna()], pd.DataFrame(lines)], ignore_index=True) if lines else rates
+    )
+    shown = shown[shown["rate"].notna()]
+    if not len(shown):
+        raise ValueError("no latent has a rate of its own: see the notes of the diagnosis.")
+    return shown
 
 
 def of_calibration(result: Calibration) -> Panel:
@@ -158,7 +194,7 @@ def of_calibration(result: Calibration) -> Panel:
     columns = [result.quantities.index(name) for name in names]
 
     def draw(ax: Axes) -> Axes:
-        calibration_ranks(result.ranks[:, columns], result.num_draws, names, ax=ax)
+        calibration_ranks(result.ranks[:, columns], result.num_draws, names, chosen_from=Q, ax=ax)
         ax.set_title(f"Calibration: {M} simulations, the {len(names)} worst of {Q} quantities")
         return ax
 

@@ -24,7 +24,6 @@ from pyrovae.plots import panels, pictures
 from pyrovae.plots.panels import Panel
 from pyrovae.plots.pictures import ImageShape
 from pyrovae.plots.style import axes_or_new
-from pyrovae.psis import GOOD_K
 from pyrovae.representation import features
 from pyrovae.vae import VAE, check_count
 
@@ -128,7 +127,7 @@ def report(
     rate_distortion: pd.DataFrame | None = None,
     extra: Sequence[Panel] = (),
     num_samples: int = 500,
-    title: str = "A variational autoencoder on held-out rows",
+    title: str = "A variational autoencoder",
     seed: int | None = None,
     progress: bool = False,
 ) -> Report:
@@ -139,7 +138,7 @@ def report(
 
     Args:
         vae: the pair.
-        x: [N, ...], rows that it was not trained on.
+        x: [N, ...]; rows that it was trained on flatter it, and the page cannot tell.
         context: what the pair takes beside `x`.
         history: what `fit` returned, for a panel on training.
         labels: [N], shown on the latent map.
@@ -186,7 +185,7 @@ def report(
         makers["Training"] = lambda: panels.of_history(history)
     makers |= dict(_of_pair(vae, data.arguments, labels, image_shape, float(means["reconstruction"]), chosen))
     if len(found.rates):
-        makers["Rate by latent dimension"] = lambda: panels.of_rates(found.rates)
+        makers["Rate by latent dimension"] = lambda: panels.of_rates(found)
     makers["Importance weights"] = lambda: panels.of_weights(found.quality)
     makers["Calibration"] = lambda: panels.of_calibration(of_calibration())
     if rate_distortion is not None:
@@ -203,10 +202,11 @@ def report(
         {
             "rows": [len(data)],
             **{name: [float(means[name])] for name in ("ELBO", "reconstruction", "rate", "log p(x)")},
-            "Monte Carlo error": [float((found.quality.std_error**2).sum().sqrt() / len(data))],
-            f"Pareto k below {GOOD_K}": [found.quality.share_good],
+            "Monte Carlo error": [found.quality.total[1] / len(data)],
+            "errs low by about": [-found.quality.total_bias / len(data)],
+            f"Pareto k below {found.quality.good_k:.2f}": [found.quality.share_good],
         },
-        index=["held-out rows"],
+        index=["these rows"],
     )
     return Report(title, summary, str(found), (*made, *extra), tuple(left_out))
 
