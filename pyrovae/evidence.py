@@ -152,7 +152,7 @@ class LogMarginal(RowWise):
     def mean_with_error(self) -> str:
         """The mean over rows with its Monte Carlo error, and by how much it errs low."""
         total, error = self.total
-        errs = f", errs low by about {-self.total_bias / len(self):.3f}" if self.num_samples > 1 else ""
+        errs = f", errs low by about {abs(self.total_bias) / len(self):.3f}" if self.num_samples > 1 else ""
         return _with_error(total / len(self), error / len(self)) + errs
 
     @property

@@ -64,6 +64,49 @@ def test_annealing_finds_what_a_narrow_guide_misses():
     assert abs(float(excess.mean())) < 5 * float(excess.std()) / 10 + float((annealed.std_error**2).mean())
 
 
+def test_on_a_trained_vae_annealing_agrees_with_importance_sampling_and_exceeds_it_where_k_is_bad():
+    torch.manual_seed(1)
+    prior, network = pv.models.StandardNormal(2), pv.nn.MLP(2, 6, [16])
+    posterior = pv.guides.DiagonalNormal(pv.nn.MLP(6, (2, 2), [16]))
+    model = pv.models.LatentVariableModel(prior, pv.models.Normal(network, scale=0.5))
+    vae = pv.VAE(model, pv.guides.AmortizedGuide(posterior), example=torch.zeros(3, 6))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 2.5  # a curved surface to learn
+    x = vae.generate(860)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 0.2
+    pv.fit(
+        vae, x[:800], epochs=30, batch_size=50, seed=0, progress=False, compile=False,
+        optimizer=lambda parameters: torch.optim.Adam(parameters, lr=5e-3),
+    )  # fmt: skip
+    x = x[800:]
+    assert float(pv.elbo(vae, x, seed=0).rate.mean()) > 1  # it has learned something
+
+    def narrow(x):
+        q = posterior(x).base_dist
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", dist.Normal(q.loc, 0.3 * q.scale).to_event(1))
+
+    annealed = pv.log_marginal(
+        vae, x, num_samples=20, method=pv.AnnealedImportanceSampling(100, 4), seed=1
+    )  # from the prior: whatever the guide
+    for guide, share_bad in ((vae.guide, (0.0, 0.3)), (narrow, (0.6, 1.0))):
+        sampled = pv.log_marginal(pv.VAE(model, guide), x, num_samples=1000, seed=0)
+        bad = sampled.unreliable
+        assert share_bad[0] <= float(bad.double().mean()) <= share_bad[1]
+        excess = annealed.log_marginal - sampled.log_marginal
+        error = (annealed.variance + sampled.variance).sqrt()
+        if guide is narrow:
+            assert float(excess[bad].mean()) > 0.2 + 4 * float(excess[bad].std()) / int(bad.sum()) ** 0.5
+        else:
+            expected = (annealed.bias - sampled.bias)[~bad].mean()
+            noise = float((error[~bad] ** 2).sum().sqrt()) / int((~bad).sum())
+            assert abs(float(excess[~bad].mean() - expected)) < 4 * noise
+            assert noise < 0.05
+
+
 @pytest.mark.parametrize("from_guide", [False, True])
 def test_simulated_bounds_hold_the_truth_between_them(from_guide):
     vae, x, _ = exact_pair("linear_gaussian")

@@ -72,6 +72,8 @@ def test_with_the_exact_posterior_every_weight_is_the_evidence():
     vae = pv.VAE(model, ExactGuide(model))
     result = pv.log_marginal(vae, x, num_samples=20, seed=0)
     assert float(result.std_error.max()) < 1e-4
+    assert float(result.bias.max()) <= 0
+    assert "± 0.000 (Monte Carlo), errs low by about 0.000 nats per row" in str(result)
     torch.testing.assert_close(result.log_marginal, model.evidence().log_prob(x))
     torch.testing.assert_close(result.ess, torch.full((50,), 20.0, dtype=torch.float64))
     torch.testing.assert_close(pv.elbo(vae, x, num_samples=3000).elbo, result.log_marginal, atol=0.2, rtol=0)
@@ -92,6 +94,20 @@ def test_a_single_sample_has_no_error(wide):
     assert bool(result.std_error.isnan().all())
     assert bool(pv.elbo(wide, wide.model.data(3), num_samples=1).std_error.isnan().all())
     assert "±" not in str(result)
+    assert "errs low" not in str(result)
+    assert bool(result.unknown.all())
+    assert not bool(result.unreliable.any())
+    assert "Pareto k unknown: too few different draws to fit a tail" in str(result)
+
+
+def test_ten_draws_of_a_good_guide_are_not_called_unreliable(wide):
+    result = pv.log_marginal(wide, wide.model.data(30), num_samples=10, seed=0)
+    assert bool(result.khat.isinf().all())
+    assert not bool(result.unreliable.any())
+    assert math.isnan(result.share_good)
+    assert "Pareto k unknown" in str(result)
+    good = pv.log_marginal(wide, wide.model.data(30), num_samples=1000, seed=0)
+    assert "Pareto k below 0.67 for 100.0% of rows" in str(good)
 
 
 def test_figures_do_not_depend_on_what_is_scored_at_once(wide):
