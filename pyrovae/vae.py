@@ -94,12 +94,6 @@ class VAE(PairParameters):
         assert self._row_specs is not None
         return self._row_specs
 
-    @property
-    def device(self) -> torch.device:
-        """The device of the parameters (the CPU if there are none)."""
-        tensor = next((t for t in (*self.parameters(), *self.buffers())), None)
-        return torch.device("cpu") if tensor is None else tensor.device
-
     def rows(self, *data: Any) -> Rows:
         """Check data `x, *context` against the pair and hand them back as `Rows`; inspects the pair at the first call.
 
