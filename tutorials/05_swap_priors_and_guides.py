@@ -95,7 +95,7 @@ for name, vae in vaes.items():
             "its error": gain.std().item() / len(gain) ** 0.5,
             "gap": (result.log_marginal - bound.elbo).mean().item(),
             "rate": bound.rate.mean().item(),
-            "k < 0.7": result.share_good,
+            "good k": result.share_good,
         }
     )
 table = pd.DataFrame(table).set_index("prior and guide")
@@ -127,7 +127,7 @@ figure
 # the gap, but the models trained with them are not better: their gain is not above twice its error.
 #
 # Two cautions. The errors are over rows; another seed or a longer training changes the figures by what they do not
-# cover, so a difference that matters to you deserves several seeds. And where k is above 0.7 for many rows, the
+# cover, so a difference that matters to you deserves several seeds. And where Pareto k is too high for many rows, the
 # estimate errs low for that model, by up to its gap (tutorial 06).
 #
 # Sources: J. M. Tomczak, M. Welling, "VAE with a VampPrior" (2018). D. P. Kingma, T. Salimans, R. Jozefowicz, X. Chen,

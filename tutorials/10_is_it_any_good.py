@@ -133,9 +133,9 @@ figure
 #
 # Three measures, from the cheapest to the most telling.
 #
-# **Pareto k** of the weights $w = p(x, z) / q(z|x)$, row by row: above 0.7 the weights' tail is too heavy for their
-# mean to be trusted (Vehtari et al., "Pareto Smoothed Importance Sampling", 2024,
-# https://jmlr.org/papers/v25/19-556.html).
+# **Pareto k** of the weights $w = p(x, z) / q(z|x)$, row by row: above $\min(1 - 1/\log_{10} S, 0.7)$ the weights'
+# tail is too heavy for the mean of $S$ of them to be trusted (Vehtari et al., "Pareto Smoothed Importance Sampling",
+# 2024, https://jmlr.org/papers/v25/19-556.html).
 #
 # **The gap** $\log p(x) - \mathrm{ELBO}$, split by refining each row on its own into what the family cannot express
 # and what the encoder misses (Cremer et al., "Inference Suboptimality in Variational Autoencoders", 2018,
@@ -193,8 +193,8 @@ for objective, epochs, rate in ((pv.objectives.ELBO(), 5, 2e-3), (pv.objectives.
 after = pv.calibrate(vae, num_simulations=300, num_draws=49, seed=0)
 mended = pv.log_marginal(vae, test, num_samples=300, seed=0)
 print(f"regions of 90% hold the truth: before {coverage(before):.0%}, after {coverage(after):.0%}")
-bad = int((mended.khat >= 0.7).sum())
-print(f"rows with Pareto k of 0.7 or more: before {page.bad_k}, after {bad} of {len(test)}")
+bad = int(mended.unreliable.sum())
+print(f"rows whose Pareto k is too high: before {page.bad_k}, after {bad} of {len(test)}")
 print(
     f"log p(x) of these rows: before {page.quality.log_marginal.mean():.2f}, after {mended.log_marginal.mean():.2f}"
 )
