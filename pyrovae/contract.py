@@ -86,7 +86,8 @@ def inspect_pair(model: Program, guide: Program, arguments: Arguments) -> Layout
                 (f for f in _plates(model_sites[name]) if f.dim != -1), key=lambda frame: frame.dim
             )
             dims, sizes = tuple(f.dim for f in inner), tuple(f.size for f in inner)
-            found[name] = SiteLayout(model_sites[name]["fn"].event_shape, dims, sizes)
+            fn = model_sites[name]["fn"]
+            found[name] = SiteLayout(fn.event_shape, dims, sizes, family_name(fn))
         return found
 
     layout = Layout(
@@ -125,8 +126,10 @@ def _run(
             ) from error
         if advice:
             raise TypeError(f"{message} {advice}") from error
+        if isinstance(error, TypeError) and "argument" in str(error):
+            message += " Model and guide must both take (x, *context)."
         raise ValueError(
-            f"{message} Model and guide must both take (x, *context) with rows along dimension 0."
+            f"{message} These are the first {rows.num_rows(arguments)} rows of the data."
         ) from error
 
 
@@ -219,6 +222,13 @@ def _check_plates(which: str, program: Program, sites: Mapping[str, Any], argume
     row_plates: dict[str, str] = {}
     for name, site in sites.items():
         frames = {frame.dim: frame for frame in _plates(site)}
+        elsewhere = next((f for f in frames.values() if f.dim != -1 and f.size == num_rows), None)
+        if elsewhere is not None and (-1 not in frames or frames[-1].size != num_rows):
+            raise ValueError(
+                f"site '{name}' of the {which} has its {num_rows} rows in plate '{elsewhere.name}' at dim "
+                f"{elsewhere.dim}: rows go to dim -1, `pyro.plate('{elsewhere.name}', len(x), dim=-1)`, and what "
+                "repeats within a row to a plate at dim -2, or into the event with .to_event(1)."
+            )
         if -1 not in frames:
             raise ValueError(f"site '{name}' of the {which} stands outside a row plate at dim -1. {remedy}")
         frame = frames[-1]

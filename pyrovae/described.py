@@ -35,6 +35,7 @@ def described_training(
     return {
         "model": described_program(vae.model),
         "guide": described_program(vae.guide),
+        "sites": vae.layout.families,
         # Their random states are of other kinds.
         "device": vae.device.type,
         "data": batches.fingerprint(),

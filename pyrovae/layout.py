@@ -19,11 +19,12 @@ Arguments = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class SiteLayout:
-    """A site's event shape and the dims and sizes of its plates inside the row plate."""
+    """A site's event shape, the dims and sizes of its plates inside the row plate, and its family in the model."""
 
     event_shape: torch.Size
     inner_dims: tuple[int, ...] = ()
     inner_sizes: tuple[int, ...] = ()
+    family: str = ""
 
     @property
     def numel(self) -> int:
@@ -46,6 +47,14 @@ class Layout:
     enumerated: Mapping[str, SiteLayout] = field(default_factory=dict)
     guide_broadcasts: bool = True
     model_broadcasts: bool = True
+
+    @property
+    def families(self) -> dict[str, str]:
+        """Each site's family in the model, and whether it is observed or summed out, in words."""
+        found = {name: site.family for name, site in self.latents.items()}
+        found |= {name: f"{site.family}, summed out" for name, site in self.enumerated.items()}
+        found |= {name: f"{site.family}, observed" for name, site in self.observed.items()}
+        return dict(sorted(found.items()))
 
     @property
     def hidden(self) -> dict[str, SiteLayout]:

@@ -52,7 +52,10 @@ def to_json(layout: Layout | None, specs: RowSpecs | None) -> Any:
         return None
 
     def sites(group: Mapping[str, SiteLayout]) -> Any:
-        return {n: [list(s.event_shape), list(s.inner_dims), list(s.inner_sizes)] for n, s in group.items()}
+        return {
+            n: [list(s.event_shape), list(s.inner_dims), list(s.inner_sizes), s.family]
+            for n, s in group.items()
+        }
 
     return {
         "sample_dim": layout.sample_dim,
@@ -70,7 +73,10 @@ def from_json(pair: Any) -> tuple[Layout | None, RowSpecs | None]:
         return None, None
 
     def sites(group: Any) -> dict[str, SiteLayout]:
-        return {n: SiteLayout(torch.Size(e), tuple(d), tuple(sizes)) for n, (e, d, sizes) in group.items()}
+        return {
+            n: SiteLayout(torch.Size(event), tuple(dims), tuple(sizes), family)
+            for n, (event, dims, sizes, family) in group.items()
+        }
 
     layout = Layout(
         pair["sample_dim"],

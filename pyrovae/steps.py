@@ -80,6 +80,8 @@ class Steps:
         self.parameters: list[Tensor] = [p for p in vae.parameters() if can_train(p)]
         self.loss_scale = torch.ones((), device=self.device)
         self.plain_because: str | None = "compile=False" if compile is False else loss.untraceable
+        if vae.layout.enumerated and not self.plain_because:
+            self.plain_because = f"the latents {sorted(vae.layout.enumerated)} are summed out"
         # None until the first full batch decides.
         self.is_compiled: bool | None = True if compile is True else None
         self.in_cuda_graph = False

@@ -44,7 +44,7 @@ def check_support(model: Program, arguments: Arguments, first_row: int = 0) -> N
         row = int((~by_row).nonzero()[0, 0])
         raise ValueError(
             f"row {first_row + row} of the data lies outside the support of site '{name}': "
-            f"{family_name(distribution)} takes {base_constraint(distribution)} values, and this row "
+            f"{family_name(distribution)} takes {_allowed(distribution)}, and this row "
             f"holds {_offending(distribution, value, row)}. {_support_advice(distribution)}"
         )
 
@@ -86,13 +86,26 @@ def base_constraint(distribution: Any) -> Any:
     return constraint
 
 
-def _offending(distribution: Any, value: Tensor, row: int) -> str:
-    event_dim = len(distribution.event_shape)
-    entries = value.select(value.dim() - 1 - event_dim, row).reshape(-1)
+def _allowed(distribution: Any) -> str:
+    """The constraint in words; bounds as numbers where all entries have the same."""
     constraint = base_constraint(distribution)
-    if type(constraint) is type(constraints.boolean):
-        entries = entries[~constraint.check(entries)]
-    return ", ".join(f"{entry:.4g}" for entry in entries[:3].tolist())
+    bounds = [getattr(constraint, name, None) for name in ("lower_bound", "upper_bound")]
+    if not any(isinstance(bound, Tensor) and bound.numel() > 1 for bound in bounds):
+        return f"{constraint} values"
+    whole = "whole numbers" if "nteger" in type(constraint).__name__ else "numbers"
+    low, high = (torch.as_tensor(math.nan if bound is None else bound).reshape(-1) for bound in bounds)
+    if bool((low == low[0]).all()) and bool((high == high[0]).all()):
+        return f"{whole} from {float(low[0]):g} to {float(high[0]):g}"
+    return f"{whole} within bounds that differ between entries"
+
+
+def _offending(distribution: Any, value: Tensor, row: int) -> str:
+    row_dim = value.dim() - 1 - len(distribution.event_shape)
+    entries = value.select(row_dim, row)
+    inside = base_constraint(distribution).check(value)
+    if inside.shape == value.shape:  # of each entry by itself
+        entries = entries[~inside.select(row_dim, row)]
+    return ", ".join(f"{entry:.4g}" for entry in entries.reshape(-1)[:3].tolist())
 
 
 def _support_advice(distribution: Any) -> str:

@@ -102,8 +102,9 @@ def fit(
         checkpoint: a file, or `Checkpoint(file, ...)`, in which the training is saved, after each epoch if
             nothing else is said. An interrupted training goes on from it exactly.
         resume: go on from `checkpoint` if it is there, else begin. What is compared with what it was started
-            with: these arguments, the data (some thousand rows), the kind of device, modules by their `repr` and
-            the shapes of their parameters, functions by their names; not the values that a module keeps besides.
+            with: these arguments, the data (some thousand rows), the kind of device, the model's sites and their
+            families, modules by their `repr` and the shapes of their parameters, functions by their names; not the
+            values that a module keeps besides.
         callbacks: see `pyrovae.callbacks`.
         loggers: objects with `log_metrics(metrics, step)`, such as lightning-fabric's `CSVLogger` and
             `TensorBoardLogger`; called each epoch.
@@ -116,7 +117,8 @@ def fit(
     Returns:
         A DataFrame with the columns `epoch, loss, elbo, reconstruction, rate, elbo_valid, seconds`: the
         objective's mean loss, and the ELBO (beta = 1, without the program's own scales), E_q[log p(x|z)] and
-        the sampled rate on the same draws, in nats per row, averaged over the epoch's rows while they were
+        the sampled rate on the same draws (on others where latents are summed out), in nats per row, averaged
+        over the epoch's rows while they were
         trained on; the validation rows' ELBO after the epoch (NaN without validation). `history.attrs` tells
         the `engine` and how many batches were `skipped`. After Ctrl-C, what was learned so far: the VAE is
         trained up to that step.

@@ -332,7 +332,7 @@ class VAE(PairParameters):
         self._row_specs = [(a.dtype, a.shape[1:]) if isinstance(a, ARRAYS) else None for a in data.arguments]
 
     def _refuse_other_sites(self, of_file: Layout, own: Layout) -> None:
-        there, here = (sorted([*i.latents, *i.enumerated, *i.observed]) for i in (of_file, own))
+        there, here = of_file.families, own.families
         if there != here:
             raise ValueError(
                 f"the file belongs to another pair: its sites are {there}, and this VAE's {here}."

@@ -114,6 +114,13 @@ def guide_of_coupled_rows(x):
         pyro.sample("z", dist.Normal((x - x.mean(0))[:, :2], 1.0).to_event(1))
 
 
+def model_of_rows_at_dim_2(x):
+    with pyro.plate("rows", len(x), dim=-2):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        with pyro.plate("doses", 3, dim=-1):
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
 def guide_that_forgets(x):
     with pyro.plate("rows", len(x)):
         pass
@@ -185,6 +192,7 @@ WRONG = {
         good_guide,
         "lies in a second batch plate, 'rows too' at dim -2",
     ),
+    "rows at dim -2": (model_of_rows_at_dim_2, None, "rows in plate 'rows' at dim -2: rows go to dim -1"),
     "inner subsampling": (
         model_with_inner_subsampling,
         good_guide,
@@ -598,3 +606,39 @@ def test_a_plate_without_a_size_gives_no_rows():
 
     with pytest.raises(ValueError, match=r"batch shape \[\] in plate 'data', which has no size"):
         pv.VAE(model, example=torch.zeros(5, 1))
+
+
+@pytest.mark.parametrize(
+    ("totals", "words"),
+    [
+        ([20.0, 20.0, 20.0], r"whole numbers from 0 to 20, and this row holds 21\."),
+        (
+            [20.0, 20.0, 2.0],
+            r"whole numbers within bounds that differ between entries, and this row holds 21, 3\.",
+        ),
+    ],
+)
+def test_what_lies_outside_is_named_with_the_bounds(totals, words):
+    def model(x):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0)).unsqueeze(-1)
+            p = dist.Binomial(torch.tensor(totals), logits=z.expand(*z.shape[:-1], 3))
+            pyro.sample("x", p.to_event(1), obs=x)
+
+    x = torch.zeros(9, 3)
+    x[4] = torch.tensor([20.0, 21.0, 3.0])
+    with pytest.raises(ValueError, match=f"row 4 of the data .* {words}"):
+        pv.fit(pv.VAE(model), x, epochs=1, progress=False)
+
+
+def test_a_programs_own_mistake_is_told_as_it_is():
+    def model(x):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z + forgotten, 1.0), obs=x)  # noqa: F821
+
+    with pytest.raises(
+        ValueError, match=r"(?s)NameError: name 'forgotten' .* first 7 rows of the data"
+    ) as told:
+        pv.VAE(model, example=torch.zeros(50))
+    assert "must both take" not in str(told.value)

@@ -524,7 +524,7 @@ def test_a_file_of_another_pair_of_the_same_tensors(tmp_path):
     saved = pair("z")
     saved.rows(x)
     saved.save(tmp_path / "vae")
-    message = r"belongs to another pair: its sites are \['x', 'z'\]"
+    message = r"belongs to another pair: its sites are \{'x': 'Normal, observed'"
     unseen, seen = pair("w"), pair("w")
     seen.rows(x)
     with pytest.raises(ValueError, match=message):
@@ -539,6 +539,24 @@ def test_numpy_counts_and_latents():
     z = vae.encode(x).numpy()
     torch.testing.assert_close(vae.decode(z), vae.decode(torch.as_tensor(z)))
     assert pv.elbo(vae, x, num_samples=np.int64(2)).num_samples == 2
+
+
+def test_a_file_of_another_likelihood_is_refused(tmp_path):
+    def pair(family):
+        guide = pv.guides.AmortizedGuide(pv.guides.DiagonalNormal(pv.nn.MLP(6, (2, 2))))
+        return pv.VAE(
+            pv.models.LatentVariableModel(pv.models.StandardNormal(2), family(pv.nn.MLP(2, 6))), guide
+        )
+
+    x, saved = binary_rows(), pair(pv.models.Bernoulli)
+    saved.rows(x)
+    saved.save(tmp_path / "vae")
+    seen = pair(pv.models.Poisson)
+    seen.rows(x)
+    with pytest.raises(
+        ValueError, match="'x': 'Bernoulli, observed'.* this VAE's .*'x': 'Poisson, observed'"
+    ):
+        seen.load(tmp_path / "vae")
 
 
 def test_latents_of_different_lengths():

@@ -168,7 +168,9 @@ difference = (judged.log_marginal - reference.log_marginal).abs()
 good = ~judged.unreliable
 assert round(judged.good_k, 2) == 0.67
 print(f"{judged.share_good:.0%} of rows have a good k, after refining {reference.share_good:.0%}")
-print(f"mean difference: {difference[good].mean():.3f} where k is good, {difference[~good].mean():.3f} elsewhere")
+print(
+    f"mean difference: {difference[good].mean():.3f} where k is good, {difference[~good].mean():.3f} elsewhere"
+)
 assert difference[~good].mean() > 1.5 * difference[good].mean()
 assert reference.share_good > judged.share_good
 

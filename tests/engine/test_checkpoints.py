@@ -304,6 +304,25 @@ def test_another_model_of_the_same_name_is_refused_by_its_parameters(tmp_path):
         trained(tmp_path, make=lambda: of_rank(3), **checkpoint)
 
 
+def test_another_program_of_the_same_parameters_is_refused_by_its_sites(tmp_path):
+    class Of(torch.nn.Module):
+        def __init__(self, likelihood):
+            super().__init__()
+            self.likelihood, self.decoder = likelihood, pv.nn.MLP(2, 6)
+
+        def forward(self, x):
+            with pyro.plate("rows", len(x)):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+                pyro.sample("x", self.likelihood(logits=self.decoder(z)).to_event(1), obs=x)
+
+    checkpoint = {"checkpoint": tmp_path / CHECKPOINT, "resume": True}
+    trained(tmp_path, make=lambda: pv.VAE(Of(dist.Bernoulli)), **checkpoint)
+    with pytest.raises(
+        ValueError, match=r"sites was \{'x': 'Bernoulli, observed'.*'x': 'Geometric, observed'"
+    ):
+        trained(tmp_path, make=lambda: pv.VAE(Of(dist.Geometric)), **checkpoint)
+
+
 def test_a_state_that_no_file_holds_is_refused_before_the_first_step(tmp_path):
     class Odd(Callback):
         def state_dict(self):

@@ -381,6 +381,8 @@ import pyrovae as pv
 from pyrovae.callbacks import Callback
 from tests.pairs import binary_rows, composed
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background are started deaf to it
+
 class Interrupting(Callback):
     def __init__(self, moment):
         self.moment = moment

@@ -45,7 +45,7 @@ class Seeing(pyro.infer.Trace_ELBO):
     """Pyro's own, with rows as given: a subsampled plate draws no indices."""
 
     def loss_and_grads(self, model, guide, *args, **kwargs):
-        with rows._RowsAsGiven():
+        with rows._RowsAsGiven(len(args[0])):
             return super().loss_and_grads(model, guide, *args, **kwargs)
 
 

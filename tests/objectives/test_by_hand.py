@@ -211,7 +211,7 @@ def with_rows_as_they_are(pair):
 
     def given(program):
         def run(x):
-            with rows._RowsAsGiven():
+            with rows._RowsAsGiven(len(x)):
                 return program(x)
 
         return run
