@@ -106,9 +106,9 @@ assert 0.5 < rates["two levels"]["z1"] < np.log(10)
 assert rates["two levels"]["z2"] > 2 * rates["two levels"]["z1"]
 
 # %% [markdown]
-# The model of two levels, with the warm-up, is better than that of one by more than twice the error of the
-# difference, and better than the same without it. Most of the rate is in the lower level all the same. (The warnings
-# say that the guides are poor for some rows, so that all these log p(x) err low; a lower bound stays one.)
+# The model of two levels, with the warm-up, is ahead of that of one by more than twice the error of the difference, and
+# ahead of the same without it. The page adds that some of this may be a better guide: all these log p(x) err low where
+# a guide is poor (tutorial 06 says how to find out). Most of the rate is in the lower level all the same.
 #
 # ## What each level holds
 #
