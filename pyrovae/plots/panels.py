@@ -60,7 +60,7 @@ def of_history(history: pd.DataFrame) -> Panel:
     return Panel("Training", lambda ax: training_history(history, ax=ax), sentence, table)
 
 
-def of_latents(means: Any, labels: Any) -> Panel:
+def of_latents(means: Any, labels: Any, names: list[str]) -> Panel:
     """How the rows lie."""
     shares = principal_shares(means)
     sentence = f"Posterior means of {len(means)} rows in {means.shape[1]} dimensions"
@@ -73,7 +73,9 @@ def of_latents(means: Any, labels: Any) -> Panel:
     table = pd.DataFrame(
         {"share of variance": shares}, index=[f"component {i + 1}" for i in range(len(shares))]
     )
-    return Panel("Latent map", lambda ax: latent_map(means, labels, ax=ax), sentence, table.head(10))
+    return Panel(
+        "Latent map", lambda ax: latent_map(means, labels, names=names, ax=ax), sentence, table.head(10)
+    )
 
 
 def of_weights(result: LogMarginal) -> Panel:
