@@ -80,15 +80,14 @@ def of_latents(means: Any, labels: Any, names: list[str]) -> Panel:
 
 def of_weights(result: LogMarginal) -> Panel:
     """Can log p(x) be believed?"""
-    if result.unknown.all():
-        verdict = "take more samples to see whether log p(x) can be relied on."
-    elif result.share_good >= 0.95:
-        verdict = f"log p(x) and its error can be relied on{'' if result.share_good == 1 else ' but for the others'}."
-    else:
-        verdict = (
-            "for the others log p(x) is more likely too low than too high: take a richer guide, refine() it, or more "
-            "samples."
-        )
+    verdict = {
+        "unknown": "take more samples to see whether log p(x) can be relied on.",
+        "good": "log p(x) and its error can be relied on.",
+        "tails": "log p(x) and its error can be relied on but for the others, where it may err low, usually little: "
+        "the weights' tails are heavier than so many draws can tell.",
+        "poor": "for the others log p(x) is more likely too low than too high: take a richer guide, refine() it, or "
+        "more samples.",
+    }[result.verdict]
     sentence = f"{result.reliability}; {verdict}"
     # An infinite k (too few draws to tell) would make every mean infinite; its rows count in the sentence.
     table = (
