@@ -59,3 +59,7 @@ __all__ = [
     "simulated_bounds",
     "to_arviz",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -106,10 +106,15 @@ class Diagnosis:
                 f"{_listed(self.constant)}: the encoder says the same of all rows. Check its inputs and scales, "
                 "train longer."
             )
-        if self.bad_k:
+        if self.quality.verdict == "poor":
             lines.append(
                 "the guide misses mass of the posterior, mostly because it is too narrow: calibrate() says how. Train "
                 "longer, or with an importance-weighted objective; refine() mends it for the rows at hand."
+            )
+        if self.quality.verdict == "tails":
+            lines.append(
+                f"more draws (num_samples=), or refine(), show how much log p(x) of the {self.bad_k} rows with heavy "
+                "tails errs."
             )
         if self.gaps is not None and not self.gaps["gap"].isna().any():
             approximation, amortization = self.gaps.loc["approximation"], self.gaps.loc["amortization"]
@@ -157,11 +162,14 @@ class Diagnosis:
             text += "\n  The lower bound is near that cap: these rows cannot show more, and I(x; z) may be far above."
         if math.isnan(found.aggregate_lower):
             return text + f"\n  {found.note}"
-        return (
-            f"{text}\n  KL of the aggregate posterior from the prior, rate - I(x; z), between "
+        text += (
+            f"\n  KL of the aggregate posterior from the prior, rate - I(x; z), between "
             f"{_figure(found.aggregate_lower, found.aggregate_lower_error)} and "
             f"{_figure(found.aggregate_upper, found.aggregate_upper_error)} nats"
         )
+        if found.aggregate_lower < 0:
+            text += " (no KL is below 0; an estimate of one may be, by its error)"
+        return text
 
     def _quality(self) -> str:
         quality = self.quality
@@ -173,12 +181,18 @@ class Diagnosis:
         N = int(known.sum())
         if not N:
             return f"unknown. {quality.reliability}; {ess}"
-        word = "good" if self.bad_k == 0 else "POOR" if self.bad_k > 0.05 * N else "poor for some rows"
         where = "" if len(quality) == N else f" where it is known, unknown for {len(quality) - N}"
-        return (
-            f"{word}. Pareto k is not below {quality.good_k:.2f} for {self.bad_k} of {N} rows{where}, the median k is "
-            f"{float(quality.khat[known].nanmedian()):.2f}; {ess}"
+        gap = float((quality.log_marginal - quality.elbo).mean())
+        text = (
+            f"Pareto k is not below {quality.good_k:.2f} for {self.bad_k} of {N} rows{where}, the median k is "
+            f"{float(quality.khat[known].nanmedian()):.2f}; {ess}; log p(x) - ELBO is {gap:.3f} nats on average"
         )
+        if quality.verdict == "tails":
+            return (
+                f"good but for tails. {text}\n  The tails of these rows' weights are heavier than "
+                f"{quality.num_samples} draws can tell: their log p(x) may err low, usually little here."
+            )
+        return f"{'POOR' if quality.verdict == 'poor' else 'good'}. {text}"
 
     def _gaps(self, gaps: pd.DataFrame) -> str:
         words = {"<=": "at most ", ">=": "at least "}

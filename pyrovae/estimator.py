@@ -157,7 +157,7 @@ class VAEEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return rows.cpu().numpy()
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """The names of the columns of `transform`: site and place, as z[0], z[1]."""
+        """The names of the columns of `transform`: site and place, as z[0], z[1]; of a single number the site."""
         check_is_fitted(self, "vae_")
         return np.asarray(feature_names(self.vae_), dtype=object)
 

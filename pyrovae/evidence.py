@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pandas as pd
 import torch
@@ -81,6 +81,10 @@ class Elbo(RowWise):
         )
 
 
+# In nats per row: up to here log p(x) less the mean log weight tells of weights that hardly vary.
+SMALL_GAP = 0.1
+
+
 @dataclass(frozen=True)
 class LogMarginal(RowWise):
     """What `log_marginal` gives, per row.
@@ -137,6 +141,22 @@ class LogMarginal(RowWise):
             return "Pareto k unknown: too few different draws to fit a tail"
         text = f"Pareto k below {self.good_k:.2f} for {self.share_good:.1%} of rows"
         return text + (f" where it is known, unknown for {unknown}" if unknown else "")
+
+    @property
+    def verdict(self) -> Literal["good", "tails", "poor", "unknown"]:
+        """What Pareto k says of all rows' weights together.
+
+        "good": no row is `unreliable`. "tails": some are, although weights hardly vary: the median effective sample
+        size is above half of the draws, and log p(x) less `elbo` below 0.1 nats on average. Then the tails of the
+        weights are heavier than so many draws can tell, and log p(x) of these rows may err low, usually little.
+        "poor": some are, and weights vary much. "unknown": no row's k is known.
+        """
+        if self.unknown.all():
+            return "unknown"
+        if not self.unreliable.any():
+            return "good"
+        gap = float((self.log_marginal - self.elbo).mean())
+        return "tails" if self.ess.median() > self.num_samples / 2 and gap < SMALL_GAP else "poor"
 
     @property
     def total(self) -> tuple[float, float]:

@@ -19,7 +19,7 @@ MAX_ITERATIONS = 2000
 
 
 def features(vae: VAE, x: Any, *context: Any) -> Tensor:
-    """Posterior means E[z|x] of all latent sites side by side, [N, K].
+    """Posterior means E[z|x] of all latent sites of the guide side by side, [N, K].
 
     Args:
         vae: the pair.
@@ -27,7 +27,7 @@ def features(vae: VAE, x: Any, *context: Any) -> Tensor:
         context: what the pair takes beside `x`.
 
     Raises:
-        ValueError: as `VAE.encode`, such as discrete latents that are summed out and have no mean.
+        ValueError: as `VAE.encode`, such as where all latents are discrete and summed out: labels have no mean.
 
     Example:
         >>> import pyrovae as pv
@@ -42,8 +42,16 @@ def features(vae: VAE, x: Any, *context: Any) -> Tensor:
 
 
 def feature_names(vae: VAE) -> list[str]:
-    """The names of the columns of `features`: site and place, as z[0], z[1]."""
-    return [f"{name}[{k}]" for name, site in vae.layout.latents.items() for k in range(site.numel)]
+    """The names of the columns of `features`: site and place, as z[0], z[1]; of a single number the site."""
+    return [name for site in vae.layout.latents for name in site_names(vae, site)]
+
+
+def site_names(vae: VAE, site: str) -> list[str]:
+    """The names of one latent site's numbers."""
+    layout = vae.layout.latents[site]
+    if not (*layout.inner_sizes, *layout.event_shape):
+        return [site]
+    return [f"{site}[{k}]" for k in range(layout.numel)]
 
 
 @dataclass(frozen=True)

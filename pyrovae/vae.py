@@ -16,12 +16,14 @@ from pyrovae import contract, rows, without_data
 from pyrovae.data import ARRAYS, Rows
 from pyrovae.files import load_tensors, save_tensors
 from pyrovae.latents import Latents, as_pyro_has_them, num_rows_of, one_or_dict, samples_first
-from pyrovae.layout import Arguments, Layout, rows_first
+from pyrovae.layout import Arguments, Layout, pyro_layout, rows_first
 from pyrovae.parameters import PairParameters
 from pyrovae.row_specs import RowSpecs, check_specs, from_json, ones, to_json
 from pyrovae.rows import Program
 
 ROWS_AT_ONCE = 1000
+# Of the latents that are summed out, over which a reconstruction is averaged; and rows times draws of one pass.
+DRAWS, DRAWS_AT_ONCE = 100, 10000
 
 
 class VAE(PairParameters):
@@ -158,30 +160,25 @@ class VAE(PairParameters):
     def encode(self, x: Any, *context: Any, num_samples: int = 100, seed: int | None = None) -> Latents:
         """Posterior means E[z] under q(z|x), [B, ...].
 
-        One tensor where the model has one latent site, else a dict by site. Exact where one site's family
+        One tensor where the guide has one latent site, else a dict by site. Exact where one site's family
         has a mean in closed form; else the average over `num_samples` draws (of the conditional means where
-        a family has them), of which `seed` decides.
+        a family has them), of which `seed` decides. Discrete latents that the model enumerates are labels and
+        have no means: draw them with `sample_posterior`.
 
         Raises:
-            ValueError: categorical latents, whose labels have no mean; as `sample_posterior`.
+            ValueError: categorical latents, whose labels have no mean; a guide without latents; as
+                `sample_posterior`.
 
         """
         check_count("num_samples", num_samples)
         arguments = self.rows(x, *context).take(slice(None), self.device)
-        if self.layout.enumerated:
+        if not self.layout.latents:
             raise ValueError(
-                f"the latents {sorted(self.layout.enumerated)} are discrete and summed out: they have no mean. Draw "
-                "them with sample_posterior(), or read their probabilities off "
-                "pyro.infer.TraceEnum_ELBO().compute_marginals()."
+                f"the latents {sorted(self.layout.enumerated)} are discrete and summed out: labels have no mean. Draw "
+                "them with sample_posterior(): the draws' frequencies are their probabilities."
             )
-        parts: dict[str, list[Tensor]] = {name: [] for name in self.layout.latents}
         with self.evaluating(), self._seeded(seed):
-            for first in range(0, rows.num_rows(arguments), ROWS_AT_ONCE):
-                block = slice(first, first + ROWS_AT_ONCE)
-                some = tuple(a[block] if isinstance(a, Tensor) and a.dim() > 0 else a for a in arguments)
-                for name, mean in rows.guide_means(self, some, num_samples).items():
-                    parts[name].append(rows_first(mean, self.layout.latents[name])[0])
-        return one_or_dict({name: torch.cat(means) for name, means in parts.items()})
+            return one_or_dict(self._posterior_means(arguments, num_samples))
 
     def decode(self, z: Latents, *context: Any) -> Latents:
         """Means of p(x|z): [B, ...], or [S, B, ...] for latents [S, B, ...].
@@ -201,15 +198,33 @@ class VAE(PairParameters):
         given, with_samples = samples_first(z, self.layout, self.device)
         arguments = self._placeholder(num_rows_of(given), context)
         with without_data.explained():
-            means = self._decode(given, arguments)
+            means = self._decode(as_pyro_has_them(given, self.layout), arguments)
         without_data.refuse_nan(means)
         return one_or_dict(means if with_samples else {name: mean[0] for name, mean in means.items()})
 
     def reconstruct(self, x: Any, *context: Any, seed: int | None = None) -> Latents:
-        """Means of p(x|z) at the posterior means of z: [B, ...]. See `decode` and `encode`."""
-        given, _ = samples_first(self.encode(x, *context, seed=seed), self.layout, self.device)
+        """Means of p(x|z) at the posterior means of z: [B, ...]. See `decode` and `encode`.
+
+        Discrete latents that the model enumerates are drawn 100 times from their exact posterior given these means,
+        and the means of p(x|z) averaged over the draws, of which `seed` decides.
+        """
         arguments = self.rows(x, *context).take(slice(None), self.device)
-        return one_or_dict({name: mean[0] for name, mean in self._decode(given, arguments).items()})
+        num_draws = DRAWS if self.layout.enumerated else 1
+        blocks = []
+        with self.evaluating(), self._seeded(seed):
+            means = self._posterior_means(arguments, 100)
+            for block, some in _blocks(arguments, DRAWS_AT_ONCE // num_draws):
+                latents = {}
+                for name, site in self.layout.latents.items():
+                    mean = means[name][block]
+                    latents[name] = pyro_layout(
+                        mean.expand(num_draws, *mean.shape), site, self.layout.sample_dim
+                    )
+                latents |= rows.enumerated_draws(self, some, latents, num_draws)
+                blocks.append(self._decode(latents, some))
+        return one_or_dict(
+            {name: torch.cat([block[name].mean(0) for block in blocks]) for name in self.layout.observed}
+        )
 
     def sample_likelihood(self, z: Latents, *context: Any, seed: int | None = None) -> Latents:
         """Draw x from p(x|z): [B, ...], or [S, B, ...] for latents [S, B, ...].
@@ -338,8 +353,18 @@ class VAE(PairParameters):
                 f"the file belongs to another pair: its sites are {there}, and this VAE's {here}."
             )
 
-    def _decode(self, given: Mapping[str, Tensor], arguments: Arguments) -> dict[str, Tensor]:
-        latents = as_pyro_has_them(given, self.layout)
+    def _posterior_means(self, arguments: Arguments, num_samples: int) -> dict[str, Tensor]:
+        """By latent site of the guide, [B, ...]."""
+        if not self.layout.latents:
+            return {}
+        parts: dict[str, list[Tensor]] = {name: [] for name in self.layout.latents}
+        for _, some in _blocks(arguments, ROWS_AT_ONCE):
+            for name, mean in rows.guide_means(self, some, num_samples).items():
+                parts[name].append(rows_first(mean, self.layout.latents[name])[0])
+        return {name: torch.cat(means) for name, means in parts.items()}
+
+    def _decode(self, latents: Mapping[str, Tensor], arguments: Arguments) -> dict[str, Tensor]:
+        """From latents in Pyro's layout to means of p(x|z), [S, B, ...]."""
         with self.evaluating():
             means = rows.observed_means(self, arguments, latents)
         # A mean may have other event dimensions than what it is the mean of.
@@ -369,6 +394,16 @@ class VAE(PairParameters):
                 "needs of x into a context argument."
             )
         return (without_data.blank(self.row_specs, num_rows, self.device), *rest)
+
+
+def _blocks(arguments: Arguments, num_rows: int) -> Iterator[tuple[slice, Arguments]]:
+    """Some rows after the others, and where they are."""
+    for first in range(0, rows.num_rows(arguments), num_rows):
+        block = slice(first, first + num_rows)
+        yield (
+            block,
+            tuple(a[block] if isinstance(a, Tensor) and a.dim() > 0 else a for a in arguments),
+        )
 
 
 def check_count(name: str, value: Any) -> None:

@@ -1,6 +1,7 @@
 """Diagnosis against closed forms: rates by dimension, information, collapse, the guide and its gaps."""
 
 import math
+from dataclasses import replace
 
 import pyro
 import pyro.distributions as dist
@@ -11,8 +12,9 @@ from torch import nn
 import pyrovae as pv
 from pyrovae import rows
 from pyrovae.activity import Activity
-from pyrovae.evidence import seeds_from
+from pyrovae.evidence import LogMarginal, seeds_from
 from pyrovae.information import _bounds, information
+from pyrovae.plots import panels
 from pyrovae.rates import entry_rates
 from tests.components import MODELS
 from tests.oracles import ExactGuide, LinearGaussian, WideGuide
@@ -527,6 +529,53 @@ def test_scales_halved_are_caught_by_pareto_k():
     # KL(q || p(z|x)) = log 2 + 1/8 - 1/2, the same for every row.
     gap = halved.summary.loc["log p(x)", "value"] - halved.summary.loc["ELBO", "value"]
     assert gap == pytest.approx(math.log(2) + 1 / 8 - 1 / 2, abs=0.03)
+
+
+def test_a_gap_of_little_with_few_large_k_is_no_poor_guide():
+    """KL(q || p(z|x)) = -log f + f^2/2 - 1/2 = 0.069 nats and k = 1 - f^2 = 0.44 in every row, its estimate noisy."""
+    model = LinearGaussian(K=1, D=2)
+    page = pv.diagnose(pv.VAE(model, WideGuide(model, 0.75, 0.0)), model.data(300), num_samples=500, seed=0)
+    assert page.bad_k > 0.02 * 300
+    assert page.quality.verdict == "tails"
+    assert f"GUIDE: good but for tails. Pareto k is not below 0.63 for {page.bad_k} of 300 rows" in str(page)
+    assert "may err low, usually little here" in str(page)
+    assert "calibrate()" not in str(page)
+    assert f"{page.bad_k} rows with heavy tails" in page.advice()[0]
+    sentence = panels.of_weights(page.quality).sentence
+    assert "usually little" in sentence
+    assert "richer guide" not in sentence
+
+
+@pytest.mark.parametrize(
+    "khat, ess, gap, verdict",
+    [
+        ([0.1, 0.2, 0.3], 0.9, 0.05, "good"),
+        ([0.1, 0.2, 0.3], 0.1, 3.0, "good"),
+        ([0.1, 0.2, 0.9], 0.9, 0.05, "tails"),
+        ([0.9, 0.9, 0.9], 0.9, 0.05, "tails"),
+        ([0.1, 0.2, 0.9], 0.4, 0.05, "poor"),
+        ([0.1, 0.2, 0.9], 0.9, 0.2, "poor"),
+        ([math.nan, math.nan, math.nan], 0.9, 0.05, "unknown"),
+        ([math.nan, math.nan, 0.9], 0.9, 0.05, "tails"),
+    ],
+)
+def test_the_verdict_on_weights(khat, ess, gap, verdict):
+    ones = torch.ones(3, dtype=torch.float64)
+    found = LogMarginal(
+        -ones, ones, 1000 * ess * ones, torch.tensor(khat), -ones - gap, ones, -ones, 1000, "no"
+    )
+    assert found.verdict == verdict
+
+
+def test_a_negative_estimate_of_a_kl_is_explained():
+    model = LinearGaussian(K=1, D=2)
+    page = pv.diagnose(pv.VAE(model, WideGuide(model, 1.0, 0.0)), model.data(30), num_samples=50, seed=0)
+    below, above = (
+        str(replace(page, information=replace(page.information, aggregate_lower=lower)))
+        for lower in (-0.02, 0.02)
+    )
+    assert "no KL is below 0; an estimate of one may be, by its error" in below
+    assert "no KL is below 0" not in above
 
 
 @pytest.mark.parametrize("factor, shift", [(1.0, 0.0), (1.0, 0.8), (0.6, 0.0)])

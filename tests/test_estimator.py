@@ -268,4 +268,4 @@ def test_features_of_several_sites_lie_side_by_side():
     torch.manual_seed(0)
     means = vae.encode(x, *context(8))
     assert torch.equal(found, torch.cat([means["a"], means["b"].unsqueeze(-1)], 1))
-    assert pv.representation.feature_names(vae) == ["a[0]", "a[1]", "b[0]"]
+    assert pv.representation.feature_names(vae) == ["a[0]", "a[1]", "b"]

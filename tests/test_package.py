@@ -76,6 +76,10 @@ def test_that_test_can_fail():
         assert f"'{name}'" in result.stderr.splitlines()[-1]
 
 
+def test_dir_lists_what_is_exported():
+    assert dir(pv) == sorted(pv.__all__)
+
+
 def test_the_engine_imports_no_particular_model_or_guide():
     for module in MODULES:
         if module.startswith(("pyrovae.models", "pyrovae.guides")) or module == "pyrovae.demo":

@@ -59,6 +59,26 @@ def ranks(quantities=3):
     return torch.randint(0, 101, (300, quantities), generator=torch.Generator().manual_seed(0))
 
 
+def groups(x):
+    """The sign of a row's mean by group, summed out, and two scalar latents."""
+    with pyro.plate("rows", len(x)):
+        group = pyro.sample("group", dist.Bernoulli(torch.tensor(0.5)), infer={"enumerate": "parallel"})
+        shift = pyro.sample("shift", dist.Normal(torch.tensor(0.0), 0.3))
+        scale = pyro.sample("scale", dist.LogNormal(torch.tensor(0.0), 0.1))
+        mean = (4 * group - 2 + shift).unsqueeze(-1) * torch.ones(4)
+        pyro.sample("x", dist.Normal(mean, scale.unsqueeze(-1)).to_event(1), obs=x)
+
+
+def guide_of_groups(x):
+    with pyro.plate("rows", len(x)):
+        pyro.sample("shift", dist.Normal(0.1 * x.mean(1), 0.2))
+        pyro.sample("scale", dist.LogNormal(0.05 * x.std(1), 0.1))
+
+
+def labels_of(ax):
+    return [tick.get_text() for tick in ax.get_yticklabels()]
+
+
 @pytest.fixture(scope="module")
 def linear():
     model = LinearGaussian(K=3, D=16)
@@ -87,6 +107,9 @@ def pictures(linear):
         "reconstructions, strips": lambda ax: plots.reconstructions(vae, x, ax=ax),
         "samples": lambda ax: plots.samples(vae, **shape, seed=0, ax=ax),
         "samples, strips": lambda ax: plots.samples(vae, num_rows=5, seed=0, ax=ax),
+        "samples, many strips": lambda ax: plots.samples(vae, num_rows=16, seed=0, ax=ax),
+        "traversals, strips": lambda ax: plots.traversals(vae, x, seed=0, ax=ax),
+        "interpolation, strips": lambda ax: plots.interpolation(vae, x, ax=ax),
         "traversals": lambda ax: plots.traversals(vae, x, **shape, seed=0, ax=ax),
         "interpolation": lambda ax: plots.interpolation(vae, x, **shape, ax=ax),
         "latent_map": lambda ax: plots.latent_map(vae.encode(x), labels, ax=ax),
@@ -122,6 +145,9 @@ NAMES = [
         "reconstructions, strips",
         "samples",
         "samples, strips",
+        "samples, many strips",
+        "traversals, strips",
+        "interpolation, strips",
     ),
     *("traversals", "interpolation", "latent_map", "latent_map, names", "latent_map, numbers"),
     *(
@@ -229,6 +255,24 @@ class TestNumbers:
         step = slopes[0][0] / direction[0] * 4
         assert float(draws.max() - draws.min()) * 0.5 < step < 3 * float(draws.max() - draws.min())
 
+    def test_traversals_of_strips_say_what_moves(self, linear):
+        ax = plots.traversals(*linear, dimensions=[0, 2], num_steps=5, seed=0)
+        assert labels_of(ax) == ["z[0]", "z[2]"]
+        np.testing.assert_allclose(ax.get_yticks(), [2, 7])  # the middles of five strips each
+
+    def test_strips_say_what_columns_and_lines_are(self, linear):
+        vae, _ = linear
+        few, many = plots.samples(vae, num_rows=5, seed=0), plots.samples(vae, num_rows=16, seed=0)
+        assert labels_of(few) == ["E[x|z]", "draw"] * 5
+        assert labels_of(many) == []
+        assert many.get_ylabel() == "each row: E[x|z] over draw"
+        assert many.get_xlabel() == "entry of the row"
+        assert many.get_xticks().tolist() == list(range(0, 16, 2))
+
+    def test_the_latent_map_names_its_axes(self):
+        ax = plots.latent_map(torch.randn(9, 2), names=["log_ec50", "slope"])
+        assert (ax.get_xlabel(), ax.get_ylabel()) == ("E[log_ec50|x]", "E[slope|x]")
+
     def test_interpolation_begins_and_ends_at_the_rows(self, linear):
         vae, x = linear
         page = np.asarray(
@@ -320,6 +364,7 @@ WRONG = {
     "dimension": (lambda v, x: plots.traversals(v, x, dimensions=[3]), "expected numbers from 0 to 2"),
     "one row": (lambda v, x: plots.interpolation(v, x[:1]), "needs two rows"),
     "labels": (lambda v, x: plots.latent_map(x, [1, 2]), "got 2 labels for 30 rows"),
+    "names": (lambda v, x: plots.latent_map(x, names=["z"]), "got 1 names for 16 columns"),
     "ranks beyond": (lambda v, x: plots.calibration_ranks(ranks(), 50), "expected 0 to num_draws = 50"),
     "chosen from fewer": (
         lambda v, x: plots.calibration_ranks(ranks(), 100, chosen_from=2),
@@ -443,11 +488,33 @@ class TestReport:
     def test_what_cannot_be_drawn_is_said(self):
         model = pv.models.GaussianMixture(3, 4)
         page = plots.report(pv.VAE(model, pv.guides.EmptyGuide()), torch.randn(12, 4), num_samples=20, seed=0)
-        assert {line.split(".")[0] for line in page.left_out} == {
-            *("Reconstructions", "Latent map", "Traversals", "Interpolation"),
-        }
-        assert all("discrete and summed out" in line for line in page.left_out)
+        assert len(page.left_out) == 1
+        assert page.left_out[0].startswith(
+            "Latent map, Traversals, Interpolation. the latents ['k'] are discrete"
+        )
         assert "Left out: Latent map" in page.html()
+
+    def test_summed_out_latents_beside_others(self):
+        """All panels; the same draws for the same seed; names of sites, of which scalars have no place."""
+        x = 0.1 * torch.randn(40, 4)  # of either group, so that draws differ
+        vae = pv.VAE(groups, guide_of_groups)
+        page, again = (plots.report(vae, x, num_samples=50, seed=0) for _ in range(2))
+        assert page.left_out == ()
+        assert page.html() == again.html()
+        axes = {panel.title: panel.draw(Figure().subplots()) for panel in page.panels}
+        assert axes["Latent map"].get_xlabel() == "E[shift|x]"
+        assert axes["Latent map"].get_ylabel() == "E[scale|x]"
+        assert labels_of(axes["Traversals"]) == ["shift"]
+        assert "[]" not in page.html()
+
+    def test_interpolation_mixes_the_rows_draws(self):
+        x = torch.tensor([[-2.0] * 4, [2.0] * 4])  # each row's group is certain
+        vae = pv.VAE(groups, guide_of_groups)
+        page = plots.interpolation(vae, x, num_pairs=1, num_steps=5).images[0].get_array()
+        means = vae.encode(x)["shift"]
+        for step, share in enumerate([0.0, 0.25, 0.5, 0.75, 1.0], 1):
+            expected = torch.lerp(means[0], means[1], share) - 2 * (1 - share) + 2 * share
+            np.testing.assert_allclose(page[step], expected.expand(4), atol=1e-5)
 
     def test_the_predictive_panel_finds_a_wrong_prior(self):
         model = LinearGaussian(K=3, D=16)
@@ -527,7 +594,7 @@ class TestPanels:
         found = pv.diagnose(exact, model.data(20), num_samples=50, seed=0)
         assert "The posterior has collapsed onto the prior" in panels.of_rates(found).sentence
         means = exact.encode(model.data(20))
-        assert "none differs from row to row" in panels.of_latents(means, None).sentence
+        assert "none differs from row to row" in panels.of_latents(means, None, ["z[0]", "z[1]"]).sentence
 
     def test_too_few_weights_are_not_called_bad(self, linear):
         vae, x = linear

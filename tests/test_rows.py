@@ -283,8 +283,12 @@ def test_enumerated_latents_are_summed_out_exactly():
     frequencies = torch.stack([(draws == k).float().mean(0) for k in range(3)], -1)
     torch.testing.assert_close(frequencies, log_joint.softmax(-1).detach(), atol=5 * 0.5 / 20000**0.5, rtol=0)
     assert vae.generate(5).shape == (5, 2)
-    with pytest.raises(ValueError, match="discrete and summed out"):
+    with pytest.raises(ValueError, match="discrete and summed out.*draws' frequencies"):
         vae.encode(x)
+    shares = log_joint.softmax(-1).detach()
+    expected = shares @ model.means.detach()
+    error = (shares @ model.means.detach() ** 2 - expected**2).sqrt() / 100**0.5
+    assert bool(((vae.reconstruct(x, seed=0) - expected).abs() <= 5 * error + 1e-5).all())
 
 
 def test_enumeration_beside_a_continuous_latent():
@@ -303,6 +307,40 @@ def test_enumeration_beside_a_continuous_latent():
     tree = pv.to_arviz(vae, x, num_samples=10)
     assert set(tree.posterior) == {"k", "z"}
     assert vae.decode(vae.sample_posterior(x, num_samples=2)).shape == (2, 9, 2)
+
+
+class GroupedRows(nn.Module):
+    """k ~ Cat, z ~ N(0, 1), x ~ N(z + m_k, 0.5)."""
+
+    means = torch.tensor([-2.0, 3.0])
+    shares = torch.tensor([0.3, 0.7])
+
+    def forward(self, x):
+        with pyro.plate("rows", len(x)):
+            k = pyro.sample("k", dist.Categorical(self.shares), infer={"enumerate": "parallel"})
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z + self.means[k].unsqueeze(-1), 0.5).to_event(1), obs=x)
+
+
+def test_latents_beside_enumerated_ones_have_means_and_reconstructions():
+    model, x = GroupedRows(), 2 * torch.randn(230, 2)  # more rows than a pass of reconstruct() takes
+    vae = pv.VAE(model, guide_of_z)
+    torch.testing.assert_close(vae.encode(x), 0.8 * x)
+    torch.testing.assert_close(pv.features(vae, x), 0.8 * x)
+    z = 0.8 * x
+    likelihood = torch.distributions.Normal(z.unsqueeze(1) + model.means[:, None], 0.5)
+    log_joint = likelihood.log_prob(x.unsqueeze(1)).sum(-1) + model.shares.log()
+    second = log_joint.softmax(-1)[:, 1:]
+    expected = z + model.means[0] + 5.0 * second
+    error = 5.0 * (second * (1 - second) / 100).sqrt()
+    found = vae.reconstruct(x, seed=3)
+    # 5 errors and a draw: false alarms below 1e-4 over all rows.
+    assert bool(((found - expected).abs() <= 5 * error + 0.05).all())
+    assert bool(((second > 0.1) & (second < 0.9)).any())  # or the draws would not matter
+    before = torch.get_rng_state()
+    torch.testing.assert_close(vae.reconstruct(x, seed=3), found, rtol=0, atol=0)
+    assert torch.equal(before, torch.get_rng_state())
+    assert not torch.equal(vae.reconstruct(x, seed=4), found)
 
 
 def test_enumeration_inside_an_inner_plate_multiplies_after_summing():

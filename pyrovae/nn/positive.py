@@ -25,6 +25,15 @@ def positive(raw: Tensor) -> Tensor:
 class PositiveParameter(nn.Module):
     """A learned positive tensor: a likelihood's scale per model (a number) or per feature (a tensor).
 
+    It is a softplus of what is learned, so that steps do not grow with the value: one far above 1 moves slowly. Start
+    it near the size that you expect.
+
+    Args:
+        initial: the value at first, positive.
+
+    Raises:
+        ValueError: an initial value that is not positive.
+
     Example:
         >>> PositiveParameter(0.1)()
         tensor(0.1000, grad_fn=<AddBackward0>)

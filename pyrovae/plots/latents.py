@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,16 +16,19 @@ MOST_CLASSES = 20
 MARKERS = "osD^vP*X<>"
 
 
-def latent_map(means: Any, labels: Any = None, *, ax: Axes | None = None) -> Axes:
+def latent_map(
+    means: Any, labels: Any = None, *, names: Sequence[str] | None = None, ax: Axes | None = None
+) -> Axes:
     """Posterior means [N, K], on their first two principal components where K > 2.
 
     Args:
         means: [N, K], from `VAE.encode` or `pyrovae.features`.
         labels: [N], classes (one glyph each) or numbers (one colour each, if there are more than 20 different).
+        names: of the K columns; z[0], z[1] and so on if None.
         ax: to draw on; None makes a figure.
 
     Raises:
-        ValueError: means of another shape, or labels of another number.
+        ValueError: means of another shape, or labels or names of another number.
 
     Example:
         >>> latent_map(torch.randn(10, 2), labels=[0, 1] * 5).get_xlabel()
@@ -36,14 +40,18 @@ def latent_map(means: Any, labels: Any = None, *, ax: Axes | None = None) -> Axe
         raise ValueError(f"means has shape {list(points.shape)}: expected [N, K].")
     if labels is not None and len(labels) != len(points):
         raise ValueError(f"got {len(labels)} labels for {len(points)} rows.")
+    if names is None:
+        names = [f"z[{k}]" for k in range(points.shape[1])]
+    if len(names) != points.shape[1]:
+        raise ValueError(f"got {len(names)} names for {points.shape[1]} columns.")
     ax = axes_or_new(ax)
-    points, names = _in_the_plane(points)
+    points, axis_names = _in_the_plane(points, names)
     if labels is None:
         ax.scatter(points[:, 0], points[:, 1], s=12, color=BLUE, alpha=0.7, linewidths=0)
     else:
         _by_label(ax, points, as_array(labels))
-    ax.set(xlabel=names[0], ylabel=names[1], title="Latent map")
-    if not names[1]:
+    ax.set(xlabel=axis_names[0], ylabel=axis_names[1], title="Latent map")
+    if not axis_names[1]:
         ax.set_yticks([])
     return ax
 
@@ -55,20 +63,20 @@ def principal_shares(means: Any) -> np.ndarray:
     return singular**2 / max((singular**2).sum(), np.finfo(float).tiny)
 
 
-def _in_the_plane(points: np.ndarray) -> tuple[np.ndarray, list[str]]:
+def _in_the_plane(points: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
     if points.shape[1] == 1:
         height = np.random.default_rng(0).uniform(size=len(points))  # so that rows do not hide each other
-        return np.column_stack([points[:, 0], height]), ["E[z|x]", ""]
+        return np.column_stack([points[:, 0], height]), [f"E[{names[0]}|x]", ""]
     if points.shape[1] == 2 or len(points) == 1:  # one row has no principal components
-        return points[:, :2], ["E[z[0]|x]", "E[z[1]|x]"]
+        return points[:, :2], [f"E[{name}|x]" for name in names[:2]]
     shares = principal_shares(points)
     centred = points - points.mean(0)
     directions = np.linalg.svd(centred, full_matrices=False)[2]
     # The sign of a singular vector is arbitrary; the same picture on every machine needs one.
     largest = np.abs(directions).argmax(1)
     directions = directions * np.sign(directions[np.arange(len(directions)), largest])[:, None]
-    names = [f"principal component {i + 1} of E[z|x] ({shares[i]:.0%})" for i in range(2)]
-    return centred @ directions[:2].T, names
+    axis_names = [f"principal component {i + 1} of E[z|x] ({shares[i]:.0%})" for i in range(2)]
+    return centred @ directions[:2].T, axis_names
 
 
 def _by_label(ax: Axes, points: np.ndarray, labels: np.ndarray) -> None:

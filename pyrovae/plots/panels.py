@@ -60,7 +60,7 @@ def of_history(history: pd.DataFrame) -> Panel:
     return Panel("Training", lambda ax: training_history(history, ax=ax), sentence, table)
 
 
-def of_latents(means: Any, labels: Any) -> Panel:
+def of_latents(means: Any, labels: Any, names: list[str]) -> Panel:
     """How the rows lie."""
     shares = principal_shares(means)
     sentence = f"Posterior means of {len(means)} rows in {means.shape[1]} dimensions"
@@ -73,20 +73,21 @@ def of_latents(means: Any, labels: Any) -> Panel:
     table = pd.DataFrame(
         {"share of variance": shares}, index=[f"component {i + 1}" for i in range(len(shares))]
     )
-    return Panel("Latent map", lambda ax: latent_map(means, labels, ax=ax), sentence, table.head(10))
+    return Panel(
+        "Latent map", lambda ax: latent_map(means, labels, names=names, ax=ax), sentence, table.head(10)
+    )
 
 
 def of_weights(result: LogMarginal) -> Panel:
     """Can log p(x) be believed?"""
-    if result.unknown.all():
-        verdict = "take more samples to see whether log p(x) can be relied on."
-    elif result.share_good >= 0.95:
-        verdict = f"log p(x) and its error can be relied on{'' if result.share_good == 1 else ' but for the others'}."
-    else:
-        verdict = (
-            "for the others log p(x) is more likely too low than too high: take a richer guide, refine() it, or more "
-            "samples."
-        )
+    verdict = {
+        "unknown": "take more samples to see whether log p(x) can be relied on.",
+        "good": "log p(x) and its error can be relied on.",
+        "tails": "log p(x) and its error can be relied on but for the others, where it may err low, usually little: "
+        "the weights' tails are heavier than so many draws can tell.",
+        "poor": "for the others log p(x) is more likely too low than too high: take a richer guide, refine() it, or "
+        "more samples.",
+    }[result.verdict]
     sentence = f"{result.reliability}; {verdict}"
     # An infinite k (too few draws to tell) would make every mean infinite; its rows count in the sentence.
     table = (

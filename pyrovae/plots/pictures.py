@@ -18,6 +18,7 @@ from pyrovae.evidence import seeds_from
 from pyrovae.latents import Latents
 from pyrovae.layout import rows_first
 from pyrovae.plots.style import as_array, axes_or_new
+from pyrovae.representation import site_names
 from pyrovae.vae import VAE, check_count
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 ImageShape = tuple[int, ...]
 MOST_DIMENSIONS = 8
+MOST_LABELS = 16  # of strips, before one overlaps the next
+# Of latents that are summed out, over which E[x|z] is averaged.
+DRAWS = 100
 
 
 def image_grid(
@@ -40,7 +44,7 @@ def image_grid(
     Args:
         lines: arrays or tensors of as many rows each.
         image_shape: height and width, or channels (1 or 3), height and width; None takes the event's own.
-        labels: of the lines.
+        labels: of the lines; the y axis names them once where there are many strips.
         title: of the picture.
         ax: to draw on; None makes a figure.
 
@@ -68,10 +72,15 @@ def image_grid(
         )
         for line in images
     ]
+    names, said = labels, ""
     if strips:  # the rows one under another, each with its lines together
         order = [line[i] for i in range(len(padded[0])) for line in padded]
         page, step = np.concatenate(order), 1.0
-        labels = list(labels) * len(padded[0]) if labels is not None else None
+        if names is not None and len(order) > MOST_LABELS:
+            said = "each row: " + " over ".join(names)
+            names = None
+        elif names is not None:
+            names = list(names) * len(padded[0])
     else:
         page = np.concatenate([np.concatenate(list(line), axis=1) for line in padded])
         step = height + 2.0 * gap
@@ -86,9 +95,16 @@ def image_grid(
     )
     if not unit and not colour:
         ax.figure.colorbar(drawn, ax=ax, location="bottom", shrink=0.6, aspect=40, pad=0.02)
-    ax.set(xticks=[], yticks=[], title=title)
-    if labels is not None:
-        ax.set_yticks([(i + 0.5) * step - 0.5 for i in range(len(labels))], labels, fontsize="small")
+    ax.set(yticks=[], title=title, ylabel=said)
+    if strips:
+        ax.set_xticks(_whole_places(width))
+        ax.set_xlabel("entry of the row")
+        if len(lines) > 1:
+            _divide(ax, len(padded[0]), len(lines))
+    else:
+        ax.set_xticks([])
+    if names is not None:
+        ax.set_yticks([(i + 0.5) * step - 0.5 for i in range(len(names))], names, fontsize="small")
         ax.tick_params(axis="y", length=0)
     return ax
 
@@ -203,7 +219,7 @@ def traversals(
     """What each latent dimension does: the first row's E[x|z] while one dimension of z moves and the others stay.
 
     A dimension moves from the 1% to the 99% quantile of posterior draws over all the rows, the range in which the
-    decoder has been trained.
+    decoder has been trained. Latents that are summed out stay as the first row's draws, over which E[x|z] is averaged.
 
     Args:
         vae: the pair.
@@ -227,7 +243,7 @@ def traversals(
 
     """
     check_count("num_steps", num_steps)
-    means = _by_site(vae.encode(x, *context), vae)
+    means = _means_by_site(vae, x, *context)
     latent = _chosen(latent, means, "latent")
     flat = means[latent].reshape(len(means[latent]), -1)
     if dimensions is None:
@@ -235,8 +251,10 @@ def traversals(
         dimensions = sorted(order[:MOST_DIMENSIONS].tolist())
     if not dimensions or not all(0 <= k < flat.shape[1] for k in dimensions):
         raise ValueError(f"dimensions is {list(dimensions)}: expected numbers from 0 to {flat.shape[1] - 1}.")
+    first = _take(vae, x, context, slice(0, 1))
     with rows.fixed_seed(next(seeds_from(seed)), vae.device):
         draws = vae.sample_posterior(x, *context)[latent][0].reshape(len(flat), -1)
+        summed_out = _summed_out(vae, *first)
     ends = torch.quantile(
         draws.double(), torch.tensor([0.01, 0.99], dtype=torch.float64, device=draws.device), dim=0
     )
@@ -246,13 +264,15 @@ def traversals(
         moved[:, k] = torch.linspace(float(ends[0, k]), float(ends[1, k]), num_steps)
         given = {name: value[:1].expand(num_steps, *value.shape[1:]) for name, value in means.items()}
         given[latent] = moved.reshape(num_steps, *means[latent].shape[1:])
-        lines.append(
-            as_array(one_site(vae.decode(given, *_repeated(vae, x, context, 0, num_steps)), vae, site))
-        )
-        labels.append(f"{latent}[{k}]")
+        given |= {name: value.expand(-1, num_steps, *value.shape[2:]) for name, value in summed_out.items()}
+        lines.append(_decoded(vae, given, _repeated(vae, x, context, 0, num_steps), site))
+        labels.append(site_names(vae, latent)[k])
     title = "One latent dimension at a time"
     if _is_strips(lines[0], image_shape):
-        return image_grid([np.concatenate(lines)], image_shape, title=title, ax=ax)
+        ax = image_grid([np.concatenate(lines)], image_shape, title=title, ax=ax)
+        ax.set_yticks([(i + 0.5) * num_steps - 0.5 for i in range(len(labels))], labels, fontsize="small")
+        _divide(ax, len(labels), num_steps)
+        return ax
     return image_grid(lines, image_shape, labels=labels, title=title, ax=ax)
 
 
@@ -267,6 +287,9 @@ def interpolation(
     ax: Axes | None = None,
 ) -> Axes:
     """From one row to the next: E[x|z] along the line between their posterior means, the rows themselves at both ends.
+
+    Of latents that are summed out the share of draws that are the second row's rises along the line; E[x|z] is
+    averaged over the draws.
 
     Args:
         vae: the pair.
@@ -292,7 +315,7 @@ def interpolation(
     shown = _take(vae, x, context, slice(0, 2 * num_pairs))
     if len(shown[0]) < 2:
         raise ValueError("interpolation needs two rows at least.")
-    means = _by_site(vae.encode(*shown), vae)
+    means, summed_out = _means_by_site(vae, *shown), _summed_out(vae, *shown)
     originals = as_array(observed_rows(vae, *shown)[_site(vae, site)])
     lines = []
     for a in range(0, len(originals) - 1, 2):
@@ -301,12 +324,19 @@ def interpolation(
             name: torch.stack([torch.lerp(value[a], value[a + 1], w) for w in share.to(value)])
             for name, value in means.items()
         }
-        between = as_array(one_site(vae.decode(given, *_repeated(vae, x, context, a, num_steps)), vae, site))
+        second = (torch.arange(DRAWS, device=vae.device)[:, None] + 0.5) / DRAWS < share
+        for name, value in summed_out.items():
+            chosen = second.reshape(*second.shape, *[1] * (value.dim() - 2))
+            given[name] = torch.where(chosen, value[:, a + 1 : a + 2], value[:, a : a + 1])
+        between = _decoded(vae, given, _repeated(vae, x, context, a, num_steps), site)
         first, last = (originals[i : i + 1].reshape(1, *between.shape[1:]) for i in (a, a + 1))
         lines.append(np.concatenate([first, between, last]))
+    title = "From row to row, by way of z"
     if _is_strips(lines[0], image_shape):
-        lines = [np.concatenate(lines)]
-    return image_grid(lines, image_shape, title="From row to row, by way of z", ax=ax)
+        ax = image_grid([np.concatenate(lines)], image_shape, title=title, ax=ax)
+        _divide(ax, len(lines), num_steps + 2)
+        return ax
+    return image_grid(lines, image_shape, title=title, ax=ax)
 
 
 def observed_rows(vae: VAE, x: Any, *context: Any) -> dict[str, Tensor]:
@@ -327,9 +357,33 @@ def _repeated(vae: VAE, x: Any, context: tuple[Any, ...], row: int, times: int) 
     return tuple(a.repeat(times, *[1] * (a.dim() - 1)) if isinstance(a, Tensor) else a for a in taken)
 
 
-def _by_site(values: Latents, vae: VAE) -> Mapping[str, Tensor]:
-    names = list(vae.layout.hidden)
-    return {names[0]: values} if isinstance(values, Tensor) else values
+def _means_by_site(vae: VAE, *data: Any) -> Mapping[str, Tensor]:
+    """Posterior means of the guide's latents: [N, ...]."""
+    means = vae.encode(*data)
+    return dict.fromkeys(vae.layout.latents, means) if isinstance(means, Tensor) else means
+
+
+def _summed_out(vae: VAE, *data: Any) -> dict[str, Tensor]:
+    """Posterior draws of the latents that are summed out: [S, N, ...]."""
+    if not vae.layout.enumerated:
+        return {}
+    draws = vae.sample_posterior(*data, num_samples=DRAWS)
+    return {name: draws[name] for name in vae.layout.enumerated}
+
+
+def _decoded(vae: VAE, given: Mapping[str, Tensor], context: tuple[Any, ...], site: str | None) -> np.ndarray:
+    """E[x|z] [n, ...] at latents [n, ...], averaged over the draws of those that are summed out, [S, n, ...]."""
+    num_draws = DRAWS if vae.layout.enumerated else 1
+    latents = {
+        name: given[name]
+        if name in vae.layout.enumerated
+        else given[name].expand(num_draws, *given[name].shape)
+        for name in vae.layout.hidden
+    }
+    found = vae.decode(latents, *context)
+    if isinstance(found, Tensor):
+        return as_array(one_site(found.mean(0), vae, site))
+    return as_array(one_site({name: means.mean(0) for name, means in found.items()}, vae, site))
 
 
 def _site(vae: VAE, site: str | None) -> str:
@@ -359,6 +413,17 @@ def one_site(values: Latents, vae: VAE, site: str | None) -> Tensor:
     if found.dim() > 1 + len(layout.inner_dims) + len(layout.event_shape):
         raise rows.NoMeanError(f"site '{name}' has no mean to show: its values are labels of categories.")
     return found
+
+
+def _divide(ax: Axes, groups: int, strips: int) -> None:
+    """Lines between groups of so many strips."""
+    for group in range(1, groups):
+        ax.axhline(group * strips - 0.5, color="white", linewidth=1.5)
+
+
+def _whole_places(width: int) -> np.ndarray:
+    """At most about ten of the entries of a row, evenly spaced."""
+    return np.arange(0, width, math.ceil(width / 10))
 
 
 def _is_strips(line: np.ndarray, image_shape: ImageShape | None) -> bool:

@@ -8,13 +8,15 @@ import io
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import torch
 from torch import Tensor
 
+from pyrovae import rows
 from pyrovae.arviz_bridge import to_arviz
 from pyrovae.calibration import Calibration, calibrate
 from pyrovae.diagnosis import Diagnosis, diagnose
@@ -24,10 +26,11 @@ from pyrovae.plots import panels, pictures
 from pyrovae.plots.panels import Panel
 from pyrovae.plots.pictures import ImageShape
 from pyrovae.plots.style import axes_or_new
-from pyrovae.representation import features
+from pyrovae.representation import feature_names, features
 from pyrovae.vae import VAE, check_count
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 COLUMNS = 3
@@ -190,14 +193,16 @@ def report(
     makers["Calibration"] = lambda: panels.of_calibration(of_calibration())
     if rate_distortion is not None:
         makers["Rate and distortion"] = lambda: panels.of_rate_distortion(rate_distortion)
-    made, left_out = [], []
+    made: list[Panel] = []
+    left_out: dict[str, list[str]] = {}  # why, and which panels
     for name, make in makers.items():
         try:
-            panel = make()
+            with rows.fixed_seed(chosen, vae.device):
+                panel = _from_seed(make(), chosen, vae.device)
             panel.draw(axes_or_new(None))
             made.append(panel)
         except ValueError as error:
-            left_out.append(f"{name}. {error}")
+            left_out.setdefault(str(error), []).append(name)
     summary = pd.DataFrame(
         {
             "rows": [len(data)],
@@ -208,7 +213,21 @@ def report(
         },
         index=["these rows"],
     )
-    return Report(title, summary, str(found), (*made, *extra), tuple(left_out))
+    return Report(title, summary, str(found), (*made, *extra), _said_once(left_out))
+
+
+def _from_seed(panel: Panel, seed: int, device: torch.device) -> Panel:
+    """The panel with a picture that is the same each time."""
+
+    def draw(ax: Axes) -> Axes:
+        with rows.fixed_seed(seed, device):
+            return panel.draw(ax)
+
+    return replace(panel, draw=draw)
+
+
+def _said_once(left_out: dict[str, list[str]]) -> tuple[str, ...]:
+    return tuple(f"{', '.join(names)}. {why}" for why, names in left_out.items())
 
 
 def _calibration(
@@ -272,7 +291,7 @@ def _of_pair(
 
     yield "Reconstructions", reconstructions
     yield "Samples", samples
-    yield "Latent map", lambda: panels.of_latents(features(vae, x, *context), labels)
+    yield "Latent map", lambda: panels.of_latents(features(vae, x, *context), labels, feature_names(vae))
     yield "Traversals", traversals
     yield "Interpolation", interpolation
     yield "Predictive check", predictive
