@@ -138,11 +138,14 @@ class GatheredBatches:
 
     def _batch(self, places: Tensor, index: Tensor) -> Batch:
         """The rows at `places`, which `index` has where they are looked up."""
-        own = slice(self.share.rank, None, self.share.of)
-        if len(places[own]) == 0:
-            return Batch(None, places[own], len(places))
-        arguments = self.data.take(index[own], self.device)
-        return Batch(transformed(arguments, self.transform), places[own], len(places))
+        num_rows = len(places)
+        if self.share.of > 1:
+            own = slice(self.share.rank, None, self.share.of)
+            places, index = places[own], index[own]
+        if len(places) == 0:
+            return Batch(None, places, num_rows)
+        arguments = self.data.take(index, self.device)
+        return Batch(transformed(arguments, self.transform), places, num_rows)
 
     def fingerprint(self) -> str:
         """Of all rows, or of some thousand spread over them where there are more."""

@@ -112,7 +112,8 @@ class Watch:
     def _look_at_losses(self) -> None:
         if not self._unseen:
             return
-        losses = torch.stack([loss for *_, loss in self._unseen]).tolist()
+        unseen = [loss for *_, loss in self._unseen]
+        losses = torch.stack(unseen).tolist() if len(unseen) > 1 else [unseen[0].item()]
         for (step, epoch, batch, _), loss in zip(self._unseen, losses, strict=True):
             if not math.isfinite(loss):
                 raise self._failure(f"the loss of step {step + 1} (epoch {epoch + 1}) is not finite: ", batch)

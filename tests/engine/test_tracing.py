@@ -85,10 +85,10 @@ class First(nn.Module):
 NOT_TRACED = {
     "spline_flow": "the shape that aten.index.Tensor gives depends on values",
     "FlowPrior, autoregressive": "an operation of it looks at values of a tensor",
-    "GaussianMixture": "looks at values of a tensor (bool)",
+    "GaussianMixture": "are summed out",
     "MixedTableModel": "the shape that aten.index.Tensor gives depends on values",
     "discrete": "an operation of it looks at values of a tensor",
-    "enumerated": "looks at values of a tensor (bool)",
+    "enumerated": "are summed out",
 }
 
 
