@@ -204,7 +204,7 @@ assert not after.passed
 assert coverage(after) > coverage(before) + 0.15
 assert bad < page.bad_k / 2
 
-figure = Figure(figsize=(10, 6.4), layout="constrained")
+figure = Figure(figsize=(12, 6.4), layout="constrained")
 axes = figure.subplots(2, 2)
 for line, (when, calibration, quality) in zip(
     axes, (("before", before, page.quality), ("after", after, mended)), strict=True
