@@ -15,9 +15,10 @@ import pyro
 import torch
 
 from pyrovae.evidence import log_marginal
+from pyrovae.optimizers import OptimizerFactory
 from pyrovae.representation import feature_names, features
 from pyrovae.rows import fixed_seed
-from pyrovae.training import OptimizerFactory, fit
+from pyrovae.training import fit
 from pyrovae.vae import VAE, check_count
 
 try:

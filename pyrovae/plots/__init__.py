@@ -7,9 +7,10 @@ as it is. For ArviZ's own plots give `pyrovae.to_arviz(...)` to ArviZ.
 
 from pyrovae.plots.checks import calibration_ranks, khat, predictive_check
 from pyrovae.plots.curves import rate_distortion, rate_per_dimension, training_history
+from pyrovae.plots.grids import image_grid
 from pyrovae.plots.latents import latent_map
 from pyrovae.plots.panels import Panel
-from pyrovae.plots.pictures import image_grid, interpolation, reconstructions, samples, traversals
+from pyrovae.plots.pictures import interpolation, reconstructions, samples, traversals
 from pyrovae.plots.report import Report, report
 
 __all__ = [

@@ -5,7 +5,6 @@ Rows whose event is an image, or that `image_shape` makes one, are drawn as imag
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -17,96 +16,15 @@ from pyrovae import rows
 from pyrovae.evidence import seeds_from
 from pyrovae.latents import Latents
 from pyrovae.layout import rows_first
-from pyrovae.plots.style import as_array, axes_or_new
+from pyrovae.plots.grids import ImageShape, divide, image_grid, is_strips
+from pyrovae.plots.style import as_array
 from pyrovae.representation import site_names
-from pyrovae.vae import VAE, check_count
+from pyrovae.vae import DRAWS, VAE, check_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-ImageShape = tuple[int, ...]
 MOST_DIMENSIONS = 8
-MOST_LABELS = 16  # of strips, before one overlaps the next
-# Of latents that are summed out, over which E[x|z] is averaged.
-DRAWS = 100
-
-
-def image_grid(
-    lines: Sequence[Any],
-    image_shape: ImageShape | None = None,
-    *,
-    labels: Sequence[str] | None = None,
-    title: str = "",
-    ax: Axes | None = None,
-) -> Axes:
-    """Lines of images, each [n, *event], one under another; strips of a heat map where rows are no images.
-
-    Args:
-        lines: arrays or tensors of as many rows each.
-        image_shape: height and width, or channels (1 or 3), height and width; None takes the event's own.
-        labels: of the lines; the y axis names them once where there are many strips.
-        title: of the picture.
-        ax: to draw on; None makes a figure.
-
-    Raises:
-        ValueError: an image shape that does not fit the rows.
-
-    Example:
-        >>> image_grid([torch.rand(5, 64), torch.rand(5, 64)], (8, 8), labels=["x", "mean"]).get_title()
-        ''
-
-    """
-    images = [_as_images(as_array(line), image_shape) for line in lines]
-    joined = np.concatenate([line.ravel() for line in images])
-    unit = bool(np.nanmin(joined) >= 0 and np.nanmax(joined) <= 1)
-    height, width = images[0].shape[1:3]
-    strips = height == 1
-    gap = max(1, round(0.1 * min(height, width)))
-    around = ((0, 0), (gap, gap), (gap, gap)) if not strips else ((0, 0), (0, 0), (0, 0))
-    colour = images[0].ndim == 4
-    padded = [
-        np.pad(
-            line.astype(float),
-            around + (((0, 0),) if colour else ()),
-            constant_values=1.0 if colour else np.nan,
-        )
-        for line in images
-    ]
-    names, said = labels, ""
-    if strips:  # the rows one under another, each with its lines together
-        order = [line[i] for i in range(len(padded[0])) for line in padded]
-        page, step = np.concatenate(order), 1.0
-        if names is not None and len(order) > MOST_LABELS:
-            said = "each row: " + " over ".join(names)
-            names = None
-        elif names is not None:
-            names = list(names) * len(padded[0])
-    else:
-        page = np.concatenate([np.concatenate(list(line), axis=1) for line in padded])
-        step = height + 2.0 * gap
-    ax = axes_or_new(ax)
-    drawn = ax.imshow(
-        page,
-        cmap="gray_r" if unit else "viridis",
-        interpolation="nearest",
-        aspect="auto" if strips else "equal",
-        vmin=0 if unit else None,
-        vmax=1 if unit else None,
-    )
-    if not unit and not colour:
-        ax.figure.colorbar(drawn, ax=ax, location="bottom", shrink=0.6, aspect=40, pad=0.02)
-    ax.set(yticks=[], title=title, ylabel=said)
-    if strips:
-        ax.set_xticks(_whole_places(width))
-        ax.set_xlabel("entry of the row")
-        if len(lines) > 1:
-            _divide(ax, len(padded[0]), len(lines))
-    else:
-        ax.set_xticks([])
-    if names is not None:
-        ax.set_yticks([(i + 0.5) * step - 0.5 for i in range(len(names))], names, fontsize="small")
-        ax.tick_params(axis="y", length=0)
-    return ax
 
 
 def reconstructions(
@@ -148,7 +66,7 @@ def reconstructions(
     for first in range(0, whole * columns, columns):
         lines += [originals[first : first + columns], means[first : first + columns]]
     labels = ["x", "E[x|z]"] * whole
-    if _is_strips(lines[0], image_shape):
+    if is_strips(lines[0], image_shape):
         labels = ["x", "E[x|z]"]
         lines = [originals[:columns], means[:columns]]
     return image_grid(lines, image_shape, labels=labels, title="Rows and their reconstructions", ax=ax)
@@ -199,7 +117,7 @@ def samples(
         some = slice(first, first + columns)
         lines += ([] if means is None else [means[some]]) + [drawn[some]]
         labels += ([] if means is None else ["E[x|z]"]) + ["draw"]
-    if _is_strips(drawn, image_shape):
+    if is_strips(drawn, image_shape):
         lines, labels = ([drawn], ["draw"]) if means is None else ([means, drawn], ["E[x|z]", "draw"])
     return image_grid(lines, image_shape, labels=labels, title="Drawn from the model: z ~ p(z)", ax=ax)
 
@@ -268,10 +186,10 @@ def traversals(
         lines.append(_decoded(vae, given, _repeated(vae, x, context, 0, num_steps), site))
         labels.append(site_names(vae, latent)[k])
     title = "One latent dimension at a time"
-    if _is_strips(lines[0], image_shape):
+    if is_strips(lines[0], image_shape):
         ax = image_grid([np.concatenate(lines)], image_shape, title=title, ax=ax)
         ax.set_yticks([(i + 0.5) * num_steps - 0.5 for i in range(len(labels))], labels, fontsize="small")
-        _divide(ax, len(labels), num_steps)
+        divide(ax, len(labels), num_steps)
         return ax
     return image_grid(lines, image_shape, labels=labels, title=title, ax=ax)
 
@@ -332,9 +250,9 @@ def interpolation(
         first, last = (originals[i : i + 1].reshape(1, *between.shape[1:]) for i in (a, a + 1))
         lines.append(np.concatenate([first, between, last]))
     title = "From row to row, by way of z"
-    if _is_strips(lines[0], image_shape):
+    if is_strips(lines[0], image_shape):
         ax = image_grid([np.concatenate(lines)], image_shape, title=title, ax=ax)
-        _divide(ax, len(lines), num_steps + 2)
+        divide(ax, len(lines), num_steps + 2)
         return ax
     return image_grid(lines, image_shape, title=title, ax=ax)
 
@@ -413,35 +331,3 @@ def one_site(values: Latents, vae: VAE, site: str | None) -> Tensor:
     if found.dim() > 1 + len(layout.inner_dims) + len(layout.event_shape):
         raise rows.NoMeanError(f"site '{name}' has no mean to show: its values are labels of categories.")
     return found
-
-
-def _divide(ax: Axes, groups: int, strips: int) -> None:
-    """Lines between groups of so many strips."""
-    for group in range(1, groups):
-        ax.axhline(group * strips - 0.5, color="white", linewidth=1.5)
-
-
-def _whole_places(width: int) -> np.ndarray:
-    """At most about ten of the entries of a row, evenly spaced."""
-    return np.arange(0, width, math.ceil(width / 10))
-
-
-def _is_strips(line: np.ndarray, image_shape: ImageShape | None) -> bool:
-    return _as_images(line, image_shape).shape[1] == 1
-
-
-def _as_images(line: np.ndarray, image_shape: ImageShape | None) -> np.ndarray:
-    """[n, H, W], or [n, H, W, 3] in colour; a row that is no image is one line of pixels."""
-    shape = tuple(image_shape) if image_shape is not None else line.shape[1:]
-    if math.prod(shape) != math.prod(line.shape[1:]):
-        raise ValueError(f"image_shape is {shape}: a row has {math.prod(line.shape[1:])} entries.")
-    images = line.reshape(len(line), *shape)
-    if images.ndim == 4 and shape[0] == 3:
-        return np.clip(np.moveaxis(images, 1, -1), 0, 1)
-    if images.ndim == 4 and shape[0] == 1:
-        return images[:, 0]
-    if images.ndim == 3:
-        return images
-    if image_shape is not None:
-        raise ValueError(f"image_shape is {shape}: expected (height, width) or (1 or 3, height, width).")
-    return images.reshape(len(line), 1, -1)

@@ -23,8 +23,8 @@ from pyrovae.diagnosis import Diagnosis, diagnose
 from pyrovae.evidence import seeds_from
 from pyrovae.files import write_atomically
 from pyrovae.plots import panels, pictures
+from pyrovae.plots.grids import ImageShape
 from pyrovae.plots.panels import Panel
-from pyrovae.plots.pictures import ImageShape
 from pyrovae.plots.style import axes_or_new
 from pyrovae.representation import feature_names, features
 from pyrovae.vae import VAE, check_count
