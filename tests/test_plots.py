@@ -261,7 +261,8 @@ class TestNumbers:
         np.testing.assert_allclose(ax.get_yticks(), [2, 7])  # the middles of five strips each
 
     def test_strips_say_what_columns_and_lines_are(self, linear):
-        vae, _ = linear
+        vae, x = linear
+        vae.rows(x)
         few, many = plots.samples(vae, num_rows=5, seed=0), plots.samples(vae, num_rows=16, seed=0)
         assert labels_of(few) == ["E[x|z]", "draw"] * 5
         assert labels_of(many) == []
