@@ -15,6 +15,7 @@ from benchmarks import by_hand, data, deep_markov
 from pyrovae.guides import AmortizedGuide, BottomUpGuide, DiagonalNormal
 from pyrovae.models import Bernoulli, HierarchicalModel, LatentVariableModel, Normal, StandardNormal
 from pyrovae.nn import MLP, ConvDecoder, ConvEncoder
+from pyrovae.pair.running import row_terms
 
 SIZE, HIDDEN, K = 784, 400, 20
 LATENT, BETWEEN, TOP = 40, 100, 10  # of the two levels
@@ -162,7 +163,7 @@ def check_same(task: Task, device: torch.device, samples: int = 200) -> None:
     with torch.no_grad(), vae.evaluating():
         for seed in range(samples):
             torch.manual_seed(seed)
-            terms: Any = pv.rows.row_terms(vae, rows, 1)
+            terms: Any = row_terms(vae, rows, 1)
             torch.manual_seed(seed)
             log_likelihood, rate = model(*rows)
             likelihoods.append((log_likelihood - terms.log_likelihood[0]).abs() / (1 + log_likelihood.abs()))

@@ -19,8 +19,8 @@ from pyrovae.guides.posteriors import DiagonalNormal
 from pyrovae.guides.sequence import MarkovPosterior
 from pyrovae.models.sequences import MarkovSequence
 from pyrovae.nn import GRU, MLP, ConvEncoder
-from pyrovae.rows import plain_trace
-from pyrovae.sites import sample_sites
+from pyrovae.pair.running import plain_trace
+from pyrovae.pair.sites import sample_sites
 
 Family: TypeAlias = Callable[[int, int, Sequence[int]], nn.Module]
 

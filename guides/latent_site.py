@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import biject_to, constraints
 
 from pyrovae.models.sequences import MarkovSequence
-from pyrovae.sites import family_name
+from pyrovae.pair.sites import family_name
 
 JOINT = "_latents"
 

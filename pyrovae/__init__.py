@@ -7,20 +7,20 @@ its own, `to_arviz` hands it to ArviZ.
 
 from pyrovae import callbacks, guides, models, nn, objectives, plots
 from pyrovae._version import __version__
-from pyrovae.annealing import AnnealedImportanceSampling
-from pyrovae.arviz_bridge import to_arviz
-from pyrovae.calibration import Calibration, calibrate
-from pyrovae.checkpoints import Checkpoint
-from pyrovae.comparison import Comparison, compare
-from pyrovae.diagnosis import Diagnosis, diagnose
-from pyrovae.evidence import Elbo, LogMarginal, elbo, log_marginal
-from pyrovae.importance import ImportanceSampling
-from pyrovae.nonfinite import NonFiniteLossError
-from pyrovae.rate_distortion import rate_distortion
-from pyrovae.refinement import Refinement, refine
-from pyrovae.representation import Clustering, Probe, cluster, features, probe
-from pyrovae.simulated_bounds import SimulatedBounds, simulated_bounds
-from pyrovae.training import fit
+from pyrovae.criticism.calibration import Calibration, calibrate
+from pyrovae.criticism.diagnosis import Diagnosis, diagnose
+from pyrovae.criticism.rate_distortion import rate_distortion
+from pyrovae.evidence.annealing import AnnealedImportanceSampling
+from pyrovae.evidence.comparison import Comparison, compare
+from pyrovae.evidence.importance import ImportanceSampling
+from pyrovae.evidence.marginal import Elbo, LogMarginal, elbo, log_marginal
+from pyrovae.evidence.refinement import Refinement, refine
+from pyrovae.evidence.simulated_bounds import SimulatedBounds, simulated_bounds
+from pyrovae.exchange.arviz_bridge import to_arviz
+from pyrovae.exchange.representation import Clustering, Probe, cluster, features, probe
+from pyrovae.training.checkpoints import Checkpoint
+from pyrovae.training.fitting import fit
+from pyrovae.training.nonfinite import NonFiniteLossError
 from pyrovae.vae import VAE
 
 __all__ = [

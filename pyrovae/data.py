@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.layout import Arguments
+from pyrovae.pair.layout import Arguments
 
 
 class OnDisk:

@@ -15,15 +15,15 @@ import pandas as pd
 import torch
 
 from pyrovae import guides, models, nn, plots
-from pyrovae.arviz_bridge import to_arviz
-from pyrovae.calibration import calibrate
-from pyrovae.diagnosis import diagnose
-from pyrovae.evidence import LogMarginal, elbo, log_marginal
+from pyrovae.criticism.calibration import calibrate
+from pyrovae.criticism.diagnosis import diagnose
+from pyrovae.evidence.marginal import LogMarginal, elbo, log_marginal
+from pyrovae.evidence.psis import good_k
+from pyrovae.exchange.arviz_bridge import to_arviz
+from pyrovae.exchange.representation import cluster, probe
 from pyrovae.files import write_atomically
-from pyrovae.psis import good_k
-from pyrovae.representation import cluster, probe
-from pyrovae.rows import fixed_seed
-from pyrovae.training import fit
+from pyrovae.random_state import fixed_seed
+from pyrovae.training.fitting import fit
 from pyrovae.vae import VAE
 
 LATENT_SIZE = 8

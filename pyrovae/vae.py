@@ -6,20 +6,30 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyrovae import contract, rows, without_data
+from pyrovae.checks import check_count
 from pyrovae.data import ARRAYS, Rows
 from pyrovae.files import load_tensors, save_tensors
-from pyrovae.latents import Latents, as_pyro_has_them, num_rows_of, one_or_dict, samples_first
-from pyrovae.layout import Arguments, Layout, pyro_layout, rows_first
-from pyrovae.parameters import PairParameters
-from pyrovae.row_specs import RowSpecs, check_specs, from_json, ones, to_json
-from pyrovae.rows import Program
+from pyrovae.pair import contract, without_data
+from pyrovae.pair.latents import Latents, as_pyro_has_them, num_rows_of, one_or_dict, samples_first
+from pyrovae.pair.layout import Arguments, Layout, pyro_layout, rows_first
+from pyrovae.pair.parameters import PairParameters
+from pyrovae.pair.row_specs import RowSpecs, check_specs, from_json, ones, to_json
+from pyrovae.pair.running import (
+    Program,
+    count_rows,
+    enumerated_draws,
+    guide_means,
+    observed_means,
+    run_guide,
+    run_predictive,
+    run_prior,
+)
+from pyrovae.random_state import fixed_seed, same_random_state
 
 ROWS_AT_ONCE = 1000
 # Of the latents that are summed out, over which a reconstruction is averaged; and rows times draws of one pass.
@@ -30,7 +40,7 @@ class VAE(PairParameters):
     """A generative model p(x, z) and an amortized guide q(z|x): two Pyro programs of one signature.
 
     Any Pyro pair `model(x, *context)`, `guide(x, *context)` that meets the contract (see
-    `pyrovae.contract`) works unchanged: functions, methods, `nn.Module`s or `PyroModule`s. Their parameters,
+    `pyrovae.pair.contract`) works unchanged: functions, methods, `nn.Module`s or `PyroModule`s. Their parameters,
     also those made by `pyro.param` and `pyro.module`, are parameters of this module and live in a scope of
     its own: two VAEs share none unless they share a module. Nothing is left in Pyro's global store.
 
@@ -100,7 +110,7 @@ class VAE(PairParameters):
         """Check data `x, *context` against the pair and hand them back as `Rows`; inspects the pair at the first call.
 
         Raises:
-            ValueError, TypeError: see `pyrovae.data.Rows` and `pyrovae.contract`; rows of another shape or
+            ValueError, TypeError: see `pyrovae.data.Rows` and `pyrovae.pair.contract`; rows of another shape or
                 dtype than those that the pair was inspected with.
 
         """
@@ -152,9 +162,9 @@ class VAE(PairParameters):
         check_count("num_samples", num_samples)
         arguments = self.rows(x, *context).take(slice(None), self.device)
         with self.evaluating(), self._seeded(seed):
-            sites = rows.run_guide(self, arguments, num_samples)
+            sites = run_guide(self, arguments, num_samples)
             latents = {name: sites[name].value for name in self.layout.latents}
-            latents |= rows.enumerated_draws(self, arguments, latents, num_samples)
+            latents |= enumerated_draws(self, arguments, latents, num_samples)
         return {name: rows_first(latents[name], site) for name, site in self.layout.hidden.items()}
 
     def encode(self, x: Any, *context: Any, num_samples: int = 100, seed: int | None = None) -> Latents:
@@ -220,7 +230,7 @@ class VAE(PairParameters):
                     latents[name] = pyro_layout(
                         mean.expand(num_draws, *mean.shape), site, self.layout.sample_dim
                     )
-                latents |= rows.enumerated_draws(self, some, latents, num_draws)
+                latents |= enumerated_draws(self, some, latents, num_draws)
                 blocks.append(self._decode(latents, some))
         return one_or_dict(
             {name: torch.cat([block[name].mean(0) for block in blocks]) for name in self.layout.observed}
@@ -246,7 +256,7 @@ class VAE(PairParameters):
         arguments = self._placeholder(num_rows_of(given), context)
         latents = as_pyro_has_them(given, self.layout)
         with self.evaluating(), self._seeded(seed), without_data.explained():
-            _, drawn = rows.run_predictive(self, arguments, latents)
+            _, drawn = run_predictive(self, arguments, latents)
         found = {name: rows_first(drawn[name], site) for name, site in self.layout.observed.items()}
         without_data.refuse_nan(found)
         return one_or_dict(found if with_samples else {name: x[0] for name, x in found.items()})
@@ -276,7 +286,7 @@ class VAE(PairParameters):
         check_count("num_rows", num_rows)
         arguments = self._placeholder(num_rows, context)
         with self.evaluating(), self._seeded(seed), without_data.explained():
-            latents, observed = rows.run_prior(self, arguments, 1)
+            latents, observed = run_prior(self, arguments, 1)
         observed = {n: rows_first(observed[n], site)[0] for n, site in self.layout.observed.items()}
         without_data.refuse_nan(observed)
         return {n: rows_first(latents[n], site)[0] for n, site in self.layout.hidden.items()}, observed
@@ -309,7 +319,7 @@ class VAE(PairParameters):
             self._refuse_other_sites(layout, self._layout)
         if self._layout is None and row_specs is not None:
             try:
-                with rows.fixed_seed(0, self.device):  # what it draws is overwritten
+                with fixed_seed(0, self.device):  # what it draws is overwritten
                     self._build_guide(ones(row_specs, contract.PROBE_ROWS, self.device))
             except Exception as error:
                 raise ValueError(
@@ -335,10 +345,10 @@ class VAE(PairParameters):
     def _inspect(self, data: Rows) -> None:
         arguments = data.take(slice(0, contract.PROBE_ROWS), self.device)
         # Draws start from where torch's random state is, for a pair may make parameters here, and are put back.
-        with rows.same_random_state(self.device), self.evaluating():
+        with same_random_state(self.device), self.evaluating():
             contract.inspect_model(self.model, arguments)
         self._build_guide(data.take(slice(0, ROWS_AT_ONCE), self.device))
-        with rows.same_random_state(self.device), self.evaluating():
+        with same_random_state(self.device), self.evaluating():
             layout = contract.inspect_pair(self.model, self.guide, arguments)
         if self._layout is not None:
             self._refuse_other_sites(self._layout, layout)
@@ -359,14 +369,14 @@ class VAE(PairParameters):
             return {}
         parts: dict[str, list[Tensor]] = {name: [] for name in self.layout.latents}
         for _, some in _blocks(arguments, ROWS_AT_ONCE):
-            for name, mean in rows.guide_means(self, some, num_samples).items():
+            for name, mean in guide_means(self, some, num_samples).items():
                 parts[name].append(rows_first(mean, self.layout.latents[name])[0])
         return {name: torch.cat(means) for name, means in parts.items()}
 
     def _decode(self, latents: Mapping[str, Tensor], arguments: Arguments) -> dict[str, Tensor]:
         """From latents in Pyro's layout to means of p(x|z), [S, B, ...]."""
         with self.evaluating():
-            means = rows.observed_means(self, arguments, latents)
+            means = observed_means(self, arguments, latents)
         # A mean may have other event dimensions than what it is the mean of.
         events = {name: mean.shape[-self.layout.sample_dim :] for name, mean in means.items()}
         return {
@@ -379,7 +389,7 @@ class VAE(PairParameters):
         if seed is None:
             yield
         else:
-            with rows.fixed_seed(seed, self.device):
+            with fixed_seed(seed, self.device):
                 yield
 
     def _placeholder(self, num_rows: int, context: Arguments) -> Arguments:
@@ -398,15 +408,9 @@ class VAE(PairParameters):
 
 def _blocks(arguments: Arguments, num_rows: int) -> Iterator[tuple[slice, Arguments]]:
     """Some rows after the others, and where they are."""
-    for first in range(0, rows.num_rows(arguments), num_rows):
+    for first in range(0, count_rows(arguments), num_rows):
         block = slice(first, first + num_rows)
         yield (
             block,
             tuple(a[block] if isinstance(a, Tensor) and a.dim() > 0 else a for a in arguments),
         )
-
-
-def check_count(name: str, value: Any) -> None:
-    """Raise unless `value` is a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{name} is {value!r}: expected a whole number of at least 1.")

@@ -1,6 +1,6 @@
 """Objectives: what training minimizes, as `pyro.infer.ELBO` objects.
 
-Each is a short function of the row-wise densities (`pyrovae.rows`), in nats by row. All of them train by
+Each is a short function of the row-wise densities (`pyrovae.pair.running`), in nats by row. All of them train by
 `pyrovae.fit(vae, data, objective=...)` and by `pyro.infer.SVI(model, guide, optim, loss=...)`, and Pyro's own
 objectives train by `fit`. `docs/objectives.md` derives them.
 """

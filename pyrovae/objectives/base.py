@@ -19,12 +19,14 @@ from pyro import poutine
 from pyro.util import warn_if_nan
 from torch import Tensor
 
-from pyrovae import contract, rows
-from pyrovae.layout import Arguments, Layout
 from pyrovae.objectives.schedules import Scheduled
-from pyrovae.parameters import modules_of
-from pyrovae.rows import Program, RowTerms
-from pyrovae.sites import row_plate_scale
+from pyrovae.pair import contract
+from pyrovae.pair.layout import Arguments, Layout
+from pyrovae.pair.parameters import modules_of
+from pyrovae.pair.running import Pair, Program, count_rows, plain_trace
+from pyrovae.pair.sites import row_plate_scale
+from pyrovae.pair.terms import RowTerms
+from pyrovae.random_state import same_random_state
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ class RowObjective(pyro.infer.ELBO):
     of any other; each call of `loss_and_grads` and each of `differentiable_loss` counts as a step.
 
     Raises:
-        ValueError: at a first call, a pair that breaks the contract (`pyrovae.contract`), or one that scales
+        ValueError: at a first call, a pair that breaks the contract (`pyrovae.pair.contract`), or one that scales
             its densities by `poutine.scale`: objectives by row read densities, not scales.
         TypeError: at a call, keyword arguments: a pair takes `(x, *context)`.
 
@@ -86,7 +88,7 @@ class RowObjective(pyro.infer.ELBO):
         ...     num_samples: int = 1
         ...
         ...     def evaluate(self, pair, arguments):
-        ...         terms = rows.row_terms(pair, arguments, self.num_samples)
+        ...         terms = row_terms(pair, arguments, self.num_samples)
         ...         return RowLosses.of(terms, -terms.log_likelihood.mean(0))
         >>> LogLikelihood(num_samples=3)
         LogLikelihood(num_samples=3)
@@ -101,7 +103,7 @@ class RowObjective(pyro.infer.ELBO):
         self._pairs: list[UnboundPair] = []
 
     @abstractmethod
-    def evaluate(self, pair: rows.Pair, arguments: Arguments) -> RowLosses:
+    def evaluate(self, pair: Pair, arguments: Arguments) -> RowLosses:
         """The loss of each row of a batch. Run it under the pair's parameters.
 
         It is traced into a graph: no branches on values, coefficients as tensors.
@@ -166,10 +168,10 @@ class RowObjective(pyro.infer.ELBO):
         if pair is None:
             pair = UnboundPair(model, guide, _inspect(model, guide, arguments))
             self._pairs.append(pair)
-        num_rows = rows.num_rows(arguments)
+        num_rows = count_rows(arguments)
         if num_rows not in pair.scales:
             with _leaving_no_trace(model, guide, arguments):
-                trace = rows.plain_trace(model, arguments)
+                trace = plain_trace(model, arguments)
             pair.scales[num_rows] = row_plate_scale(trace)
         return self.evaluate(pair, arguments), pair.scales[num_rows]
 
@@ -204,7 +206,7 @@ def _leaving_no_trace(model: Program, guide: Program, arguments: Arguments) -> I
         with (
             torch.no_grad(),
             poutine.block(),
-            rows.same_random_state(device),
+            same_random_state(device),
             store.scope(store.get_state()),
         ):
             yield

@@ -6,14 +6,14 @@ from dataclasses import KW_ONLY, dataclass
 
 from torch import Tensor
 
-from pyrovae import rows
-from pyrovae.layout import Arguments
+from pyrovae.checks import check_count
 from pyrovae.objectives.base import RowLosses, RowObjective
 from pyrovae.objectives.free_bits import FreeBits
 from pyrovae.objectives.paths import cut_terms, refuse_moving_supports, refuse_scores
 from pyrovae.objectives.schedules import Coefficient, Scheduled
-from pyrovae.rows import RowTerms
-from pyrovae.vae import check_count
+from pyrovae.pair.layout import Arguments
+from pyrovae.pair.running import Pair, row_terms
+from pyrovae.pair.terms import RowTerms
 
 
 @dataclass(eq=False, repr=False)
@@ -83,18 +83,18 @@ class ELBO(RowObjective):
                 "sticking_the_landing out, or use FreeBits(nats), a floor for each site."
             )
 
-    def evaluate(self, pair: rows.Pair, arguments: Arguments) -> RowLosses:
+    def evaluate(self, pair: Pair, arguments: Arguments) -> RowLosses:
         """The loss of each row of a batch."""
         if self.sticking_the_landing:
             return self._by_paths(pair, arguments)
-        terms = rows.row_terms(pair, arguments, self.num_samples)
+        terms = row_terms(pair, arguments, self.num_samples)
         refuse_scores(terms.guide_sites)
         log_likelihood = terms.log_likelihood
         rate = terms.rate if self.analytic_kl else terms.log_guide - terms.log_prior
         value = self._loss(terms, log_likelihood, rate)
         return RowLosses(value, value, log_likelihood.detach(), rate.detach())
 
-    def _by_paths(self, pair: rows.Pair, arguments: Arguments) -> RowLosses:
+    def _by_paths(self, pair: Pair, arguments: Arguments) -> RowLosses:
         cut = cut_terms(pair, arguments, self.num_samples)
         refuse_scores(cut.terms.guide_sites)
         refuse_moving_supports(cut.terms.guide_sites)

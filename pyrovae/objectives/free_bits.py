@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.objectives.schedules import check_coefficient
-from pyrovae.rows import RowTerms
+from pyrovae.pair.terms import RowTerms
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from dataclasses import KW_ONLY, dataclass
 
 from torch import Tensor
 
-from pyrovae import rows
-from pyrovae.layout import Arguments
+from pyrovae.checks import check_count
 from pyrovae.objectives.base import RowLosses, RowObjective
 from pyrovae.objectives.paths import cut_terms, refuse_moving_supports, refuse_scores
-from pyrovae.vae import check_count
+from pyrovae.pair.layout import Arguments
+from pyrovae.pair.running import Pair, row_terms
 
 
 @dataclass(eq=False, repr=False)
@@ -55,15 +55,15 @@ class IWAE(RowObjective):
         check_count("num_samples", self.num_samples)
         check_count("num_bounds", self.num_bounds)
 
-    def evaluate(self, pair: rows.Pair, arguments: Arguments) -> RowLosses:
+    def evaluate(self, pair: Pair, arguments: Arguments) -> RowLosses:
         """The loss of each row of a batch."""
         if self.doubly_reparameterized:
             return self._by_paths(pair, arguments)
-        terms = rows.row_terms(pair, arguments, self.num_samples * self.num_bounds)
+        terms = row_terms(pair, arguments, self.num_samples * self.num_bounds)
         refuse_scores(terms.guide_sites)
         return RowLosses.of(terms, -self._bound(terms.log_weights))
 
-    def _by_paths(self, pair: rows.Pair, arguments: Arguments) -> RowLosses:
+    def _by_paths(self, pair: Pair, arguments: Arguments) -> RowLosses:
         cut = cut_terms(pair, arguments, self.num_samples * self.num_bounds)
         refuse_scores(cut.terms.guide_sites)
         refuse_moving_supports(cut.terms.guide_sites)

@@ -16,10 +16,10 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyrovae import rows
-from pyrovae.layout import Arguments, by_row
-from pyrovae.rows import Pair, RowTerms
-from pyrovae.sites import Site, family_name
+from pyrovae.pair.layout import Arguments, by_row
+from pyrovae.pair.running import Pair, run_guide, run_model
+from pyrovae.pair.sites import Site, family_name
+from pyrovae.pair.terms import RowTerms
 
 
 def refuse_scores(sites: Mapping[str, Site]) -> None:
@@ -90,16 +90,16 @@ class CutTerms:
 
 
 def cut_terms(pair: Pair, arguments: Arguments, num_samples: int) -> CutTerms:
-    """As `rows.row_terms`, every draw of the guide cut from its parameters.
+    """As `row_terms`, every draw of the guide cut from its parameters.
 
     The guide runs once: what it draws next, and the model, depend on cut draws. Sites of the Delta family
     carry no randomness and stay whole: they hand on what the sites before them give.
     """
     broadcasts = pair.layout.guide_broadcasts and pair.layout.model_broadcasts
     with _Cut() as cut:
-        guide_sites = rows.run_guide(pair, arguments, num_samples, broadcasts=broadcasts)
+        guide_sites = run_guide(pair, arguments, num_samples, broadcasts=broadcasts)
     latents = {name: guide_sites[name].value for name in pair.layout.latents}
-    model_sites = rows.run_model(pair, arguments, latents, num_samples, broadcasts=broadcasts)
+    model_sites = run_model(pair, arguments, latents, num_samples, broadcasts=broadcasts)
     terms = RowTerms(model_sites, guide_sites, latents, pair.layout, broadcasts)
     return CutTerms(terms, cut.drawn, cut.cut)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from pyrovae import rows
-from pyrovae.layout import Arguments
+from pyrovae.checks import check_count
 from pyrovae.objectives.base import RowLosses, RowObjective
 from pyrovae.objectives.paths import cut_terms
-from pyrovae.sites import family_name
-from pyrovae.vae import check_count
+from pyrovae.pair.layout import Arguments
+from pyrovae.pair.running import Pair
+from pyrovae.pair.sites import family_name
 
 
 @dataclass(eq=False, repr=False)
@@ -52,7 +52,7 @@ class ReweightedWakeSleep(RowObjective):
                 "num_samples is 1: one draw alone weighs 1 and teaches the guide nothing. Give at least 2."
             )
 
-    def evaluate(self, pair: rows.Pair, arguments: Arguments) -> RowLosses:
+    def evaluate(self, pair: Pair, arguments: Arguments) -> RowLosses:
         """The loss of each row of a batch."""
         terms = cut_terms(pair, arguments, self.num_samples).terms
         for name, site in terms.guide_sites.items():

@@ -13,7 +13,7 @@ from pyrovae.plots.style import BLACK, BLUE, COLOURS, GREY, SKY, VERMILLION, as_
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from pyrovae.evidence import LogMarginal
+    from pyrovae.evidence.marginal import LogMarginal
 
 Statistic = Callable[[np.ndarray], np.ndarray]
 Group = Literal["posterior_predictive", "prior_predictive"]

@@ -17,9 +17,9 @@ from pyrovae.plots.style import as_array
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from pyrovae.calibration import Calibration
-    from pyrovae.diagnosis import Diagnosis
-    from pyrovae.evidence import LogMarginal
+    from pyrovae.criticism.calibration import Calibration
+    from pyrovae.criticism.diagnosis import Diagnosis
+    from pyrovae.evidence.marginal import LogMarginal
 
 RANKS_SHOWN = 6  # curves that can be told apart
 FALSE_ALARMS = 0.05  # of a panel whose model is right

@@ -12,14 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae import rows
-from pyrovae.evidence import seeds_from
-from pyrovae.latents import Latents
-from pyrovae.layout import rows_first
+from pyrovae.checks import check_count
+from pyrovae.exchange.representation import site_names
+from pyrovae.pair.latents import Latents
+from pyrovae.pair.layout import rows_first
+from pyrovae.pair.running import NoMeanError, observations
 from pyrovae.plots.grids import ImageShape, divide, image_grid, is_strips
 from pyrovae.plots.style import as_array
-from pyrovae.representation import site_names
-from pyrovae.vae import DRAWS, VAE, check_count
+from pyrovae.random_state import fixed_seed, seeds_from
+from pyrovae.vae import DRAWS, VAE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -104,12 +105,12 @@ def samples(
 
     """
     check_count("num_columns", num_columns)
-    with rows.fixed_seed(next(seeds_from(seed)), vae.device):
+    with fixed_seed(next(seeds_from(seed)), vae.device):
         latents, draws = vae.sample_prior(num_rows, *context)
     drawn = as_array(draws[_site(vae, site)])
     try:
         means = as_array(one_site(vae.decode(latents, *context), vae, site))
-    except rows.NoMeanError:
+    except NoMeanError:
         means = None
     lines, labels = [], []
     columns = min(num_columns, num_rows)
@@ -170,7 +171,7 @@ def traversals(
     if not dimensions or not all(0 <= k < flat.shape[1] for k in dimensions):
         raise ValueError(f"dimensions is {list(dimensions)}: expected numbers from 0 to {flat.shape[1] - 1}.")
     first = _take(vae, x, context, slice(0, 1))
-    with rows.fixed_seed(next(seeds_from(seed)), vae.device):
+    with fixed_seed(next(seeds_from(seed)), vae.device):
         draws = vae.sample_posterior(x, *context)[latent][0].reshape(len(flat), -1)
         summed_out = _summed_out(vae, *first)
     ends = torch.quantile(
@@ -260,8 +261,8 @@ def interpolation(
 def observed_rows(vae: VAE, x: Any, *context: Any) -> dict[str, Tensor]:
     """What the model observes, by site: [N, *inner plates, *event]."""
     arguments = vae.rows(x, *context).take(slice(None), vae.device)
-    with vae.evaluating(), rows.fixed_seed(0, vae.device):
-        values = rows.observations(vae, arguments)
+    with vae.evaluating(), fixed_seed(0, vae.device):
+        values = observations(vae, arguments)
     return {name: rows_first(values[name], layout)[0] for name, layout in vae.layout.observed.items()}
 
 
@@ -329,5 +330,5 @@ def one_site(values: Latents, vae: VAE, site: str | None) -> Tensor:
     found = values if isinstance(values, Tensor) else values[name]
     layout = vae.layout.observed[name]
     if found.dim() > 1 + len(layout.inner_dims) + len(layout.event_shape):
-        raise rows.NoMeanError(f"site '{name}' has no mean to show: its values are labels of categories.")
+        raise NoMeanError(f"site '{name}' has no mean to show: its values are labels of categories.")
     return found

@@ -16,18 +16,18 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pyrovae import rows
-from pyrovae.arviz_bridge import to_arviz
-from pyrovae.calibration import Calibration, calibrate
-from pyrovae.diagnosis import Diagnosis, diagnose
-from pyrovae.evidence import seeds_from
+from pyrovae.checks import check_count
+from pyrovae.criticism.calibration import Calibration, calibrate
+from pyrovae.criticism.diagnosis import Diagnosis, diagnose
+from pyrovae.exchange.arviz_bridge import to_arviz
+from pyrovae.exchange.representation import feature_names, features
 from pyrovae.files import write_atomically
 from pyrovae.plots import panels, pictures
 from pyrovae.plots.grids import ImageShape
 from pyrovae.plots.panels import Panel
 from pyrovae.plots.style import axes_or_new
-from pyrovae.representation import feature_names, features
-from pyrovae.vae import VAE, check_count
+from pyrovae.random_state import fixed_seed, seeds_from
+from pyrovae.vae import VAE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -197,7 +197,7 @@ def report(
     left_out: dict[str, list[str]] = {}  # why, and which panels
     for name, make in makers.items():
         try:
-            with rows.fixed_seed(chosen, vae.device):
+            with fixed_seed(chosen, vae.device):
                 panel = _from_seed(make(), chosen, vae.device)
             panel.draw(axes_or_new(None))
             made.append(panel)
@@ -220,7 +220,7 @@ def _from_seed(panel: Panel, seed: int, device: torch.device) -> Panel:
     """The panel with a picture that is the same each time."""
 
     def draw(ax: Axes) -> Axes:
-        with rows.fixed_seed(seed, device):
+        with fixed_seed(seed, device):
             return panel.draw(ax)
 
     return replace(panel, draw=draw)

@@ -12,6 +12,7 @@ import torch
 import pyrovae as pv
 from pyrovae.guides import AutoGuide, families
 from pyrovae.guides.inversion import faithful_inverse
+from pyrovae.pair.running import plain_trace
 from tests.components import MODELS
 from tests.guides.catalogue import CATALOGUE
 
@@ -28,7 +29,7 @@ class MeanField(AutoGuide):
         super().build(*arguments)
         observed = sorted({p for above in self.parents.values() for p in above if p not in self.sites})
         self.parents = dict.fromkeys(self.sites, observed)
-        trace = pv.rows.plain_trace(self._model[0], arguments)
+        trace = plain_trace(self._model[0], arguments)
         make(arguments, dict(pv.rows.sample_sites(trace)))
 
 

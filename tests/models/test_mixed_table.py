@@ -8,6 +8,8 @@ import torch
 import pyrovae as pv
 from pyrovae import models
 from pyrovae.nn import MLP
+from pyrovae.pair.running import row_terms, run_model
+from pyrovae.random_state import fixed_seed
 from tests.components import MIXED_COLUMNS, MODELS, mixed_rows, net
 
 
@@ -23,8 +25,8 @@ def densities(vae, x, observed):
     """Log densities [S,B] of latents and observations, and all gradients of their sum."""
     vae.rows(x, observed)
     vae.zero_grad()
-    with pv.rows.fixed_seed(0, vae.device), vae.scope():
-        terms = pv.rows.row_terms(vae, (x, observed), 3)
+    with fixed_seed(0, vae.device), vae.scope():
+        terms = row_terms(vae, (x, observed), 3)
     (terms.log_likelihood.sum() - terms.rate.sum()).backward()
     gradients = [p.grad.clone() for p in vae.parameters()]
     return terms.log_likelihood.detach(), terms.log_prior.detach(), terms.log_guide.detach(), gradients
@@ -51,7 +53,7 @@ def test_a_row_counts_its_observed_entries_alone(pair):
     vae.rows(x, observed)
     with vae.evaluating():
         latents = {"z": torch.randn(3, 12, 2)}
-        sites = pv.rows.run_model(vae, (x, observed), latents, 3)
+        sites = run_model(vae, (x, observed), latents, 3)
         for part, (columns, likelihood) in enumerate(zip(MIXED_COLUMNS, model.likelihoods, strict=True)):
             entries = likelihood(latents["z"]).base_dist.log_prob(x[:, columns])
             exact = (entries * observed[:, columns]).sum(-1)

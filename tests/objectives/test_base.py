@@ -13,9 +13,10 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import pyrovae as pv
-from pyrovae import rows
 from pyrovae.objectives import ELBO, IWAE, Constant, Cyclical, FreeBits, LinearWarmUp, ReweightedWakeSleep
 from pyrovae.objectives.base import UnboundPair
+from pyrovae.pair.running import _RowsAsGiven
+from pyrovae.random_state import fixed_seed
 from tests.objectives.scalar import Scalar
 from tests.pairs import PAIRS, binary_rows
 
@@ -45,7 +46,7 @@ class Seeing(pyro.infer.Trace_ELBO):
     """Pyro's own, with rows as given: a subsampled plate draws no indices."""
 
     def loss_and_grads(self, model, guide, *args, **kwargs):
-        with rows._RowsAsGiven(len(args[0])):
+        with _RowsAsGiven(len(args[0])):
             return super().loss_and_grads(model, guide, *args, **kwargs)
 
 
@@ -215,11 +216,11 @@ def test_a_step_can_be_traced_and_coefficients_move_without_a_new_trace(name):
         return losses.value, torch.autograd.grad(losses.surrogate.sum(), parameters)
 
     def results(function):
-        with rows.fixed_seed(1, vae.device):
+        with fixed_seed(1, vae.device):
             return function(parameters, objective.coefficients, x)
 
     with vae.scope(), pyro.validation_enabled(False):
-        with rows.fixed_seed(9, vae.device):
+        with fixed_seed(9, vae.device):
             graph = make_fx(step)(parameters, objective.coefficients, x)
         first = results(graph)
         torch.testing.assert_close(first, results(step))
@@ -237,7 +238,7 @@ def test_a_captured_coefficient_is_read_anew_too():
         values = []
         for step in (0, 1, 2):
             objective.advance(step, None)
-            with rows.fixed_seed(1, vae.device):
+            with fixed_seed(1, vae.device):
                 values.append(graph(X).detach())
     torch.testing.assert_close(values[2] - values[1], values[1] - values[0])
     assert float((values[1] - values[0]).abs().min()) > 0.01

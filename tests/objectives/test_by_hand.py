@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import pyrovae as pv
-from pyrovae import rows
 from pyrovae.objectives import ELBO, IWAE, FreeBits, ReweightedWakeSleep
+from pyrovae.pair.running import _RowsAsGiven
 from tests.objectives.scalar import Scalar, noise_of
 
 BETA = 0.6
@@ -211,7 +211,7 @@ def with_rows_as_they_are(pair):
 
     def given(program):
         def run(x):
-            with rows._RowsAsGiven(len(x)):
+            with _RowsAsGiven(len(x)):
                 return program(x)
 
         return run

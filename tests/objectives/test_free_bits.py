@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 import pyrovae as pv
-from pyrovae import rows
 from pyrovae.objectives import ELBO, FreeBits
+from pyrovae.pair.running import row_terms
+from pyrovae.random_state import fixed_seed
 from tests.components import MODELS
 
 X = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
@@ -61,7 +62,7 @@ def test_groups_of_every_kind(broadcasts, num_samples):
     for per_dimension, group in groups.items():
         for nats in (floor, 0.0, 100.0):
             objective = ELBO(num_samples, free_bits=FreeBits(nats, per_dimension=per_dimension))
-            with vae.scope(), rows.fixed_seed(0, vae.device):
+            with vae.scope(), fixed_seed(0, vae.device):
                 losses = objective.evaluate(vae, (X,))
             paid = losses.value + losses.log_likelihood.mean(0)
             expected = torch.stack([torch.clamp(g.sum(1).mean(), min=nats) for g in group]).sum()
@@ -75,8 +76,8 @@ def test_groups_of_every_kind(broadcasts, num_samples):
 
 def rows_likelihood(vae, num_samples):
     """The reconstruction of the same draws, with its gradient."""
-    with vae.scope(), rows.fixed_seed(0, vae.device):
-        return rows.row_terms(vae, (X,), num_samples).log_likelihood.mean()
+    with vae.scope(), fixed_seed(0, vae.device):
+        return row_terms(vae, (X,), num_samples).log_likelihood.mean()
 
 
 def test_a_floor_of_zero_changes_nothing():
@@ -85,7 +86,7 @@ def test_a_floor_of_zero_changes_nothing():
     vae.rows(x)
     values = []
     for free_bits in (None, FreeBits(0.0), FreeBits(0.0, per_dimension=True)):
-        with vae.scope(), rows.fixed_seed(0, vae.device):
+        with vae.scope(), fixed_seed(0, vae.device):
             values.append(ELBO(2, free_bits=free_bits).evaluate(vae, (x,)).value)
     torch.testing.assert_close(values[0], values[1])
     torch.testing.assert_close(values[0], values[2])
@@ -108,7 +109,7 @@ def trained_rates(objective, steps=150):
             losses.surrogate.mean().backward()
             optimizer.step()
         with torch.no_grad():
-            return rows.row_terms(vae, (x,), 1).dimension_rates("z")[0].mean(0)
+            return row_terms(vae, (x,), 1).dimension_rates("z")[0].mean(0)
 
 
 def test_the_rate_holds_above_its_floor_in_training():

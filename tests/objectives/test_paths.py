@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 import pyrovae as pv
-from pyrovae import rows
 from pyrovae.guides import families
 from pyrovae.objectives import ELBO, IWAE
 from pyrovae.objectives.paths import cut_terms
+from pyrovae.random_state import fixed_seed
 from tests.objectives.scalar import Scalar
 
 X = torch.tensor([[0.5, -1.2], [2.0, 0.1], [-0.3, 0.4]], dtype=torch.float64)
@@ -314,7 +314,7 @@ def test_no_gradients_are_asked_for_without_gradients():
     pair = Scalar()
     vae = pv.VAE(pair.model, pair.guide)
     vae.rows(X[:, 0])
-    with vae.evaluating(), rows.fixed_seed(0, vae.device):
+    with vae.evaluating(), fixed_seed(0, vae.device):
         losses = IWAE(3, doubly_reparameterized=True).evaluate(vae, (X[:, 0],))
-    with vae.evaluating(), rows.fixed_seed(0, vae.device):
+    with vae.evaluating(), fixed_seed(0, vae.device):
         assert torch.equal(losses.value, IWAE(3).evaluate(vae, (X[:, 0],)).value)

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 import pyrovae as pv
-from pyrovae import objectives, rows
+from pyrovae import objectives
 from pyrovae.objectives import ELBO, IWAE, FreeBits, ReweightedWakeSleep, RowObjective
+from pyrovae.random_state import fixed_seed
 from tests.components import MODELS
 
 OBJECTIVES = {
@@ -46,7 +47,7 @@ def build(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_every_parameter_learns(name, objective):
     vae, data = build(name)
-    with vae.scope(), rows.fixed_seed(1, vae.device):
+    with vae.scope(), fixed_seed(1, vae.device):
         if (name, objective) in REFUSED:
             with pytest.raises(ValueError, match="free bits need a rate|has no rate by dimension"):
                 OBJECTIVES[objective]().evaluate(vae, data)
@@ -73,7 +74,7 @@ def test_the_parts_are_those_of_the_true_elbo(name, objective):
         made = IWAE(100, num_bounds=2, doubly_reparameterized=made.doubly_reparameterized)
     else:
         made.num_samples = 200
-    with vae.evaluating(), rows.fixed_seed(1, vae.device):
+    with vae.evaluating(), fixed_seed(1, vae.device):
         losses = made.evaluate(vae, data)
     bound = (losses.log_likelihood - losses.rate).double()
     reference = pv.elbo(vae, *data, num_samples=1000, seed=0)

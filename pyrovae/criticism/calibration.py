@@ -1,0 +1,292 @@
+"""Simulation-based calibration of an amortized guide.
+
+Draw (z, x) from the model and z_1..z_L from q(z|x). If q is the posterior, z and the draws are exchangeable, and
+the rank of any quantity of z among those of the draws is uniform on 0..L. A guide too narrow, too wide or off
+shows in the ranks. What the model's own draws cannot show is whether the model suits the data.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pyrovae.checks import check_count
+from pyrovae.criticism.simulated_ranks import GUIDE, LIKELIHOOD, NO_RANK, WEIGHTS_PER_DRAW, ranks_of_truth
+from pyrovae.criticism.uniformity import uniformity_p_value
+from pyrovae.data import Rows
+from pyrovae.evidence.marginal import NUMBERS_AT_ONCE, ROWS_AT_ONCE
+from pyrovae.evidence.simulated_data import AsX, simulated
+from pyrovae.pair.layout import Arguments
+from pyrovae.pair.running import count_rows
+from pyrovae.random_state import fixed_seed, seeds_from
+from pyrovae.vae import VAE
+
+LEVELS = (0.5, 0.8, 0.9, 0.95)
+QUANTITIES_TO_PRINT = 12
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What `calibrate` gives, for M simulations of L draws and Q quantities.
+
+    `ranks` and `corrected_ranks` are [M,Q], whole numbers 0..L, of the truth among the guide's draws and among draws
+    weighted by importance; -1 where a mask or a row's length leaves a latent out. `quantities` names the columns:
+    every scalar of the latents (`z[0]`, or `z` for a single one), `log p(x|z)`, and `log q(z|x)` where the guide has
+    no auxiliary sites.
+
+    `p_values` (by quantity: `guide`, `corrected`) come from an exact test of uniformity
+    (`pyrovae.criticism.uniformity`). It is NaN for a latent that is masked in all simulations. `passed` says that the smallest p-value times their number
+    is not below `false_alarm_rate` (Bonferroni): an exact guide fails at that rate or less, to the Monte Carlo error of
+    the p-values, all quantities taken together; `corrected_passed` says so of the weighted draws.
+
+    `coverage` has the columns `quantity, level, coverage, std_error, corrected, corrected_std_error`: how often the
+    central interval of the draws of that probability holds the latent that made the row; for `log q(z|x)`, the
+    region of highest guide density, which is of all latents at once. Its errors are over simulations.
+    """
+
+    ranks: Tensor
+    corrected_ranks: Tensor
+    quantities: tuple[str, ...]
+    num_draws: int
+    p_values: pd.DataFrame
+    coverage: pd.DataFrame
+    false_alarm_rate: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing speaks against the guide."""
+        return self._passed("guide")
+
+    @property
+    def corrected_passed(self) -> bool:
+        """Whether nothing speaks against the guide's draws once they are weighted by importance."""
+        return self._passed("corrected")
+
+    def _passed(self, which: str) -> bool:
+        return not bool(self._small(which).any())
+
+    def _small(self, which: str) -> pd.Series:
+        """Which p-values speak against uniform ranks."""
+        p_values = self.p_values[which]
+        return p_values * int(p_values.notna().sum()) < self.false_alarm_rate
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a quantity: p-values, and in words what its ranks look like."""
+        frame = self.p_values.copy()
+        small = self._small("guide")
+        frame["verdict"] = [self._verdict(place, bool(small.iloc[place])) for place in range(len(small))]
+        return frame
+
+    def _verdict(self, place: int, small: bool) -> str:
+        """What the ranks of one quantity show, from their mean and spread."""
+        ranks = self.ranks[:, place]
+        ranks = ranks[ranks != NO_RANK].double()
+        if not small:
+            return "nothing against it" if len(ranks) else "no ranks"
+        scaled = (ranks + 0.5) / (self.num_draws + 1) - 0.5
+        M = len(scaled)
+        mean = float(scaled.mean()) * math.sqrt(12 * M)
+        spread = float((scaled**2).mean() - 1 / 12) * math.sqrt(180 * M)
+        if self.quantities[place] in (LIKELIHOOD, GUIDE):
+            side = "above" if mean > 0 else "below"
+            return f"at the truth it lies {side} that of the draws" if abs(mean) > 2 else "not uniform"
+        found = []
+        if abs(mean) > 3:
+            found.append("guide too low" if mean > 0 else "guide too high")
+        if abs(spread) > 3 and abs(spread) > abs(mean) / 2:
+            found.append("guide too narrow" if spread > 0 else "guide too wide")
+        return ", ".join(found) or "not uniform"
+
+    def __str__(self) -> str:
+        M, Q = self.ranks.shape
+        worst = self.to_frame().sort_values("guide", kind="stable").head(QUANTITIES_TO_PRINT)
+        lines = [
+            f"Simulation-based calibration: {M} simulations, {self.num_draws} draws each, {Q} quantities",
+            f"guide: {_words(self.passed)}   importance-corrected: {_words(self.corrected_passed)}"
+            f"   (an exact guide fails at a rate of {self.false_alarm_rate:g} or less)",
+            "",
+            "p-values of uniform ranks" + (f", the least {len(worst)} of {Q}" if len(worst) < Q else ""),
+            worst.to_string(float_format=lambda value: f"{value:.4f}"),
+            "",
+            "Expected coverage of the guide, by nominal level, ± its standard error over simulations",
+            self._coverage_page([str(name) for name in worst.index]),
+        ]
+        if not self.passed and self.corrected_passed:
+            lines += [
+                "",
+                "Importance weights mend it, as far as these simulations show: for data like the model's own, trust "
+                "log_marginal and weighted draws.",
+            ]
+        if not self.passed:
+            lines += [
+                "",
+                "What to try: train longer or with more rows, a richer family (FullNormal, a flow; AutoGuide for "
+                "several sites), or refine() for the rows at hand.",
+            ]
+        return "\n".join(lines)
+
+    def _coverage_page(self, names: list[str]) -> str:
+        chosen = self.coverage[self.coverage["quantity"].isin(names)].copy()
+        figures = zip(chosen["coverage"], chosen["std_error"], strict=True)
+        chosen["text"] = [f"{share:.3f} ± {error:.3f}" for share, error in figures]
+        page = chosen.pivot(index="quantity", columns="level", values="text").rename_axis(columns=None)
+        return page.reindex([name for name in names if name in page.index]).to_string()
+
+
+def calibrate(
+    vae: VAE,
+    *context: Any,
+    num_simulations: int = 500,
+    num_draws: int = 99,
+    false_alarm_rate: float = 0.05,
+    as_x: AsX | None = None,
+    seed: int | None = None,
+    progress: bool = False,
+) -> Calibration:
+    """Check a guide against the model's own draws: ranks of true latents among draws of q(z|x).
+
+    z, x ~ p(z, x); z_1..z_L ~ q(z|x); rank = #{l: f(z_l) < f(z)} for each quantity f, ties broken at random.
+    "Validating Bayesian Inference Algorithms with Simulation-Based Calibration" (Talts, Betancourt, Simpson,
+    Vehtari, Gelman, 2018), https://arxiv.org/abs/1804.06788. A guide that ignores x and returns the prior has
+    uniform ranks in every latent; log p(x|z) shows it: "Simulation-Based Calibration Checking for Bayesian
+    Computation: The Choice of Test Quantities Shapes Sensitivity" (Modrák, Moon, Kim, Bürkner, Huurre, Faltejsková,
+    Gelman, Vehtari, 2023), https://arxiv.org/abs/2211.02383. Regions of highest guide density (ranks of log q(z|x)):
+    "A Trust Crisis In Simulation-Based Inference? Your Posterior Approximations Can Be Unfaithful" (Hermans,
+    Delaunoy, Rozet, Wehenkel, Begy, Louppe, 2021), https://arxiv.org/abs/2110.06581.
+
+    The importance-corrected ranks are places among 10 L draws of the guide, each counting by its weight
+    p(x, z) / q(z|x), on the same scale 0..L. They are uniform only as far as these weights are good, which
+    Pareto k tells; where no draw of a row has any weight all count alike.
+
+    Args:
+        vae: the pair; it must have seen data.
+        context: what the pair takes beside `x`; a tensor of R rows is gone through again and again, simulation i
+            with its row i mod R.
+        num_simulations: M.
+        num_draws: L. L + 1 with many divisors (99, 199) makes tidy histograms.
+        false_alarm_rate: at most how often an exact guide fails, over all quantities together.
+        as_x: makes `x`, [M, ...], from the observations by site, [M, ...] each; needed where `x` is not what the
+            one observed site observes (several sites, entries masked, a transformation).
+        seed: draws are the same for the same seed; None takes one from torch's random state.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: a VAE that has seen no data; a model that reads values of `x` beyond observing them; an `x`
+            from which the model does not observe what was simulated (see `as_x`); counts below 1, fewer than 20
+            simulations; a rate that is not between 0 and 1.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> prior, decoder = pv.models.StandardNormal(2), pv.models.Bernoulli(pv.nn.MLP(2, 6))
+        >>> encoder = pv.guides.DiagonalNormal(pv.nn.MLP(6, (2, 2)))
+        >>> model = pv.models.LatentVariableModel(prior, decoder)
+        >>> vae = pv.VAE(model, pv.guides.AmortizedGuide(encoder), example=torch.zeros(5, 6))
+        >>> result = pv.calibrate(vae, num_simulations=50, num_draws=9, seed=0)
+        >>> result.quantities, result.ranks.shape
+        (('z[0]', 'z[1]', 'log p(x|z)', 'log q(z|x)'), torch.Size([50, 4]))
+
+    """
+    check_count("num_simulations", num_simulations)
+    check_count("num_draws", num_draws)
+    if num_simulations < 20:
+        raise ValueError(
+            f"num_simulations is {num_simulations}: expected at least 20, or nothing can be seen."
+        )
+    if not 0 < false_alarm_rate < 1:
+        raise ValueError(f"false_alarm_rate is {false_alarm_rate!r}: expected a number between 0 and 1.")
+    seeds = seeds_from(seed)
+    context = _cycled(context, num_simulations)
+    with fixed_seed(next(seeds), vae.device):
+        truth, data = simulated(vae, num_simulations, context, as_x)
+    numbers = max(
+        1, sum(site.numel for site in (*vae.layout.latents.values(), *vae.layout.observed.values()))
+    )
+    at_once = max(1, min(ROWS_AT_ONCE, NUMBERS_AT_ONCE // (numbers * WEIGHTS_PER_DRAW * num_draws)))
+    parts = []
+    with tqdm(total=num_simulations, desc="calibrate", unit=" rows", disable=not progress) as bar:
+        for first in range(0, num_simulations, at_once):
+            block = slice(first, first + at_once)
+            some = data.take(block, vae.device)
+            with vae.evaluating(), fixed_seed(next(seeds), vae.device):
+                parts.append(ranks_of_truth(vae, some, {n: z[block] for n, z in truth.items()}, num_draws))
+            bar.update(count_rows(some))
+    names = tuple(parts[0])
+    ranks, corrected = (torch.cat([torch.stack([p[n][i] for n in names], 1) for p in parts]) for i in (0, 1))
+    return Calibration(
+        ranks,
+        corrected,
+        names,
+        num_draws,
+        _p_values(names, ranks, corrected, num_draws, false_alarm_rate),
+        _coverage(names, ranks, corrected, num_draws),
+        false_alarm_rate,
+    )
+
+
+def _cycled(context: Arguments, num_simulations: int) -> Arguments:
+    """Context for every simulation: tensors' rows again and again."""
+    arrays = [c for c in context if isinstance(c, Tensor | np.ndarray) or hasattr(c, "to_numpy")]
+    if not arrays:
+        return context
+    num_rows = len(arrays[0]) if arrays[0].ndim else 1
+    place = torch.arange(num_simulations) % max(1, num_rows)
+    return Rows((torch.zeros(num_rows), *context)).take(place)[1:]
+
+
+def _p_values(
+    names: tuple[str, ...], ranks: Tensor, corrected: Tensor, num_draws: int, false_alarm_rate: float
+) -> pd.DataFrame:
+    # Enough simulated ranks to see a p-value far below the rate divided by Q.
+    num_null = max(2000, math.ceil(20 * len(names) / false_alarm_rate))
+
+    def of(column: Tensor) -> float:
+        counting = column[column != NO_RANK].numpy()
+        return uniformity_p_value(counting, num_draws, num_null) if len(counting) else math.nan
+
+    frame = {
+        which: [of(table[:, place]) for place in range(len(names))]
+        for which, table in (("guide", ranks), ("corrected", corrected))
+    }
+    return pd.DataFrame(frame, index=pd.Index(names, name="quantity"))
+
+
+def _coverage(names: tuple[str, ...], ranks: Tensor, corrected: Tensor, num_draws: int) -> pd.DataFrame:
+    lines = []
+    for place, name in enumerate(names):
+        if name == LIKELIHOOD:
+            continue
+        for level in LEVELS:
+            inside = (1 - level, 1.0) if name == GUIDE else ((1 - level) / 2, (1 + level) / 2)
+            figures = [_share_inside(table[:, place], num_draws, *inside) for table in (ranks, corrected)]
+            lines.append((name, level, *figures[0], *figures[1]))
+    columns = ["quantity", "level", "coverage", "std_error", "corrected", "corrected_std_error"]
+    return pd.DataFrame(lines, columns=columns)
+
+
+def _share_inside(ranks: Tensor, num_draws: int, low: float, high: float) -> tuple[float, float]:
+    """The share of true quantities between two quantiles of q, and its error.
+
+    A rank says only that the true quantity lies somewhere in [rank, rank + 1] / (L + 1) of q: the part of that
+    within the limits counts.
+    """
+    ranks = ranks[ranks != NO_RANK].double()
+    M = len(ranks)
+    if M == 0:
+        return math.nan, math.nan
+    upper = ((ranks + 1) / (num_draws + 1)).clamp(max=high)
+    lower = (ranks / (num_draws + 1)).clamp(min=low)
+    share = float(((upper - lower).clamp(min=0) * (num_draws + 1)).mean())
+    # Laplace's rule, so that an error is never zero.
+    smoothed = (share * M + 1) / (M + 2)
+    return share, math.sqrt(smoothed * (1 - smoothed) / (M + 2))
+
+
+def _words(passed: bool) -> str:
+    return "PASSED" if passed else "FAILED"

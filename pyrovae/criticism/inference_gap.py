@@ -1,0 +1,103 @@
+"""log p(x) - ELBO, and what of it is the guide's family's and what its encoder's."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import torch
+from torch.distributions import (
+    Distribution,
+    Independent,
+    MultivariateNormal,
+    Normal,
+    TransformedDistribution,
+    biject_to,
+)
+
+from pyrovae.criticism.activity import mean_over_rows
+from pyrovae.evidence.marginal import log_marginal
+from pyrovae.evidence.refinement import refine
+from pyrovae.pair.layout import Arguments
+from pyrovae.pair.running import run_guide
+from pyrovae.random_state import fixed_seed, seeds_from
+from pyrovae.vae import VAE
+
+GAPS = ["approximation", "amortization", "inference"]
+COLUMNS = ["gap", "std_error", "mc_error", "bound"]
+
+
+def inference_gap(
+    vae: VAE, arguments: Arguments, num_samples: int, seed: int, *, progress: bool
+) -> tuple[pd.DataFrame, list[str]]:
+    """The inference gap of some rows and its two parts, with what is to be said of it.
+
+    ELBO* is that of the best normal of each row: with covariances where the guide's posterior is a
+    `MultivariateNormal`, without where it is a diagonal one. Other families are moved as `refine` moves them, which
+    need not reach their best, nor need a search that did not converge: the true gap is then at most (`bound` <=) or
+    at least (>=) what is said.
+    """
+    seeds = seeds_from(seed)
+    notes = []
+    with vae.evaluating(), fixed_seed(next(seeds), vae.device):
+        drawn = run_guide(vae, vae.rows(*arguments).take(slice(0, 1), vae.device), 1)
+    normals = [_normal(site.distribution) for site in drawn.values()]
+    full, is_known = normals == [MultivariateNormal], normals in ([MultivariateNormal], [Normal])
+    try:
+        refined = refine(
+            vae,
+            *arguments,
+            full_covariance=full,
+            seed=next(seeds),
+            num_samples=max(2, num_samples),
+            progress=progress,
+        )
+    except ValueError as error:
+        empty = pd.DataFrame(math.nan, index=GAPS, columns=COLUMNS).astype({"bound": object})
+        return empty, [f"no gaps: {str(error).splitlines()[0]}"]  # the trace of a program may follow
+    best = log_marginal(refined.vae, *arguments, num_samples=num_samples, seed=next(seeds))
+    if not is_known:
+        notes.append(
+            "ELBO* need not be the best of the guide's family, which is no single normal: what is said of the family "
+            "is at most its share."
+        )
+    if not refined.converged:
+        notes.append(
+            "refining did not converge: the amortization gap is at least what is said, the other at most."
+        )
+    bad = int(best.unreliable.sum())
+    if bad:
+        notes.append(
+            f"Pareto k of the refined guide is not below {best.good_k:.2f} for {bad} of {len(best)} rows: log p(x), "
+            "and with it the approximation gap, may be too low."
+        )
+    found = refined.elbo_after.where(~refined.kept, refined.elbo_before + refined.gain)
+    of_best = best.variance.sqrt()
+    values = {
+        "approximation": (best.log_marginal - found, of_best, refined.std_error_after),
+        "amortization": (refined.gain, refined.std_error_gain, torch.zeros(len(best))),
+        "inference": (best.log_marginal - refined.elbo_before, of_best, refined.std_error_before),
+    }
+    bounds = {"inference": "="}
+    if not (is_known and refined.converged):
+        bounds |= {"approximation": "<=", "amortization": ">="}
+    lines = {
+        name: (
+            *mean_over_rows(gap),
+            float((a**2 + b**2).sum().sqrt()) / len(gap),
+            bounds.get(name, "="),
+        )
+        for name, (gap, a, b) in values.items()
+    }
+    return pd.DataFrame.from_dict(lines, orient="index", columns=COLUMNS), notes
+
+
+def _normal(distribution: Distribution) -> type[Distribution] | None:
+    """Which normal a posterior is in unconstrained coordinates, if it is one: without covariances, or with all."""
+    while isinstance(distribution, Independent):
+        distribution = distribution.base_dist
+    if isinstance(distribution, TransformedDistribution):
+        if distribution.transforms != [biject_to(distribution.support)]:
+            return None
+        return _normal(distribution.base_dist)
+    return next((kind for kind in (Normal, MultivariateNormal) if isinstance(distribution, kind)), None)

@@ -1,0 +1,117 @@
+"""Ranks of true latents, and of what follows from them, among the draws of a guide."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrovae.pair.layout import Arguments, pyro_layout, rows_first
+from pyrovae.pair.observed import entries_counted
+from pyrovae.pair.running import enumerated_draws, run_guide, run_model
+from pyrovae.pair.sites import Site
+from pyrovae.pair.terms import RowTerms
+from pyrovae.vae import VAE
+
+LIKELIHOOD, GUIDE = "log p(x|z)", "log q(z|x)"
+NO_RANK = -1
+# Weighted draws of the guide for each plain one.
+WEIGHTS_PER_DRAW = 10
+
+
+def ranks_of_truth(
+    vae: VAE, arguments: Arguments, truth: Mapping[str, Tensor], num_draws: int
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Ranks of the true quantities among L draws of the guide, and among weighted draws, by quantity: [B] each."""
+    S = WEIGHTS_PER_DRAW * num_draws
+    layout = vae.layout
+    guide_sites = run_guide(vae, arguments, S)
+    latents = {name: guide_sites[name].value for name in layout.latents}
+    # The truth is scored together with the draws: what is equal must come out equal, to rounding.
+    both = {
+        name: torch.cat([z, pyro_layout(truth[name][None], layout.latents[name], layout.sample_dim)])
+        for name, z in latents.items()
+    }
+    model_sites = run_model(vae, arguments, both, S + 1)
+    terms = RowTerms(model_sites, guide_sites, both, layout, broadcasts=False)
+    joint, log_likelihood = terms.log_likelihood + terms.log_prior, terms.log_likelihood
+    weights = normalized_weights(joint[:S] - terms.log_guide if guide_sites else joint[:S])
+    equal = torch.full_like(weights[:num_draws], 1 / num_draws)
+    quantities: dict[str, tuple[Tensor, Tensor]] = {}
+    for name, site in layout.latents.items():
+        kept = _counted_in_both(vae, name, guide_sites, model_sites)
+        quantities |= _scalars(name, rows_first(both[name], site), kept)
+    for name, draws in enumerated_draws(vae, arguments, latents, S).items():
+        values = torch.cat([rows_first(draws, layout.enumerated[name]), truth[name][None]])
+        quantities |= _scalars(name, values, torch.ones_like(values[0], dtype=torch.bool))
+    everywhere = torch.ones(log_likelihood.shape[1], dtype=torch.bool)
+    if latents:
+        quantities[LIKELIHOOD] = (log_likelihood, everywhere)
+    if latents and set(guide_sites) == set(latents):
+        scored = run_guide(vae, arguments, S + 1, latents=both)
+        quantities[GUIDE] = (torch.stack([site.log_prob for site in scored.values()]).sum(0), everywhere)
+    return {
+        name: (
+            weighted_rank(values[:num_draws], values[S], equal, num_draws)
+            .cpu()
+            .masked_fill(~kept.cpu(), NO_RANK),
+            weighted_rank(values[:S], values[S], weights, num_draws).cpu().masked_fill(~kept.cpu(), NO_RANK),
+        )
+        for name, (values, kept) in quantities.items()
+    }
+
+
+def normalized_weights(log_weights: Tensor) -> Tensor:
+    """Weights [S,B] that sum to one; equal where no draw has any."""
+    # -inf becomes the lowest number as well, and a row of nothing else has equal weights.
+    lowest = torch.finfo(torch.float64).min
+    return log_weights.double().nan_to_num(nan=lowest, neginf=lowest).softmax(0)
+
+
+def weighted_rank(draws: Tensor, truth: Tensor, weights: Tensor, num_draws: int) -> Tensor:
+    """Where the truth [B] lies among draws [S,B] of these weights, as a rank 0..L; ties, to rounding, at random.
+
+        rank = floor((L + 1) (sum_s w_s [z_s < z] + U (sum_s w_s [z_s = z] + v)) / (1 + v)),    v = sum_s w_s^2
+
+    v, one over the effective sample size, is the truth's own share. With L draws of equal weight this is how many
+    lie below; with S draws of equal weight it is uniform as well where the truth is one of them.
+    """
+    precision = torch.finfo(draws.dtype).eps if draws.dtype.is_floating_point else 0.0
+    equal = (draws == truth) | ((draws - truth).abs() <= 16 * precision * truth.abs())
+    below, tied = ((weights * which).sum(0) for which in ((draws < truth) & ~equal, equal))
+    own = (weights**2).sum(0)
+    chance = torch.rand(own.shape, dtype=own.dtype, device=own.device)
+    place = (below + chance * (tied + own)) / (1 + own)
+    return (place * (num_draws + 1)).long().clamp(max=num_draws)
+
+
+def _scalars(name: str, values: Tensor, kept: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Every scalar of a latent [S,B,...] by its name, [S,B], with the rows in which it counts, [B]."""
+    return {
+        name + (f"[{','.join(map(str, index))}]" if index else ""): (
+            values[(slice(None), slice(None), *index)],
+            kept[(slice(None), *index)],
+        )
+        for index in np.ndindex(*values.shape[2:])
+    }
+
+
+def _counted_in_both(
+    vae: VAE, name: str, guide_sites: Mapping[str, Site], model_sites: Mapping[str, Site]
+) -> Tensor:
+    """Which entries of a latent neither program masks, [B, *inner plates, *event]."""
+    kept = torch.ones((), dtype=torch.bool, device="cpu")
+    runs = ((guide_sites, vae.layout.guide_broadcasts), (model_sites, vae.layout.model_broadcasts))
+    for sites, broadcasts in runs:
+        site = sites.get(name)  # in the model, enumeration may have joined it with others
+        if site is not None and site.distribution is not None:
+            S = len(site.log_prob)
+            kept = (
+                kept
+                & entries_counted(
+                    site.distribution, site.mask, S, vae, vae.layout.latents[name], broadcasts=broadcasts
+                )[0]
+            )
+    return kept

@@ -1,0 +1,368 @@
+"""Annealed importance sampling: from draws of the prior or the guide to the posterior, by Hamiltonian moves.
+
+    w = prod_t [p(x, z_t) / r(z_t)]^(beta_t+1 - beta_t),      beta from 0 to 1,  z_0 ~ r
+
+where z_t moves within r^(1 - beta_t) p(x, z)^beta_t. Its mean is p(x) however good or bad the moves are, so that
+log w errs low; run backwards from an exact draw of the posterior, the mean of 1 / w is 1 / p(x), and -log errs
+high. Moves take place in unconstrained coordinates (see `pyrovae.evidence.unconstrained`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import pyro
+import torch
+from torch import Tensor
+from torch.distributions.transforms import Transform
+
+from pyrovae.checks import check_count
+from pyrovae.data import Rows
+from pyrovae.evidence.importance import (
+    PROBE_ROWS,
+    Weigh,
+    bytes_of_weights,
+    draws_of_prior,
+    measured,
+    refuse_auxiliary_sites,
+)
+from pyrovae.evidence.memory import NUMBERS_AT_ONCE, ROWS_AT_ONCE, Limits, Pieces
+from pyrovae.evidence.unconstrained import MakeTransform, checked_bijections, differentiable_recurrence
+from pyrovae.pair.layout import Arguments, Layout
+from pyrovae.pair.running import count_rows, plain_trace, run_guide, run_model
+from pyrovae.pair.sites import family_name
+from pyrovae.random_state import fixed_seed
+from pyrovae.traced.repeated import Repeated
+from pyrovae.vae import VAE
+
+# Chains that find each row's step sizes, and how fast they do.
+PILOT_CHAINS = 16
+PILOT_MOVES = 20
+GAIN = 0.5
+ACCEPTANCE = 0.65
+# Steps differ by chain and move, for orbits that close must not keep chains from mixing.
+JITTER = 0.2
+
+
+@dataclass(frozen=True)
+class AnnealedImportanceSampling:
+    """Annealed importance sampling (AIS) with Hamiltonian Monte Carlo moves, a method of `log_marginal`.
+
+    Neal, "Annealed Importance Sampling" (2001), https://arxiv.org/abs/physics/9803008; for decoder-based models Wu,
+    Burda, Salakhutdinov, Grosse, "On the Quantitative Analysis of Decoder-Based Generative Models" (2017),
+    https://arxiv.org/abs/1611.04273, whose sigmoid schedule of temperatures is used. Each of the `num_samples` S is a
+    chain with one weight. A chain costs `num_temperatures` x `num_leapfrog_steps` gradients of the decoder, and the
+    pilot chains as much as 16 to 18 chains more, so S is chosen small, 10 to 100; more temperatures tell more than
+    more chains.
+
+    Step sizes, one for each row and temperature, are found by pilot chains of their own, which aim at accepting
+    65% of the moves and are then thrown away. The chains that count take these as given, whatever they meet: so
+    each weight stays unbiased for p(x), which steps that follow the chain's own history would not leave it.
+
+    Args:
+        num_temperatures: steps from beta = 0 to 1; with 1, importance sampling from the start.
+        num_leapfrog_steps: of one move.
+        from_guide: start at the guide's draws; else at the prior's.
+
+    Raises:
+        ValueError: counts below 1. When used: latents that are discrete and not summed out, or without a map
+            to real numbers; a model whose latents are all summed out; a guide with auxiliary sites as the start.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> prior, decoder = pv.models.StandardNormal(2), pv.models.Bernoulli(pv.nn.MLP(2, 64))
+        >>> encoder = pv.guides.DiagonalNormal(pv.nn.MLP(64, (2, 2)))
+        >>> vae = pv.VAE(pv.models.LatentVariableModel(prior, decoder), pv.guides.AmortizedGuide(encoder))
+        >>> annealed = pv.AnnealedImportanceSampling(num_temperatures=20, num_leapfrog_steps=2)
+        >>> len(pv.log_marginal(vae, torch.zeros(5, 64), num_samples=4, method=annealed))
+        5
+
+    """
+
+    num_temperatures: int = 500
+    num_leapfrog_steps: int = 10
+    from_guide: bool = False
+
+    def __post_init__(self) -> None:
+        check_count("num_temperatures", self.num_temperatures)
+        check_count("num_leapfrog_steps", self.num_leapfrog_steps)
+
+    def strata(self, num_samples: int) -> tuple[int, ...]:
+        """All chains are alike."""
+        return (num_samples,)
+
+    def temperatures(self) -> list[float]:
+        """beta from 0 to 1, closest together at both ends, where the distributions change most."""
+        T = self.num_temperatures
+        raw = torch.sigmoid(torch.linspace(-4, 4, T + 1, dtype=torch.float64))
+        return ((raw - raw[0]) / (raw[-1] - raw[0])).tolist()
+
+    def weigher(self, vae: VAE, data: Rows, num_samples: int, limits: Limits) -> Weigh:
+        """Weights of chains."""
+        path = self.path(vae, data, num_samples, limits)
+
+        def weigh(arguments: Arguments, seeds: Iterator[int]) -> Iterator[tuple[int, Tensor]]:
+            with vae.evaluating(), fixed_seed(next(seeds), vae.device):
+                steps = self.step_sizes(path, arguments)
+            for first in range(0, num_samples, path.at_once):
+                with vae.evaluating(), fixed_seed(next(seeds), vae.device):
+                    start = path.draw(arguments, min(path.at_once, num_samples - first))
+                    log_weights = self.forward(path, arguments, start, steps)
+                yield 0, log_weights
+
+        return weigh
+
+    def path(self, vae: VAE, data: Rows, num_samples: int, limits: Limits) -> Path:
+        """Check that the latents can be moved, and measure what scoring them takes."""
+        _refuse_discrete(vae, data)
+        space = Unconstrained(vae.layout, checked_bijections(vae, data))
+        few = data.take(slice(0, PROBE_ROWS), vae.device)
+        if self.from_guide:
+            refuse_auxiliary_sites(
+                vae,
+                few,
+                "other draws than its own, which annealing from it needs, is unknown. Start at the prior, "
+                "from_guide=False.",
+            )
+        score = Score(vae, space, self.from_guide)
+        path = Path(vae, space, self.from_guide, Pieces(PROBE_ROWS, 2**30), 1, score)
+
+        def run(num_samples: int) -> object:
+            u = path.draw(few, num_samples)
+            return path.at(few, u)
+
+        footprint = measured(vae, run, few)
+        numbers = max(1, sum(latent.numel for latent in vae.layout.latents.values()))
+        at_once = max(1, NUMBERS_AT_ONCE // (ROWS_AT_ONCE * numbers * 16))
+        num_rows, count = min(ROWS_AT_ONCE, len(data)), max(PILOT_CHAINS, min(at_once, num_samples))
+        # Positions, momenta and gradients, before and after a move; step sizes of every temperature.
+        taken = num_rows * (count * numbers * 8 * 10 + self.num_temperatures * 8)
+        taken += bytes_of_weights(num_rows, count, num_samples)
+        pieces = limits.pieces(footprint, taken, num_rows, vae.device)
+        calls = num_samples * len(data) * self.num_temperatures * self.num_leapfrog_steps
+        repeated = Repeated(vae, score, calls // (pieces.samples * pieces.rows), limits.compile)
+        return Path(vae, space, self.from_guide, pieces, at_once, repeated)
+
+    def step_sizes(self, path: Path, arguments: Arguments) -> Tensor:
+        """Step sizes by temperature and row, [T,B], from pilot chains that then are forgotten."""
+        u = path.draw(arguments, PILOT_CHAINS)
+        point = path.at(arguments, u)
+        log_step = torch.full(u.shape[1:2], math.log(0.5), dtype=torch.float64, device=u.device)
+        unit = u.std(0, keepdim=True)
+        log_step = log_step + unit.where(unit.isfinite() & (unit > 0), 1.0).log().mean((0, 2))
+        betas = self.temperatures()
+        found = torch.empty(len(betas), u.shape[1], dtype=torch.float64, device=u.device)
+        for place, beta in enumerate(betas[:-1]):
+            for _ in range(PILOT_MOVES if place == 0 else 1):
+                point, accepted = self._move(path, arguments, point, beta, log_step.exp())
+                log_step = log_step + GAIN * (accepted.mean(0) - ACCEPTANCE)
+            found[place] = log_step.exp()
+        return found
+
+    def forward(self, path: Path, arguments: Arguments, u: Tensor, steps: Tensor) -> Tensor:
+        """log w of chains from the start, [S,B]."""
+        return self._run(path, arguments, u, steps, backwards=False)
+
+    def backward(self, path: Path, arguments: Arguments, u: Tensor, steps: Tensor) -> Tensor:
+        """log w of the same chains run from draws of the posterior back to the start, [S,B]."""
+        return self._run(path, arguments, u, steps, backwards=True)
+
+    def _run(self, path: Path, arguments: Arguments, u: Tensor, steps: Tensor, *, backwards: bool) -> Tensor:
+        betas, T = self.temperatures(), self.num_temperatures
+        point = path.at(arguments, u)
+        log_weights = torch.zeros(u.shape[:2], dtype=torch.float64, device=u.device)
+        for t in range(T, 0, -1) if backwards else range(1, T + 1):
+            log_weights += (betas[t] - betas[t - 1]) * point.log_ratio
+            # The move at the other end of this step; none at beta = 0, nor at 1.
+            place = t - 1 if backwards else t
+            if 0 < place < T:
+                point, _ = self._move(path, arguments, point, betas[place], steps[place])
+        return log_weights
+
+    def _move(
+        self, path: Path, arguments: Arguments, point: Point, beta: float, step: Tensor
+    ) -> tuple[Point, Tensor]:
+        """One Hamiltonian move within a temperature: where chains are afterwards, and their acceptance [S,B]."""
+        momentum = torch.randn_like(point.u)
+        jitter = 1 + JITTER * (2 * torch.rand_like(point.log_start) - 1)
+        size = (step * jitter).unsqueeze(-1).to(point.u.dtype)
+        energy = point.log_target(beta) - _kinetic(momentum)
+        new = point
+        for _ in range(self.num_leapfrog_steps):
+            momentum = momentum + 0.5 * size * new.gradient(beta)
+            new = path.at(arguments, new.u + size * momentum)
+            momentum = momentum + 0.5 * size * new.gradient(beta)
+        gain = new.log_target(beta) - _kinetic(momentum) - energy
+        accepted = gain.exp().clamp(max=1.0).nan_to_num(0.0)
+        taken = torch.rand_like(accepted) < accepted
+        return new.where(taken, point), accepted
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where chains are, u [S,B,d], with densities [S,B] and gradients [S,B,d] of the start and of p(x, z) over it."""
+
+    u: Tensor
+    log_start: Tensor
+    log_ratio: Tensor
+    start_gradient: Tensor
+    ratio_gradient: Tensor
+
+    def log_target(self, beta: float) -> Tensor:
+        """log r + beta (log p(x, z) - log r), -inf where it is not defined."""
+        return (self.log_start + beta * self.log_ratio).nan_to_num(-math.inf, math.inf, -math.inf)
+
+    def gradient(self, beta: float) -> Tensor:
+        """Its gradient; 0 where it is not defined, where moves are refused anyhow."""
+        return (self.start_gradient + beta * self.ratio_gradient).nan_to_num(0.0, 0.0, 0.0)
+
+    def where(self, mask: Tensor, other: Point) -> Point:
+        """Itself where the mask [S,B] says so, else the other."""
+        wide = mask.unsqueeze(-1)
+        return Point(
+            self.u.where(wide, other.u),
+            self.log_start.where(mask, other.log_start),
+            self.log_ratio.where(mask, other.log_ratio),
+            self.start_gradient.where(wide, other.start_gradient),
+            self.ratio_gradient.where(wide, other.ratio_gradient),
+        )
+
+
+@dataclass(frozen=True)
+class Path:
+    """From the start, prior or guide, to p(x, z): draws of the start, and densities with their gradients."""
+
+    vae: VAE
+    space: Unconstrained
+    from_guide: bool
+    pieces: Pieces
+    at_once: int
+    score: Callable[[Arguments, Tensor], Sequence[Tensor]]
+
+    def draw(self, arguments: Arguments, num_samples: int) -> Tensor:
+        """Draws of the start, u [S,B,d]."""
+        if self.from_guide:
+            sites = run_guide(self.vae, arguments, num_samples)
+            return self.space.flatten({name: sites[name].value for name in self.vae.layout.latents})
+        parts = []
+        for samples, _ in Pieces(count_rows(arguments), 1)(num_samples, count_rows(arguments)):
+            count = len(range(num_samples)[samples])
+            parts.append(self.space.flatten(draws_of_prior(self.vae, arguments, count)[0]))
+        return torch.cat(parts)
+
+    def at(self, arguments: Arguments, u: Tensor) -> Point:
+        """Densities and gradients, piece by piece."""
+        shape = u.shape[:2]
+        densities = u.new_empty(2, *shape, dtype=torch.float64)
+        gradients = u.new_empty(2, *u.shape)
+        for samples, some in self.pieces(*shape):
+            few = tuple(a[some] if isinstance(a, Tensor) and a.dim() > 0 else a for a in arguments)
+            scores = self.score(few, u[samples, some])
+            densities[0, samples, some], densities[1, samples, some] = scores[:2]
+            gradients[0, samples, some], gradients[1, samples, some] = scores[2:]
+        if self.from_guide:  # the end is p(x, z); from the prior it is p(x|z), which is the ratio itself
+            densities[1] -= densities[0]
+            gradients[1] -= gradients[0]
+        return Point(u, densities[0], densities[1], gradients[0], gradients[1])
+
+
+@dataclass(frozen=True)
+class Score:
+    """Log densities of start and end at a piece of positions, and their gradients."""
+
+    vae: VAE
+    space: Unconstrained
+    from_guide: bool
+
+    def __call__(self, arguments: Arguments, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Densities [S,B] and gradients [S,B,d] at u [S,B,d]."""
+        u = u.detach().requires_grad_()
+        with torch.enable_grad(), differentiable_recurrence(self.vae):
+            try:
+                log_start, log_end = self._densities(arguments, u)
+            except ValueError:
+                # A move that went astray, to where float32 ends: there densities are NaN, and it is refused.
+                with pyro.validation_enabled(False):
+                    log_start, log_end = self._densities(arguments, u)
+            (start_gradient,) = torch.autograd.grad(log_start.sum(), u, retain_graph=True)
+            (end_gradient,) = torch.autograd.grad(log_end.sum(), u, materialize_grads=True)
+        return log_start.detach(), log_end.detach(), start_gradient, end_gradient
+
+    def _densities(self, arguments: Arguments, u: Tensor) -> tuple[Tensor, Tensor]:
+        latents, log_volume = self.space.unflatten(u)
+        sites = run_model(self.vae, arguments, latents, len(u)).values()
+        log_prior = torch.stack([s.log_prob.double() for s in sites if not s.observed]).sum(0) + log_volume
+        log_likelihood = torch.stack([s.log_prob.double() for s in sites if s.observed]).sum(0)
+        if not self.from_guide:
+            return log_prior, log_likelihood
+        guide = run_guide(self.vae, arguments, len(u), latents=latents).values()
+        log_guide = torch.stack([s.log_prob.double() for s in guide]).sum(0) + log_volume
+        return log_guide, log_prior + log_likelihood
+
+
+@dataclass(frozen=True)
+class Unconstrained:
+    """The latents of a row as one real vector u, [S,B,d]."""
+
+    layout: Layout
+    bijections: Mapping[str, MakeTransform | None]
+
+    def flatten(self, latents: Mapping[str, Tensor]) -> Tensor:
+        """From latents by site, [S, *inner plates, B, *event]."""
+        parts = []
+        for name, value in latents.items():
+            transform = self._transform(name)
+            u = value if transform is None else transform.inv(value)
+            row_dim = -self.layout.sample_dim - 1
+            parts.append(u.movedim(row_dim, 1).reshape(len(u), u.shape[row_dim], -1))
+        return torch.cat(parts, -1)
+
+    def unflatten(self, u: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Back to the latents, with log |dz/du| [S,B]."""
+        latents, first = {}, 0
+        log_volume = torch.zeros(u.shape[:2], dtype=torch.float64, device=u.device)
+        for name, latent in self.layout.latents.items():
+            transform = self._transform(name)
+            event = latent.event_shape if transform is None else transform.inverse_shape(latent.event_shape)
+            batch = [1] * (-self.layout.sample_dim - 2)
+            for dim, size in zip(latent.inner_dims, latent.inner_sizes, strict=True):
+                batch[dim + 1 + len(batch)] = size
+            count = math.prod(batch) * math.prod(event)
+            value = u[..., first : first + count].reshape(*u.shape[:2], *batch, *event)
+            value = value.movedim(1, 1 + len(batch))
+            first += count
+            if transform is not None:
+                z = transform(value)
+                log_det = transform.log_abs_det_jacobian(value, z).double()
+                log_volume = log_volume + (log_det.flatten(1, -2).sum(1) if batch else log_det)
+                value = z
+            latents[name] = value
+        return latents, log_volume
+
+    def _transform(self, name: str) -> Transform | None:
+        make = self.bijections[name]
+        return None if make is None else make()
+
+
+def _refuse_discrete(vae: VAE, data: Rows) -> None:
+    if not vae.layout.latents:
+        raise ValueError(
+            "there is nothing to anneal: the latents of this model are all summed out, and each weight of "
+            "ImportanceSampling() is p(x) itself."
+        )
+    with vae.evaluating(), fixed_seed(0, vae.device):
+        trace = plain_trace(vae.model, data.take(slice(0, 1), vae.device))
+    for name in vae.layout.latents:
+        distribution = trace.nodes[name]["fn"]
+        if distribution.support.is_discrete:
+            raise ValueError(
+                f"the latent '{name}' is discrete ({family_name(distribution)}): annealed importance sampling moves "
+                "latents along gradients. Have it summed out with infer={'enumerate': 'parallel'} in the model, or "
+                "use ImportanceSampling()."
+            )
+
+
+def _kinetic(momentum: Tensor) -> Tensor:
+    return 0.5 * (momentum.double() ** 2).sum(-1)

@@ -1,0 +1,73 @@
+"""Rows that the model itself has made, together with the latents that made them: exact draws of their posterior."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from pyrovae.data import Rows
+from pyrovae.pair.layout import Arguments
+from pyrovae.pair.observed import observations_of
+from pyrovae.pair.without_data import blank
+from pyrovae.random_state import fixed_seed
+from pyrovae.vae import VAE
+
+# Makes `x`, [M, ...], from the observations by site, [M, ...] each.
+AsX: TypeAlias = Callable[[Mapping[str, Tensor]], Tensor]
+
+
+def simulated(
+    vae: VAE, num_rows: int, context: Arguments, as_x: AsX | None
+) -> tuple[dict[str, Tensor], Rows]:
+    """Draw z and x from the model: the latents by site, [M, ...] each, and x with its context as data.
+
+    Raises:
+        ValueError: as `VAE.sample_prior`; an `x` from which the model does not observe what was simulated, or no way
+            to make one.
+
+    """
+    latents, observed = vae.sample_prior(num_rows, *context)
+    data = vae.rows(_own_x(vae, observed) if as_x is None else as_x(observed), *context)
+    _check_observed(vae, data, observed, masks_allowed=as_x is not None)
+    return latents, data
+
+
+def _own_x(vae: VAE, observed: Mapping[str, Tensor]) -> Tensor:
+    """What the one site observes, in the shape and dtype of `x`."""
+    if len(observed) > 1:
+        raise ValueError(
+            f"the model observes several sites, {sorted(observed)}: give as_x, which makes x from them, e.g. "
+            "as_x=lambda observed: torch.cat([observed['a'], observed['b']], -1)."
+        )
+    ((name, value),) = observed.items()
+    template = blank(vae.row_specs, len(value), vae.device)  # of the shape and dtype of x
+    if template.numel() != value.numel():
+        raise ValueError(
+            f"site '{name}' observes {value[0].numel()} numbers of a row and x has {template[0].numel()}: give as_x, "
+            "which makes x from {name: observations}."
+        )
+    return value.reshape(template.shape).to(template.dtype)
+
+
+def _check_observed(vae: VAE, data: Rows, observed: Mapping[str, Tensor], *, masks_allowed: bool) -> None:
+    """Raise unless the model observes of `x` what was simulated, masked entries aside."""
+    arguments = data.take(slice(None), vae.device)
+    with vae.evaluating(), fixed_seed(0, vae.device):
+        found = observations_of(vae, arguments)
+    for name, observation in found.items():
+        if not masks_allowed and not bool(observation.unmasked.all()):
+            raise ValueError(
+                f"site '{name}' masks some observations, and a guide must not see what the model does not: give as_x, "
+                "which makes x from {name: observations} with a filler where the mask is."
+            )
+        numbers = observation.numbers()
+        counted = ~numbers.isnan()
+        of_site = observed[name].cpu().double().reshape(numbers.shape)
+        if not torch.allclose(numbers[counted], of_site[counted], rtol=1e-5, atol=1e-6):
+            raise ValueError(
+                f"given the simulated x, site '{name}' observes something else than was simulated (it transforms x, or "
+                "takes other entries of it): give as_x, which makes x from {name: observations}."
+            )

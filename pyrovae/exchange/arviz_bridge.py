@@ -1,0 +1,199 @@
+"""What ArviZ's functions expect, from draws of an amortized guide.
+
+ArviZ has two generations in use: 0.x with `InferenceData` and 1.x with `xarray.DataTree`. Groups are xarray
+Datasets here (`pyrovae.exchange.named_arrays`) and are wrapped in what the installed `arviz` uses. What ArviZ's figures
+mean for such draws, and what they do not, is told in docs/arviz.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import xarray as xr
+from torch import Tensor
+
+from pyrovae.checks import check_count
+from pyrovae.evidence.marginal import NUMBERS_AT_ONCE, ROWS_AT_ONCE, row_blocks
+from pyrovae.evidence.psis import pareto_k, smoothed
+from pyrovae.evidence.weights import refuse_rows
+from pyrovae.exchange.named_arrays import WITHOUT_DRAWS, Names
+from pyrovae.pair.layout import Arguments, SiteLayout, rows_first
+from pyrovae.pair.running import enumerated_draws, observations, row_terms, run_predictive, run_prior
+from pyrovae.pair.support import check_support
+from pyrovae.random_state import fixed_seed, seeds_from
+from pyrovae.vae import VAE
+
+Groups = dict[str, dict[str, Tensor]]
+
+
+def to_arviz(
+    vae: VAE,
+    x: Any,
+    *context: Any,
+    num_samples: int = 200,
+    resample_from: int | None = None,
+    seed: int | None = None,
+    coords: Mapping[str, Any] | None = None,
+    dims: Mapping[str, Sequence[str]] | None = None,
+) -> Any:
+    """Draws, densities and data as ArviZ's InferenceData (arviz 0.x) or DataTree (arviz 1.x).
+
+    Groups, with dims (chain, draw, row, ...): `posterior`, `posterior_predictive`, `log_likelihood`
+    (log p(x|z) by observed site), `sample_stats` (`log_weight` = log p(x, z) - log q(z|x), and `khat` by row),
+    `prior`, `prior_predictive`; with dims (row, ...): `observed_data`, `constant_data` (context). There is one
+    chain: draws are independent, so R-hat and the effective sample size say nothing of how good the guide is;
+    `khat` does.
+
+    The posterior draws are the guide's, z_s ~ q(z|x). Given `resample_from` = M they are drawn, for each row
+    with replacement, from M draws of the guide with probabilities proportional to their Pareto smoothed
+    importance weights, and so come nearer to p(z|x): "Pareto Smoothed Importance Sampling" (Vehtari, Simpson,
+    Gelman, Yao, Gabry, 2024), https://jmlr.org/papers/v25/19-556.html; resampling is Rubin's "Using the SIR
+    algorithm to simulate posterior distributions" (1988). Where `khat` is above 0.7 do not trust them either.
+
+    Args:
+        vae: the pair.
+        x: [N, ...]
+        context: what the pair takes beside `x`.
+        num_samples: S, draws for each row; the groups hold S * N times the size of a row.
+        resample_from: M, at least S; None takes the guide's draws as they are.
+        seed: draws are the same for the same seed; None takes one from torch's random state.
+        coords: labels by dim, e.g. {"row": names}.
+        dims: names of the dims after the row by site, e.g. {"z": ["component"]}; also of "context_1", ...
+
+    Returns:
+        A site whose name files cannot hold or that is a dim's (chain, draw, row) goes by another: "/" becomes
+        ".", "row" becomes "row_".
+
+    Raises:
+        ValueError, TypeError: data that do not fit the pair; counts below 1; `dims` or `coords` of sites or dims
+            that are not there, or of another number than theirs; rows all of whose weights are zero or not
+            finite, when resampling.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> prior, decoder = pv.models.StandardNormal(2), pv.models.Bernoulli(pv.nn.MLP(2, 64))
+        >>> encoder = pv.guides.DiagonalNormal(pv.nn.MLP(64, (2, 2)))
+        >>> vae = pv.VAE(pv.models.LatentVariableModel(prior, decoder), pv.guides.AmortizedGuide(encoder))
+        >>> idata = pv.to_arviz(vae, torch.zeros(5, 64), num_samples=20, dims={"z": ["component"]})
+        >>> dict(idata.posterior["z"].sizes)
+        {'chain': 1, 'draw': 20, 'row': 5, 'component': 2}
+
+    """
+    check_count("num_samples", num_samples)
+    if resample_from is not None:
+        check_count("resample_from", resample_from)
+        if resample_from < num_samples:
+            raise ValueError(
+                f"resample_from is {resample_from}: expected at least num_samples = {num_samples}, better ten times "
+                "as many, or draws repeat."
+            )
+    data = vae.rows(x, *context)
+    constant = {f"context_{i}": a for i, a in enumerate(data.arguments[1:], 1)}
+    names = Names(vae.layout, constant, coords or {}, dims or {}, len(data))
+    seeds = seeds_from(seed)
+    blocks: list[Groups] = []
+    for first, arguments in row_blocks(vae, data):
+        with vae.evaluating(), fixed_seed(next(seeds), vae.device):
+            check_support(vae.model, arguments, first)
+            drawn = _from_the_guide(vae, arguments, resample_from or num_samples)
+            if resample_from is not None:
+                drawn = drawn.resampled(vae, num_samples, first)
+            blocks.append(_groups(vae, arguments, drawn))
+    groups = {group: names.dataset(group, _joined(blocks, group)) for group in blocks[0]}
+    groups["posterior"].attrs["draws_of"] = (
+        "q(z|x)"
+        if resample_from is None
+        else f"Pareto smoothed importance resampling of {resample_from} draws of q(z|x)"
+    )
+    if constant:
+        groups["constant_data"] = names.dataset("constant_data", constant)
+    return _wrap(groups)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Latents of one block of rows in Pyro's layout; log p(x|z) by site and log weights [S,B]; Pareto k [B]."""
+
+    latents: dict[str, Tensor]
+    log_likelihood: dict[str, Tensor]
+    log_weights: Tensor
+    khat: Tensor
+
+    def resampled(self, vae: VAE, num_samples: int, first_row: int) -> _Drawn:
+        """Draw S of these for each row, with replacement, by their Pareto smoothed weights."""
+        finite = self.log_weights < math.inf  # false for NaN as well
+        bad = ~finite.all(0) | (self.log_weights == -math.inf).all(0)
+        refuse_rows(
+            bad,
+            first_row,
+            "there is nothing to resample. Take the guide's draws, resample_from=None, and look at log_weight.",
+        )
+        weights = smoothed(self.log_weights).softmax(0)
+        chosen = torch.multinomial(weights.T, num_samples, replacement=True).T  # [S,B]
+        taken = {}
+        for name, value in self.latents.items():
+            after = len(vae.layout.latents[name].event_shape)
+            inner = value.dim() - 2 - after
+            index = chosen.reshape(num_samples, *[1] * inner, chosen.shape[1], *[1] * after)
+            taken[name] = value.gather(0, index.expand(num_samples, *value.shape[1:]))
+        likelihood = {name: value.gather(0, chosen) for name, value in self.log_likelihood.items()}
+        return _Drawn(taken, likelihood, self.log_weights.gather(0, chosen), self.khat)
+
+
+def _from_the_guide(vae: VAE, arguments: Arguments, num_samples: int) -> _Drawn:
+    """Draws of q(z|x) and their weights, in pieces, whose size depends on the data's alone."""
+    row_numbers = math.prod(arguments[0].shape[1:]) + sum(s.numel for s in vae.layout.latents.values())
+    at_once = max(1, NUMBERS_AT_ONCE // (ROWS_AT_ONCE * max(1, row_numbers)))
+    pieces = []
+    for done in range(0, num_samples, at_once):
+        terms = row_terms(vae, arguments, min(at_once, num_samples - done))
+        observed = {name: site.log_prob for name, site in terms.model_sites.items() if site.observed}
+        pieces.append((dict(terms.latents), observed, {"log_weight": terms.log_weights.double()}))
+    latents, likelihood, weights = (
+        {name: torch.cat([one[name] for one in part]) for name in part[0]}
+        for part in zip(*pieces, strict=True)
+    )
+    return _Drawn(latents, likelihood, weights["log_weight"], pareto_k(weights["log_weight"]))
+
+
+def _groups(vae: VAE, arguments: Arguments, drawn: _Drawn) -> Groups:
+    """All groups for one block of rows, by site: [S, B, ...], those without draws [B, ...]."""
+    layout, latents = vae.layout, drawn.latents
+    num_samples = len(drawn.log_weights)
+    hidden = layout.hidden
+    everything = {**latents, **enumerated_draws(vae, arguments, latents, num_samples)}
+    _, predictive = run_predictive(vae, arguments, everything)
+    prior, prior_predictive = run_prior(vae, arguments, num_samples)
+    observed = observations(vae, arguments)
+
+    def users(values: Mapping[str, Tensor], sites: Mapping[str, SiteLayout]) -> dict[str, Tensor]:
+        return {name: rows_first(values[name], site).cpu() for name, site in sites.items()}
+
+    return {
+        "posterior": users(everything, hidden),
+        "posterior_predictive": users(predictive, layout.observed),
+        "log_likelihood": {name: value.cpu() for name, value in drawn.log_likelihood.items()},
+        "sample_stats": {"log_weight": drawn.log_weights.cpu(), "khat": drawn.khat.cpu()},
+        "prior": users(prior, hidden),
+        "prior_predictive": users(prior_predictive, layout.observed),
+        "observed_data": {name: value[0] for name, value in users(observed, layout.observed).items()},
+    }
+
+
+def _joined(blocks: list[Groups], group: str) -> dict[str, Tensor]:
+    def row_dim(name: str) -> int:
+        return 0 if group in WITHOUT_DRAWS or name == "khat" else 1
+
+    return {name: torch.cat([b[group][name] for b in blocks], row_dim(name)) for name in blocks[0][group]}
+
+
+def _wrap(groups: dict[str, xr.Dataset]) -> Any:
+    import arviz  # not at the top: it takes a second
+
+    if int(arviz.__version__.split(".")[0]) < 1:
+        return arviz.InferenceData(**groups)
+    return xr.DataTree.from_dict(groups)

@@ -1,0 +1,337 @@
+"""The parameters of a pair: those of its modules, and those that its programs make in Pyro's global store.
+
+A pair runs inside `PairParameters.scope()`: there `pyro.param` and `pyro.module` meet this pair's parameters
+and no others, and what they make is kept here instead of in the global store. Everything is an ordinary
+parameter of an `nn.Module`, so devices, optimizers and files see one kind.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from types import ModuleType
+from typing import Any
+
+import pyro
+import torch
+from pyro.nn import PyroModule
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from pyrovae.pair.running import Program
+
+
+class PairParameters(nn.Module):
+    """A model and a guide with all their parameters and buffers.
+
+    Raises:
+        ValueError: model and guide both name one PyroParam.
+
+    """
+
+    def __init__(self, model: Program, guide: Program) -> None:
+        super().__init__()
+        _refuse_shared_pyro_params(model, guide)
+        self.model = model
+        self.guide = guide
+        # Modules that functions and methods reach from outside: those whose methods they are at once,
+        # the others as soon as their parameters pass through pyro.module.
+        self.reached = nn.ModuleDict(_bound_modules(model, guide))
+        # Unconstrained parameters of pyro.param that no module holds.
+        self.store = nn.ParameterDict()
+        self._reachable = _reachable_modules(model, guide)
+        self._constraints: dict[str, constraints.Constraint] = {}
+        self._of_modules: set[str] = set()
+        self._loaded: dict[str, Tensor] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the parameters (the CPU if there are none)."""
+        tensor = next((t for t in (*self.parameters(), *self.buffers())), None)
+        return torch.device("cpu") if tensor is None else tensor.device
+
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        """Run programs inside: `pyro.param` and `pyro.module` meet this pair's parameters only.
+
+        Tensors that a program makes, such as `torch.zeros(3)` or the 0 of `Normal(0.0, 1.0)`, are made where its
+        parameters are.
+        """
+        state: Any = {
+            "params": {_unescape(name): parameter for name, parameter in self.store.items()},
+            "constraints": dict(self._constraints),
+        }
+        outside = pyro.get_param_store().named_parameters()
+        trained = {name: value for name, value in outside if _escape(name) not in self.store}
+        given = _GiveValues(self._loaded, trained) if self._loaded or trained else None
+        # On the CPU torch makes them by itself, unless told otherwise outside.
+        here = nullcontext() if self.device.type == "cpu" else self.device
+        with pyro.get_param_store().scope(state) as state, given or nullcontext(), here:
+            yield
+        self._adopt(state)
+        if given is not None and given.taken:
+            warnings.warn(
+                f"{', '.join(map(repr, sorted(given.taken)))} start from the values that Pyro's global store holds "
+                "under these names. If they are left from something else, call pyro.clear_param_store() first.",
+                stacklevel=4,
+            )
+
+    def warn_of_untrained_modules(self) -> None:
+        """Warn of modules that a plain function reaches and does not hand to `pyro.module`."""
+        held = {id(p) for p in self.parameters()}
+        idle = [
+            n
+            for n, m in self._reachable.items()
+            if any(p.requires_grad and id(p) not in held for p in m.parameters())
+        ]
+        if idle and not isinstance(self.model, nn.Module):
+            names = ", ".join(f"'{name.split('_', 1)[1]}'" for name in idle)
+            warnings.warn(
+                f"model or guide can reach the module {names} and does not hand it to pyro.module: it will not be "
+                "trained or saved. Call pyro.module(name, module) there, or freeze it with requires_grad_(False).",
+                stacklevel=2,
+            )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """A copy with parameters of its own; functions cannot be copied, and they hold on to their modules."""
+        if self._reachable and any(name in self.reached for name in self._reachable):
+            raise TypeError(
+                "a VAE of plain functions cannot be copied: the functions would go on using the modules of this one. "
+                "Build a second one and load() what this one saves."
+            )
+        memo[id(self)] = twin = type(self).__new__(type(self))
+        twin.__dict__.update({key: copy.deepcopy(value, memo) for key, value in self.__dict__.items()})
+        return twin
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters and saved buffers by name, each tensor once."""
+        return _named_tensors(self)
+
+    def take_values(self, saved: Mapping[str, Tensor]) -> str:
+        """Copy saved tensors in and return ""; or change nothing and return what differs.
+
+        Parameters that `pyro.param` has not made yet take their values when it does.
+        """
+        reached = {
+            n: m for n, m in self._reachable.items() if any(k.startswith(f"reached.{n}.") for k in saved)
+        }
+        own = self.tensors() | {
+            f"reached.{name}.{key}": tensor
+            for name, module in reached.items()
+            for key, tensor in _named_tensors(module).items()
+        }
+        unmade = {n for n in saved if n.startswith("store.") and n not in own} if not self._has_run else set()
+        differences = _differences(own, {n: t for n, t in saved.items() if n not in unmade})
+        if differences:
+            return differences
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(saved[name])
+        self.reached.update(reached)
+        self._loaded = {_unescape(name.removeprefix("store.")): saved[name] for name in unmade}
+        return ""
+
+    def share_store(self, other: PairParameters) -> None:
+        """Use the parameters that another pair's programs made in the store: for a pair of the same programs."""
+        self.store, self.reached = other.store, other.reached
+        self._reachable = {**self._reachable, **other._reachable}
+        self._constraints, self._of_modules, self._loaded = (
+            other._constraints,
+            other._of_modules,
+            other._loaded,
+        )
+
+    @property
+    def _has_run(self) -> bool:
+        return bool(self.store) or bool(self._of_modules)
+
+    def _adopt(self, state: Any) -> None:
+        """Take over what a run left in the scope: parameters of modules by their module, others here."""
+        new = state["params"].keys() - self._of_modules - {_unescape(name) for name in self.store}
+        if not new:
+            return
+        for name, module in self._reachable.items():
+            members = {id(parameter) for parameter in module.parameters()}
+            if name not in self.reached and any(id(state["params"][n]) in members for n in new):
+                self.reached[name] = module
+        held = {id(parameter) for parameter in self.parameters()}
+        for name in sorted(new):
+            parameter = state["params"][name]
+            if id(parameter) in held:
+                self._of_modules.add(name)
+                continue
+            if not isinstance(parameter, nn.Parameter):
+                parameter = nn.Parameter(parameter.detach())
+            self.store[_escape(name)] = parameter
+            self._constraints[name] = state["constraints"][name]
+            self._loaded.pop(name, None)
+
+
+class _GiveValues(Messenger):
+    """Gives parameters that `pyro.param` makes for the first time the values of a loaded file.
+
+    Else those that the user's own store holds, for a pair that was trained by plain Pyro. Parameters of
+    modules are left alone there: they are their modules' own.
+    """
+
+    def __init__(self, loaded: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.loaded, self.trained = loaded, trained
+        self.taken: set[str] = set()
+
+    def _pyro_post_param(self, msg: Any) -> None:
+        name = msg["name"]
+        unconstrained = msg["value"].unconstrained()
+        value = self.loaded.get(name)
+        if value is None and not isinstance(unconstrained, nn.Parameter):
+            value = self.trained.get(name)
+        if value is None or name in self.taken:
+            return
+        source = "the loaded file" if name in self.loaded else "Pyro's global store"
+        if unconstrained.shape != value.shape:
+            raise ValueError(
+                f"{source} belongs to another architecture: parameter '{name}' has shape {list(value.shape)} there and "
+                f"{list(unconstrained.shape)} here."
+            )
+        with torch.no_grad():
+            unconstrained.copy_(value)
+        if name not in self.loaded:
+            self.taken.add(name)
+        msg["value"] = pyro.get_param_store()[name]
+
+
+def modules_of(*programs: Program) -> list[nn.Module]:
+    """The modules that programs are, whose methods they are, or that they can reach by name."""
+    found: list[nn.Module] = []
+    for program in programs:
+        owner, reached = _program_modules(program)
+        own = [program] if isinstance(program, nn.Module) else []
+        found += [*own, *([] if owner is None else [owner]), *reached.values()]
+    return found
+
+
+def _program_modules(program: Any) -> tuple[nn.Module | None, dict[str, nn.Module]]:
+    """The module whose method a program is, and the modules that it can reach by name."""
+    if isinstance(program, nn.Module):
+        return None, {}
+    given: dict[str, Any]
+    if isinstance(program, functools.partial):
+        owner, found = _program_modules(program.func)
+        given = {str(place): value for place, value in enumerate(program.args)} | program.keywords
+    else:
+        owner = getattr(program, "__self__", None)
+        function = getattr(program, "__func__", program)
+        names = inspect.getclosurevars(function) if inspect.isfunction(function) else None
+        found = {}
+        given = {} if names is None else {**names.globals, **names.nonlocals}
+        if owner is not None and not isinstance(owner, nn.Module):
+            given |= vars(owner)
+    for name, value in given.items():
+        found |= _modules_within(name, value, depth=3)
+    return owner if isinstance(owner, nn.Module) else None, found
+
+
+def _modules_within(name: str, value: Any, depth: int) -> dict[str, nn.Module]:
+    """Modules that a variable holds: itself, or in containers and plain objects."""
+    if isinstance(value, nn.Module):
+        return {name: value}
+    inside: Mapping[Any, Any] = {}
+    if isinstance(value, Mapping):
+        inside = value
+    elif isinstance(value, list | tuple):
+        inside = dict(enumerate(value))
+    elif hasattr(value, "__dict__") and not isinstance(value, type | ModuleType) and not callable(value):
+        inside = vars(value)
+    found: dict[str, nn.Module] = {}
+    if depth:
+        for key, item in inside.items():
+            found |= _modules_within(f"{name}_{key}".replace(".", "_"), item, depth - 1)
+    return found
+
+
+def _bound_modules(model: Program, guide: Program) -> dict[str, nn.Module]:
+    owners = {"of_model": _program_modules(model)[0], "of_guide": _program_modules(guide)[0]}
+    if owners["of_guide"] is owners["of_model"]:
+        del owners["of_guide"]
+    return {name: owner for name, owner in owners.items() if owner is not None}
+
+
+def _reachable_modules(model: Program, guide: Program) -> dict[str, nn.Module]:
+    found: dict[str, nn.Module] = {}
+    for which, program in (("model", model), ("guide", guide)):
+        for name, module in _program_modules(program)[1].items():
+            if not any(module is other for other in found.values()):
+                found[f"{which}_{name}"] = module
+    return found
+
+
+def _refuse_shared_pyro_params(model: Any, guide: Any) -> None:
+    if not (isinstance(model, PyroModule) and isinstance(guide, PyroModule)) or model is guide:
+        return
+    constrained = [
+        {n: p for n, p in program.named_pyro_params() if _is_pyro_param(program, n)}
+        for program in (model, guide)
+    ]
+    shared = [n for n in constrained[0] if n in constrained[1] and constrained[0][n] is not constrained[1][n]]
+    if shared:
+        raise ValueError(
+            f"model and guide both have a PyroParam {', '.join(map(repr, shared))}. Pyro knows it by that name and "
+            "would silently make the two one. Rename it in the model or in the guide."
+        )
+
+
+def _is_pyro_param(module: nn.Module, name: str) -> bool:
+    *path, last = name.split(".")
+    owner = module.get_submodule(".".join(path))
+    return f"{last}_unconstrained" in owner._parameters
+
+
+def _named_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and saved buffers by name, each tensor once."""
+    names: dict[int, str] = {}
+    found = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"'{name}' is {type(tensor).__name__}: only tensors are saved; no extra state.")
+        if id(tensor) not in names:
+            names[id(tensor)] = name
+            found[name] = tensor
+    return found
+
+
+def _differences(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> str:
+    parts = []
+    if missing := sorted(own.keys() - saved.keys()):
+        parts.append(f"it lacks {_some(missing)}")
+    if unknown := sorted(saved.keys() - own.keys()):
+        parts.append(f"it has {_some(unknown)}, which this VAE does not")
+    parts += [
+        f"'{name}' has shape {list(saved[name].shape)} in the file and {list(own[name].shape)} here"
+        for name in sorted(own.keys() & saved.keys())
+        if own[name].shape != saved[name].shape
+    ][:3]
+    parts += [
+        f"'{name}' is {saved[name].dtype} in the file and {own[name].dtype} here"
+        for name in sorted(own.keys() & saved.keys())
+        if own[name].dtype != saved[name].dtype
+    ][:3]
+    return "; ".join(parts)
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(f"'{name}'" for name in names[:3])
+    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+# nn.ParameterDict refuses dots.
+def _escape(name: str) -> str:
+    return name.replace("/", "//").replace(".", "/_")
+
+
+def _unescape(name: str) -> str:
+    return name.replace("//", "\0").replace("/_", ".").replace("\0", "/")

@@ -1,0 +1,95 @@
+"""Running a model that nobody has data for: what stands in their place, and whether the model minds.
+
+A model that only observes `x` draws the same whatever `x` is. One that reads values of it (to make a mask, or a
+rate) does not, and would give nonsense in silence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrovae.data import Rows
+from pyrovae.pair import contract
+from pyrovae.pair.layout import Arguments
+from pyrovae.pair.row_specs import RowSpecs, check_specs
+from pyrovae.pair.running import NoMeanError, Pair, run_prior
+from pyrovae.random_state import fixed_seed
+
+
+def blank(
+    specs: RowSpecs, num_rows: int, device: torch.device, *, real: float = math.nan, whole: int = 0
+) -> Tensor:
+    """Rows of the dtype and shape of `x` that hold nothing: NaN, or `real`, or `whole` where they are integers."""
+    assert specs[0] is not None
+    dtype, shape = specs[0]
+    filler = real if dtype.is_floating_point else whole
+    return torch.full((num_rows, *shape), filler, dtype=dtype, device=device)
+
+
+def checked_context(specs: RowSpecs, num_rows: int, context: Arguments, device: torch.device) -> Arguments:
+    """What the pair takes beside `x`, on the device.
+
+    Raises:
+        ValueError: another number of arguments or of rows; else as `check_specs`.
+
+    """
+    if len(context) != len(specs) - 1:
+        raise ValueError(
+            f"got {len(context)} context arguments: model and guide take {len(specs) - 1} beside x."
+        )
+    for place, argument in enumerate(context, 1):
+        if isinstance(argument, Tensor | np.ndarray) and len(argument) != num_rows:
+            raise ValueError(f"{num_rows} rows were asked for and context {place} has {len(argument)}.")
+    if not context:
+        return ()
+    data = Rows((torch.zeros(num_rows), *context))
+    check_specs(data.arguments, [(torch.float32, torch.Size()), *specs[1:]])
+    return data.take(slice(None), device)[1:]
+
+
+def reads_x(pair: Pair, specs: RowSpecs, num_rows: int, context: Arguments, device: torch.device) -> bool:
+    """Whether the model draws something else for another `x`, the random numbers being the same."""
+    num_rows = min(num_rows, contract.PROBE_ROWS)
+    few = tuple(a[:num_rows] if isinstance(a, Tensor) and a.dim() > 0 else a for a in context)
+    draws = []
+    for real, whole in ((-1.0, 0), (2.0, 1)):
+        arguments = (blank(specs, num_rows, device, real=real, whole=whole), *few)
+        with fixed_seed(0, device), explained():
+            latents, observed = run_prior(pair, arguments, 1)
+        draws.append([*latents.values(), *observed.values()])
+    return not all(torch.equal(a, b) for a, b in zip(*draws, strict=True))
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Say of a failure inside that it came of running without data.
+
+    Raises:
+        ValueError: whatever failed, and what to do.
+
+    """
+    try:
+        yield
+    except NoMeanError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"the model failed without data: {type(error).__name__}: {error}\n  It seems to read values of x "
+            "beyond observing them; move what it needs into a context argument."
+        ) from error
+
+
+def refuse_nan(values: Mapping[str, Tensor]) -> None:
+    """Raise ValueError where a site's values, made without data, are NaN."""
+    for name, value in values.items():
+        if value.is_floating_point() and bool(value.isnan().any()):
+            raise ValueError(
+                f"site '{name}' gives NaN without data: the model reads values of x beyond observing them, or "
+                "its parameters are NaN. Move what it needs of x into a context argument."
+            )

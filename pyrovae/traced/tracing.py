@@ -1,0 +1,200 @@
+"""A function of tensors, run once and kept as a graph of the tensor operations that it did.
+
+A Pyro program of fixed structure does the same operations each time, so that one run under
+`torch.fx.experimental.proxy_tensor.make_fx` tells them all, backward passes included, and what is left is
+free of Pyro. A function that looks at values (`if x.mean() > 0`, `int(lengths.max())`) does not: it is refused,
+with the line that looks. The graph is simplified by `pyrovae.traced.graph_passes`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pyro
+import pyro.util
+import torch
+from pyro.infer.util import torch_item
+from torch import Tensor
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
+
+from pyrovae.random_state import same_random_state
+from pyrovae.traced.graph_passes import simplify
+from pyrovae.traced.program_state import ProgramState
+
+GraphFunction = Callable[..., Sequence[Tensor]]
+
+
+class NotTraceableError(Exception):
+    """A function whose operations depend on values, or that changes its own state; says which and where."""
+
+
+def trace(function: GraphFunction, inputs: Sequence[Tensor]) -> GraphModule:
+    """The operations of `function(*inputs)` as a graph of the same signature.
+
+    `inputs` are all tensors that may change between calls: parameters and buffers (also such as the function
+    reaches by itself), data, coefficients. Other tensors are taken as constants. Random numbers are drawn anew
+    at each call, in the same order. Inputs that the function changes in place, such as the running statistics
+    of a batch normalization, are put back after the trace, and so is torch's random state.
+
+    Raises:
+        NotTraceableError: the function looks at values.
+
+    """
+
+    def guarded(*tensors: Tensor) -> Sequence[Tensor]:
+        with _NoValues():
+            return function(*tensors)
+
+    try:
+        # Checks of values would be looked at, and they are made on the first step outside the graph.
+        with pyro.validation_enabled(False), undone(inputs):
+            graph = make_fx(guarded)(*inputs)
+        for node in graph.graph.nodes:
+            if torch.Tag.dynamic_output_shape in getattr(node.target, "tags", ()):
+                raise NotTraceableError(f"the shape that {node.target} gives depends on values")
+        return simplify(graph, inputs)
+    except NotTraceableError:
+        raise
+    except Exception as error:
+        raise NotTraceableError(_reason(error)) from error
+
+
+class Reference:
+    """One call of a function: what it gives from the random state at hand, and how it leaves its inputs.
+
+    Whatever is to stand for the function must give and leave the same.
+
+    Args:
+        function: runs a pair's programs.
+        inputs: as for `trace`; a change in place is undone after each call.
+        tolerance: how far rounding may take a result from the function's, relative to its largest entry.
+
+    """
+
+    def __init__(self, function: GraphFunction, inputs: Sequence[Tensor], tolerance: float) -> None:
+        self.function, self.inputs, self.tolerance = function, inputs, tolerance
+        self._expected = self._outcome(function)
+
+    def verified(self, run: GraphFunction) -> GraphFunction:
+        """The run, if it gives and leaves what the function does.
+
+        Raises:
+            NotTraceableError: it does not.
+
+        """
+        with torch.no_grad():
+            found = self._outcome(run)
+        if len(found) != len(self._expected) or not all(map(self._close, found, self._expected)):
+            raise NotTraceableError("its trace gives other numbers than the program")
+        return run
+
+    def _outcome(self, function: GraphFunction) -> list[Tensor]:
+        with undone(self.inputs):
+            return [t.detach().clone() for t in (*function(*self.inputs), *self.inputs)]
+
+    def _close(self, found: Tensor, expected: Tensor) -> bool:
+        if found.shape != expected.shape or found.dtype != expected.dtype:
+            return False
+        if torch.equal(found, expected):
+            return True
+        finite = expected[expected.isfinite()].abs()
+        scale = float(finite.max()) if finite.numel() else 0.0
+        return torch.allclose(
+            found, expected, rtol=self.tolerance, atol=self.tolerance * scale + 1e-8, equal_nan=True
+        )
+
+
+def verified_trace(reference: Reference, state: ProgramState) -> GraphModule:
+    """The operations of the reference's function, which give its numbers.
+
+    Args:
+        reference: made after `state`.
+        state: of the programs that the function runs.
+
+    Raises:
+        NotTraceableError: the function looks at values, or running it has changed the program's state.
+
+    """
+    if changed := state.changes():
+        raise NotTraceableError(f"running the program changes {changed[0]}")
+    graph = trace(reference.function, reference.inputs)
+    reference.verified(graph.forward)
+    return graph
+
+
+@contextmanager
+def undone(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Put torch's random state and tensors that are changed in place inside, such as running statistics, back."""
+    before = [tensor.detach().clone() for tensor in tensors]
+    with same_random_state(tensors[0].device):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for tensor, old in zip(tensors, before, strict=True):
+                    # Batch normalization changes some past their version counters.
+                    if not torch.equal(tensor, old):
+                        tensor.copy_(old)
+
+
+class _NoValues(TorchFunctionMode):
+    """Refuses to look at values, except where Pyro's objectives do so to report a loss."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func not in _LOOKS:
+            return func(*args, **(kwargs or {}))
+        caller = _caller()
+        if caller.f_code in _REPORTS and func in _FOR_PYRO:
+            return _FOR_PYRO[func](args[0])
+        if func not in _LOOKS_UNSEEN:
+            try:
+                return func(*args, **(kwargs or {}))  # of a constant it may
+            except RuntimeError as error:
+                if _LOOKED not in str(error):
+                    raise
+        place = f"{'/'.join(Path(caller.f_code.co_filename).parts[-2:])}, line {caller.f_lineno},"
+        raise NotTraceableError(f"{place} looks at values of a tensor ({func.__name__.strip('_')})")
+
+
+_LOOKED = "trying to get value out of a tracing tensor"
+# These read memory or act later: a trace would not notice.
+_LOOKS_UNSEEN = {torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.register_hook}
+_LOOKS = _LOOKS_UNSEEN | {
+    torch.Tensor.item,
+    torch.Tensor.__bool__,
+    torch.Tensor.__int__,
+    torch.Tensor.__float__,
+    torch.Tensor.__index__,
+}
+# Where Pyro's objectives put a value into the loss that they report, and look for NaN in it.
+_REPORTS = {torch_item.__code__, pyro.util.torch_isnan.__code__, pyro.util.warn_if_nan.__code__}
+_FOR_PYRO: dict[Any, Callable[[Tensor], Any]] = {
+    torch.Tensor.item: torch.Tensor.detach,
+    torch.Tensor.__bool__: lambda tensor: False,
+    torch.Tensor.register_hook: lambda tensor: None,
+}
+
+
+def _caller() -> FrameType:
+    """The frame outside torch that called the function at hand."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] == "torch":
+        frame = frame.f_back
+    assert frame is not None
+    return frame
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    if _LOOKED in text:
+        return "an operation of it looks at values of a tensor"
+    return f"{type(error).__name__}: {text[:200]}"

@@ -1,0 +1,166 @@
+"""The loss of one minibatch under any objective, with what a history logs beside it."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import pyro
+import pyro.infer
+import torch
+from torch import Tensor
+
+from pyrovae.objectives.base import RowObjective
+from pyrovae.pair.layout import Arguments
+from pyrovae.pair.recording import BatchTerms
+from pyrovae.pair.running import row_terms
+from pyrovae.vae import VAE
+
+# Sums over the rows of a batch: the objective's loss, and the ELBO, log p(x|z) and rate of the same draws.
+STATISTICS = ("loss", "elbo", "reconstruction", "rate")
+
+
+NO_INFLUENCE = "no parameter of the VAE has any influence on the loss: there is nothing to train."
+
+
+class BatchLoss(Protocol):
+    """What a step needs of an objective."""
+
+    @property
+    def coefficients(self) -> tuple[Tensor, ...]:
+        """Tensors that change between steps and that the loss reads."""
+
+    @property
+    def untraceable(self) -> str | None:
+        """Why this objective's loss cannot be traced; None if it can."""
+
+    def statistics_and_gradients(
+        self, arguments: Arguments, parameters: list[Tensor], factor: Tensor | float
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """The `STATISTICS` [4] and the gradients of `factor` times the summed loss, without the plate's N/B scale."""
+
+
+def batch_loss(vae: VAE, objective: pyro.infer.ELBO | None) -> BatchLoss:
+    """How `fit` uses an objective; None is Pyro's own ELBO, with discrete latents summed out.
+
+    Raises:
+        TypeError: not an objective, or one that `fit` cannot use.
+
+    """
+    if objective is None:
+        objective = default_objective(vae)
+    if isinstance(objective, RowObjective):
+        return RowLoss(vae, objective)
+    unlike: tuple[type, ...] = (
+        pyro.infer.ReweightedWakeSleep,
+        pyro.infer.JitTrace_ELBO,
+        pyro.infer.JitTraceEnum_ELBO,
+        pyro.infer.JitTraceGraph_ELBO,
+        pyro.infer.JitTraceMeanField_ELBO,
+    )
+    if not isinstance(objective, pyro.infer.ELBO) or isinstance(objective, unlike):
+        raise TypeError(
+            f"objective is {objective!r}: expected one of pyrovae.objectives or a pyro.infer.ELBO such as "
+            "pyro.infer.Trace_ELBO(), neither a jitted one (fit traces by itself) nor one with two losses "
+            "(pyrovae.objectives has reweighted wake-sleep)."
+        )
+    return PyroLoss(vae, objective)
+
+
+def default_objective(vae: VAE) -> pyro.infer.ELBO:
+    """`Trace_ELBO`, or `TraceEnum_ELBO` where the model enumerates."""
+    if not vae.layout.enumerated:
+        return pyro.infer.Trace_ELBO()
+    return pyro.infer.TraceEnum_ELBO(max_plate_nesting=-vae.layout.sample_dim - 1)
+
+
+class RowLoss:
+    """An objective on the row-wise waist."""
+
+    untraceable = None
+
+    def __init__(self, vae: VAE, objective: RowObjective) -> None:
+        self.vae, self.objective = vae, objective
+
+    @property
+    def coefficients(self) -> tuple[Tensor, ...]:
+        """Of the objective: beta and the like."""
+        return self.objective.coefficients
+
+    def statistics_and_gradients(
+        self, arguments: Arguments, parameters: list[Tensor], factor: Tensor | float
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """See `BatchLoss`."""
+        losses = self.objective.evaluate(self.vae, arguments)
+        if not losses.surrogate.requires_grad:
+            raise ValueError(NO_INFLUENCE)
+        gradients = torch.autograd.grad(losses.surrogate.sum() * factor, parameters, allow_unused=True)
+        with torch.no_grad():
+            log_likelihood, rate = losses.log_likelihood.mean(0).sum(), losses.rate.mean(0).sum()
+            statistics = [losses.value.sum(), log_likelihood - rate, log_likelihood, rate]
+        return torch.stack([s.detach() for s in statistics]), list(gradients)
+
+
+class PyroLoss:
+    """Any of Pyro's objectives, untouched."""
+
+    coefficients: tuple[Tensor, ...] = ()
+
+    def __init__(self, vae: VAE, objective: pyro.infer.ELBO) -> None:
+        self.vae = vae
+        self.objective: Any = objective
+        self.terms = BatchTerms()
+        self.model, self.guide = self.terms.model(self._announced), self.terms.guide(vae.guide)
+
+    @property
+    def untraceable(self) -> str | None:
+        """Only a loss that can be had without its backward pass is traced."""
+        if hasattr(self.objective, "differentiable_loss"):
+            return None
+        return f"{type(self.objective).__name__} has no differentiable loss"
+
+    def statistics_and_gradients(
+        self, arguments: Arguments, parameters: list[Tensor], factor: Tensor | float
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """See `BatchLoss`."""
+        gradients: list[Tensor | None]
+        if self.untraceable is None:
+            loss = self.objective.differentiable_loss(self.model, self.guide, *arguments)
+            terms = self._terms(arguments)
+            if not loss.requires_grad:
+                raise ValueError(NO_INFLUENCE)
+            loss = loss / self.terms.plate_scale
+            gradients = list(torch.autograd.grad(loss * factor, parameters, allow_unused=True))
+            loss = loss.detach()
+        else:
+            loss, gradients = self._backward(arguments, parameters)
+            terms = self._terms(arguments)
+            loss = terms.new_tensor(loss / self.terms.plate_scale)
+            scale = factor / self.terms.plate_scale
+            gradients = [None if g is None else g * scale for g in gradients]
+        return torch.stack([loss, *terms]), gradients
+
+    def _backward(self, arguments: Arguments, parameters: list[Tensor]) -> tuple[float, list[Tensor | None]]:
+        """Loss and gradients of an objective that runs its backward pass itself, into `.grad`."""
+        before = [p.grad for p in parameters]
+        for p in parameters:
+            p.grad = None
+        loss = self.objective.loss_and_grads(self.model, self.guide, *arguments)
+        gradients = [p.grad for p in parameters]
+        for p, old in zip(parameters, before, strict=True):
+            p.grad = old
+        return loss, gradients
+
+    @torch.no_grad()
+    def _terms(self, arguments: Arguments) -> Tensor:
+        terms = self.terms.take(self.objective)
+        if terms is not None:
+            return terms
+        drawn = row_terms(self.vae, arguments, 1)
+        log_likelihood, rate = drawn.log_likelihood.sum(), (drawn.log_guide - drawn.log_prior).sum()
+        return torch.stack([log_likelihood - rate, log_likelihood, rate])
+
+    def _announced(self, *arguments: Any) -> Any:
+        # Pyro's objectives skip the backward pass where no parameter passes through `pyro.param`, and those of
+        # a plain nn.Module do not. One is enough.
+        pyro.param("pyrovae.trains", next(p for p in self.vae.parameters() if p.requires_grad))
+        return self.vae.model(*arguments)

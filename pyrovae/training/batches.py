@@ -1,0 +1,294 @@
+"""Where minibatches come from: rows at hand, gathered by index, or a torch DataLoader's.
+
+Whatever the source, an epoch shows each row once. With several processes each takes its part of every batch,
+so that together they take the same steps as one process.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, TensorDataset
+
+from pyrovae.data import ARRAYS, OnDisk, Rows, blocks
+from pyrovae.pair.layout import Arguments
+from pyrovae.pair.support import check_support
+from pyrovae.random_state import fixed_seed, same_random_state
+from pyrovae.training.described import without_addresses
+from pyrovae.vae import VAE
+
+Transform = Callable[..., Any]
+
+DEFAULT_BATCH_SIZE = 128
+_ROWS_CHECKED_AT_ONCE = 256
+_ROWS_IN_FINGERPRINT = 4096
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of each batch is this process's: every `of`-th row from `rank` on."""
+
+    rank: int = 0
+    of: int = 1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows on the VAE's device; None where this process has none of them.
+
+    `places` are the rows' places in the data, if known; `num_rows` counts all processes' rows.
+    """
+
+    arguments: Arguments | None
+    places: Tensor | None
+    num_rows: int
+
+
+class Batches(Protocol):
+    """A source of minibatches."""
+
+    batch_size: int
+
+    @property
+    def steps(self) -> int | None:
+        """Batches an epoch; None if the source does not know."""
+
+    def epoch(self, seed: int, first: int = 0) -> Iterator[Batch]:
+        """An epoch's batches from number `first` on, in an order that `seed` decides."""
+
+    def fingerprint(self) -> str:
+        """The same for the same data."""
+
+
+def batches_of(
+    vae: VAE, data: Any, batch_size: int | None, transform: Transform | None, share: Share
+) -> Batches:
+    """The batches that `data` give, checked against the pair.
+
+    Raises:
+        ValueError, TypeError: data that do not fit the pair; an empty loader; a batch size beside a loader's.
+
+    """
+    if isinstance(data, DataLoader) and batch_size is not None:
+        raise ValueError(
+            f"batch_size is {batch_size}, but the data are a DataLoader, which makes its own batches: leave it out."
+        )
+    size = batch_size or DEFAULT_BATCH_SIZE
+    source = as_source(data, size)
+    if isinstance(source, DataLoader):
+        return LoadedBatches(vae, source, transform, share)
+    checked = checked_rows(vae, source, transform)
+    return GatheredBatches(vae, checked, min(size, len(checked)), transform, share)
+
+
+def as_source(data: Any, batch_size: int) -> Any:
+    """A Dataset as the tensors that it holds, or as a DataLoader; other data as they are.
+
+    Raises:
+        ValueError: a Dataset without items.
+
+    """
+    if isinstance(data, TensorDataset):
+        return data.tensors
+    if not isinstance(data, Dataset):
+        return data
+    shuffled = not isinstance(data, IterableDataset)
+    if shuffled and len(data) == 0:  # type: ignore[arg-type]
+        raise ValueError("the data have no rows: the Dataset is empty.")
+    return DataLoader(data, batch_size=batch_size, shuffle=shuffled)
+
+
+class GatheredBatches:
+    """Minibatches of rows at hand: on the VAE's device if they are tensors, on disk if memory-mapped."""
+
+    def __init__(
+        self, vae: VAE, data: Rows, batch_size: int, transform: Transform | None, share: Share
+    ) -> None:
+        self.device, self.transform, self.share = vae.device, transform, share
+        self.data, self.batch_size = data.to(vae.device), batch_size
+        on_disk = any(isinstance(argument, OnDisk) for argument in data.arguments)
+        self._looked_up_on = torch.device("cpu") if on_disk else vae.device
+
+    @property
+    def steps(self) -> int:
+        """Batches an epoch."""
+        return math.ceil(len(self.data) / self.batch_size)
+
+    def epoch(self, seed: int, first: int = 0) -> Iterator[Batch]:
+        """See `Batches`."""
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(self.data), generator=generator, device="cpu")
+        # One copy to the device for the whole epoch.
+        there = order.to(self._looked_up_on).split(self.batch_size)
+        for places, index in list(zip(order.split(self.batch_size), there, strict=True))[first:]:
+            yield self._batch(places, index)
+
+    def draw(self) -> Batch:
+        """A batch of rows drawn at random."""
+        places = torch.randperm(len(self.data))[: self.batch_size]
+        return self._batch(places, places.to(self._looked_up_on))
+
+    def _batch(self, places: Tensor, index: Tensor) -> Batch:
+        """The rows at `places`, which `index` has where they are looked up."""
+        num_rows = len(places)
+        if self.share.of > 1:
+            own = slice(self.share.rank, None, self.share.of)
+            places, index = places[own], index[own]
+        if len(places) == 0:
+            return Batch(None, places, num_rows)
+        arguments = self.data.take(index, self.device)
+        return Batch(transformed(arguments, self.transform), places, num_rows)
+
+    def fingerprint(self) -> str:
+        """Of all rows, or of some thousand spread over them where there are more."""
+        return _fingerprint(self.data)
+
+
+class LoadedBatches:
+    """Minibatches that a torch DataLoader makes: `x`, or `(x, *context)`, or a dict by the model's arguments."""
+
+    def __init__(self, vae: VAE, loader: DataLoader[Any], transform: Transform | None, share: Share) -> None:
+        if share.of > 1 and isinstance(loader.sampler, DistributedSampler):
+            raise ValueError(
+                "the DataLoader has a DistributedSampler: leave it out, for each process takes its share of each "
+                "batch here."
+            )
+        self.vae, self.loader, self.transform, self.share = vae, loader, transform, share
+        first = next(self._drawn(0), None)
+        if first is None:
+            raise ValueError(
+                "the DataLoader gives no batches: its data set is empty, or smaller than one batch."
+            )
+        self._first = checked_rows(vae, first, transform)
+        # A data set may be smaller than the loader's batches.
+        self.batch_size = len(self._first)
+
+    @property
+    def steps(self) -> int | None:
+        """Batches an epoch, where the loader knows."""
+        try:
+            return len(self.loader)
+        except TypeError:
+            return None
+
+    def epoch(self, seed: int, first: int = 0) -> Iterator[Batch]:
+        """See `Batches`. All that the loader draws from torch, in this process, comes from `seed`."""
+        for number, loaded in enumerate(self._drawn(seed)):
+            if number >= first:
+                yield self._batch(loaded, number)
+
+    def _drawn(self, seed: int) -> Iterator[Any]:
+        """What the loader gives, drawing from a stream of its own: the noise of training is left alone."""
+        cpu = torch.device("cpu")
+        generators = {id(g): g for g in map(_generator, (self.loader, self.loader.sampler)) if g is not None}
+        with fixed_seed(seed, cpu):
+            for generator in generators.values():
+                generator.manual_seed(seed)
+            iterator = iter(self.loader)
+            loaded = next(iterator, None)
+            state = torch.get_rng_state()
+        while loaded is not None:
+            yield loaded
+            with same_random_state(cpu):
+                torch.set_rng_state(state)
+                loaded = next(iterator, None)
+                state = torch.get_rng_state()
+
+    def _batch(self, loaded: Any, number: int) -> Batch:
+        try:
+            whole = Rows(as_arguments(loaded, self.vae))
+            own = torch.arange(len(whole))[self.share.rank :: self.share.of]
+            if len(own) == 0:
+                return Batch(None, None, len(whole))
+            some = whole.take(own if self.share.of > 1 else slice(None), self.vae.device)
+            arguments = transformed(some, self.transform)
+            self.vae.check_rows(arguments)
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"batch {number} of the DataLoader: {error}") from error
+        return Batch(arguments, None, len(whole))
+
+    def fingerprint(self) -> str:
+        """Of the first batch in one order; the rest is not read for it."""
+        return f"{_fingerprint(self._first)} of {self.steps} batches"
+
+
+def _generator(drawing: Any) -> torch.Generator | None:
+    generator = getattr(drawing, "generator", None)
+    return generator if isinstance(generator, torch.Generator) else None
+
+
+def _fingerprint(data: Rows) -> str:
+    digest = hashlib.sha256(str(len(data)).encode())
+    stride = math.ceil(len(data) / _ROWS_IN_FINGERPRINT)
+    for argument in data.arguments:
+        if not isinstance(argument, ARRAYS):
+            digest.update(without_addresses(repr(argument)).encode())
+            continue
+        digest.update(f"{argument.dtype}{list(argument.shape)}".encode())
+        for block in blocks(argument):
+            first = -(-block.start // stride) * stride  # the first multiple in it
+            some = argument[first : block.stop : stride].cpu().contiguous()
+            digest.update(some.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return f"{len(data)} rows, {digest.hexdigest()[:32]}"
+
+
+def as_arguments(data: Any, vae: VAE) -> Arguments:
+    """Data as the positional arguments of model and guide.
+
+    Raises:
+        ValueError: a dict whose keys are not the model's arguments.
+
+    """
+    if isinstance(data, Mapping):
+        names = _argument_names(vae.model)
+        if set(data) != set(names):
+            raise ValueError(
+                f"the data are a dict of {sorted(map(str, data))}: expected the model's arguments, {', '.join(names)}."
+            )
+        return tuple(data[name] for name in names)
+    return tuple(data) if isinstance(data, tuple | list) else (data,)
+
+
+def transformed(arguments: Arguments, transform: Transform | None) -> Arguments:
+    """What a transform makes of a batch: a new `x`, or all arguments anew."""
+    if transform is None:
+        return arguments
+    made = transform(*arguments)
+    return made if isinstance(made, tuple) else (made, *arguments[1:])
+
+
+def checked_rows(vae: VAE, data: Any, transform: Transform | None = None) -> Rows:
+    """Rows that fit the pair and lie in the likelihood's support, all of them, once transformed."""
+    given = as_arguments(data, vae) if not isinstance(data, Rows) else data.arguments
+    if transform is None:
+        found = vae.rows(*given)
+    else:
+        found = Rows(given)
+        with fixed_seed(0, vae.device):
+            vae.rows(*transformed(found.take(slice(0, 1000), vae.device), transform))
+    with fixed_seed(0, vae.device):
+        for first in range(0, len(found), _ROWS_CHECKED_AT_ONCE):
+            some = found.take(slice(first, first + _ROWS_CHECKED_AT_ONCE), vae.device)
+            some = transformed(some, transform)  # outside the pair's scope, as in training
+            with vae.evaluating():
+                check_support(vae.model, some, first)
+    return found
+
+
+def _argument_names(program: Any) -> list[str]:
+    function = program.forward if isinstance(program, torch.nn.Module) else program
+    if isinstance(function, functools.partial):
+        function = function.func
+    return [
+        name
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]

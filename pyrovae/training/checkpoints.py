@@ -1,0 +1,128 @@
+"""Files from which a killed training goes on exactly: weights, optimizer, random states, place in the epoch."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyrovae.checks import check_count
+from pyrovae.files import load_tensors, remove_leftovers, save_tensors
+from pyrovae.training.state_tree import pack, unpack
+
+if TYPE_CHECKING:
+    from pyrovae.training.loop import Training
+
+KIND = "training"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where and how often a training is saved.
+
+    Args:
+        path: of the file; its folder must be there.
+        every_epochs: saved after each so many epochs, and after the last.
+        every_steps: within epochs too, after each so many optimizer steps.
+
+    Raises:
+        ValueError: counts below 1.
+        FileNotFoundError: no such folder.
+
+    Example:
+        >>> Checkpoint("training.ckpt", every_steps=1000).every_epochs
+        1
+
+    """
+
+    path: str | os.PathLike[str]
+    every_epochs: int = 1
+    every_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        check_count("every_epochs", self.every_epochs)
+        if self.every_steps is not None:
+            check_count("every_steps", self.every_steps)
+        folder = Path(self.path).resolve().parent
+        if not folder.is_dir():
+            raise FileNotFoundError(f"there is no folder {folder} to keep a checkpoint in.")
+
+
+class Keeper:
+    """Saves one training, and brings back what it saved."""
+
+    def __init__(self, checkpoint: Checkpoint, settings: Mapping[str, Any]) -> None:
+        self.checkpoint, self.settings = checkpoint, dict(settings)
+        self.path = Path(checkpoint.path)
+        self.last_good = self.path.with_name(f"{self.path.name}.last_good")
+        self.failed = False
+
+    def read(self) -> dict[str, Any]:
+        """The saved state.
+
+        Raises:
+            ValueError: not a checkpoint, damaged, or of a training with other settings (says which).
+
+        """
+        tensors, facts = load_tensors(self.path, KIND)
+        different = [
+            f"{name} {_difference(facts['settings'].get(name), value)}"
+            for name, value in self.settings.items()
+            if facts["settings"].get(name) != value
+        ]
+        if different:
+            raise ValueError(
+                f"{self.path} belongs to another training: {'; '.join(different)}. Resume with what it was started "
+                "with, or give another checkpoint file to start anew."
+            )
+        state: dict[str, Any] = unpack(facts["state"], tensors)
+        return state
+
+    def check(self, training: Training) -> None:
+        """Raise TypeError where a callback, scheduler or optimizer has a state that no file can hold."""
+        json.dumps(pack(training.state_dict())[1])
+        if training.processes.is_first:
+            remove_leftovers(self.path)
+
+    def write(self, training: Training) -> None:
+        """Save; where that fails, keep the older file and warn, so that training goes on."""
+        noises = training.processes.gather(training.noise_state())
+        if not training.processes.is_first:
+            return
+        try:
+            tensors, packed = pack({**training.state_dict(), "noises": noises})
+            save_tensors(self.path, KIND, tensors, {"settings": self.settings, "state": packed})
+        except OSError as error:
+            if not self.failed:
+                warnings.warn(
+                    f"the training could not be saved to {self.path} ({error}). It goes on, the last checkpoint "
+                    "that was written is kept, and saving is tried again.",
+                    stacklevel=2,
+                )
+            self.failed = True
+        else:
+            self.failed = False
+
+    def is_due(self, training: Training, *, epoch_ended: bool) -> bool:
+        """Whether now is the time to save."""
+        if epoch_ended:
+            return training.epoch % self.checkpoint.every_epochs == 0 or training.is_over
+        every = self.checkpoint.every_steps
+        return every is not None and training.step % every == 0
+
+
+def _difference(old: Any, new: Any) -> str:
+    """In words; of texts of many lines the first that differ."""
+    for was, now in zip(str(old).splitlines(), str(new).splitlines(), strict=False):
+        if was != now:
+            return f"was {_shown(was.strip())} and is now {_shown(now.strip())}"
+    return f"was {_shown(old)} and is now {_shown(new)}"
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 100 else text[:97] + "..."

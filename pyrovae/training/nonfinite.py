@@ -1,0 +1,225 @@
+"""Losses that are NaN or infinite: where they come from, and the weights to go back to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pyro
+import torch
+from torch import Tensor
+
+from pyrovae.pair.layout import Arguments
+from pyrovae.pair.running import run_guide, run_model
+from pyrovae.pair.sites import Site
+from pyrovae.training.batches import Batch
+from pyrovae.vae import VAE
+
+# What Pyro raises for distributions with parameters that are NaN, and torch for matrices.
+FAILURES = (ValueError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
+# How many batches may pass between looks at the weights, and at the losses of a GPU.
+LOOK_EVERY = 50
+_RARE = "each site's density was finite when the pair ran once more, so that a rare draw or the gradient is to blame"
+_REMEDY = (
+    "Lower the learning rate, clip gradients (clip_norm=), keep scales away from 0, or skip such batches "
+    "(on_nonfinite='skip')."
+)
+
+
+class NonFiniteLossError(FloatingPointError):
+    """A training loss became NaN or infinite; the VAE holds the last good weights.
+
+    Example:
+        >>> issubclass(NonFiniteLossError, ArithmeticError)
+        True
+
+    """
+
+
+class Watch:
+    """Looks at the losses and the weights of a training, and undoes what is not finite.
+
+    Where batches are left out, each is looked at before its step. Else so many losses are looked at together,
+    for reading one waits for all that a GPU has still to do: it may have taken steps after a bad one by then,
+    and goes back to the weights of the look before.
+
+    Args:
+        vae: the pair.
+        every: losses that are looked at together, at most `LOOK_EVERY`.
+        skips: whether bad batches are left out, or end the training.
+        save_to: the file that takes the last good weights where training ends; None for no file.
+
+    """
+
+    def __init__(self, vae: VAE, every: int, *, skips: bool, save_to: Path | None) -> None:
+        self.skipped = 0
+        self._vae, self._every, self._skips, self._save_to = vae, every, skips, save_to
+        tensors, self._buffers = [*vae.parameters(), *vae.buffers()], list(vae.buffers())
+        # A buffer may hold infinities from the first, such as a mask's.
+        self._looked_at = [t for t in tensors if t.is_floating_point() and all_finite([t])]
+        self._good, self._before = Snapshot(tensors), Snapshot(self._buffers if skips else [])
+        self._unseen: list[tuple[int, int, Batch, Tensor]] = []
+        self._since_look = 0
+
+    def begin(self) -> None:
+        """Before a batch is run: one that is left out shall leave nothing in running statistics."""
+        self._before.take()
+
+    def see(
+        self, step: int, epoch: int, batch: Batch, loss: Tensor, gradients: Sequence[Tensor | None]
+    ) -> bool:
+        """Whether a step may be taken by these gradients, with `step` steps and `epoch` epochs behind it.
+
+        Raises:
+            NonFiniteLossError: some loss or weight since the last look is not finite, and none is left out.
+
+        """
+        good = True
+        if self._skips:
+            good = all_finite([loss, *(g for g in gradients if g is not None)])
+            if not good:
+                self.skipped += 1
+                self._before.put_back()
+        else:
+            # A CUDA graph writes its next loss where it wrote this.
+            self._unseen.append((step, epoch, batch, loss.clone() if self._every > 1 else loss))
+            if len(self._unseen) == self._every:
+                self._look_at_losses()
+        self._since_look += 1
+        if self._since_look == LOOK_EVERY:
+            self.look(step, epoch)
+        return good
+
+    def look(self, step: int, epoch: int) -> None:
+        """Look at all that has not been looked at, and keep the weights; raises as `see`."""
+        self._look_at_losses()
+        self._since_look = 0
+        if not all_finite(self._looked_at):
+            # A gradient spoilt them and no loss has been computed since.
+            raise self._failure(f"after step {step} (epoch {epoch + 1}), ", None)
+        self._good.take()
+
+    def blames_nan(self, arguments: Arguments) -> bool:
+        """Whether an error of the pair at this batch comes from NaN, in the weights or at a site."""
+        if not all_finite(self._looked_at):
+            return True
+        try:
+            return _where(self._vae, arguments, None) is not None
+        except FAILURES:
+            return False
+
+    def _look_at_losses(self) -> None:
+        if not self._unseen:
+            return
+        unseen = [loss for *_, loss in self._unseen]
+        losses = torch.stack(unseen).tolist() if len(unseen) > 1 else [unseen[0].item()]
+        for (step, epoch, batch, _), loss in zip(self._unseen, losses, strict=True):
+            if not math.isfinite(loss):
+                raise self._failure(f"the loss of step {step + 1} (epoch {epoch + 1}) is not finite: ", batch)
+        self._unseen.clear()
+
+    def _failure(self, what: str, batch: Batch | None) -> NonFiniteLossError:
+        """Go back to the last good weights, save them, and say what happened."""
+        broken = self._broken()
+        if not all_finite(self._looked_at):
+            self._good.put_back()
+        if batch is None or batch.arguments is None:
+            why = broken or "this process had no rows of the batch"
+        else:  # at the weights gone back to: those stepped with NaN would make every site NaN
+            why = self._explained(batch.arguments, batch.places) or broken or _RARE
+        kept = "The VAE holds the last good weights"
+        if self._save_to is not None:
+            try:
+                self._vae.save(self._save_to)
+                kept += f", saved to {self._save_to.name} (VAE.load reads it)"
+            except OSError as error:
+                kept += f", which could not be saved ({error})"
+        return NonFiniteLossError(f"{what}{why}. {kept}. {_REMEDY}")
+
+    def _broken(self) -> str | None:
+        """The weights that are not finite now, in words."""
+        own = {id(t) for t in self._looked_at}
+        kinds = {"parameters": self._vae.named_parameters(), "buffers": self._vae.named_buffers()}
+        for kind, named in kinds.items():
+            names = [name for name, t in named if id(t) in own and not all_finite([t])]
+            if names:
+                more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+                return (
+                    f"the {kind} {', '.join(names[:3])}{more} are not finite themselves, since a gradient was not or "
+                    "a step was too long"
+                )
+        return None
+
+    def _explained(self, arguments: Arguments, places: Tensor | None) -> str | None:
+        """Which site, and which rows of the batch, are not finite, from another run of the pair."""
+        before = Snapshot(self._buffers)  # which the run would spoil again
+        try:
+            return _where(self._vae, arguments, places)
+        except FAILURES as error:
+            return f"the pair fails when it runs once more ({type(error).__name__}: {error})"
+        finally:
+            before.put_back()
+
+
+def _where(vae: VAE, arguments: Arguments, places: Tensor | None) -> str | None:
+    """The first site that is not finite in a run of the pair, and its rows; None if all are."""
+    for which, name, site in _sites(vae, arguments):
+        bad = _bad_rows(site)
+        if bool(bad.any()):
+            return f"site '{name}' of the {which} is not finite for {_named(bad, places)}"
+    return None
+
+
+def _sites(vae: VAE, arguments: Arguments) -> list[tuple[str, str, Site]]:
+    with torch.no_grad(), vae.scope(), pyro.validation_enabled(False):
+        guide_sites = run_guide(vae, arguments, 1)
+        latents = {name: guide_sites[name].value for name in vae.layout.latents}
+        model_sites = run_model(vae, arguments, latents, 1)
+    both = (("guide", guide_sites), ("model", model_sites))
+    return [(which, name, site) for which, sites in both for name, site in sites.items()]
+
+
+def _bad_rows(site: Site) -> Tensor:
+    bad = ~torch.isfinite(site.log_prob).all(0)
+    if not site.observed and site.value.is_floating_point():
+        row_dim = site.value.dim() - 1 - len(site.distribution.event_shape)
+        finite = torch.isfinite(site.value).movedim(row_dim, -1).reshape(-1, len(bad)).all(0)
+        bad = bad | ~finite
+    return bad
+
+
+def _named(bad: Tensor, places: Tensor | None) -> str:
+    index = bad.nonzero()[:, 0].cpu()
+    shown = index if places is None else places[index]
+    names = ", ".join(map(str, shown[:5].tolist()))
+    whose = "of the batch" if places is None else "of the data"
+    return f"row {names} {whose} ({len(index)} of the batch's {len(bad)} rows)"
+
+
+class Snapshot:
+    """Tensors, and what they held when it was last taken."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._tensors = tensors
+        self._values = [t.detach().clone() for t in tensors]
+
+    @torch.no_grad()
+    def take(self) -> None:
+        """Remember what they hold now."""
+        for value, tensor in zip(self._values, self._tensors, strict=True):
+            value.copy_(tensor)
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Give them what they held."""
+        for value, tensor in zip(self._values, self._tensors, strict=True):
+            tensor.copy_(value)
+
+
+@torch.no_grad()
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether no entry is NaN or infinite; waits for a GPU once."""
+    # One sum tells in a fraction of the time; only where it overflows are entries looked at.
+    sums = [t.sum().isfinite() for t in tensors]
+    return not sums or bool(torch.stack(sums).all()) or all(bool(t.isfinite().all()) for t in tensors)
