@@ -4,8 +4,8 @@
     log p(x) = log E[w], e.g. w = p(x, z) / q(z|x) with z ~ q(z|x)        `log_marginal`
 
 `pyrovae.evidence.importance` and `pyrovae.evidence.annealing` draw weights w, `pyrovae.evidence.weights` sums them
-up. Latents are drawn in blocks whose size depends on the pair alone, each from a seed of its own. So figures do not depend on how many rows
-or samples are scored at once, which is a matter of memory.
+up. Latents are drawn in blocks whose size depends on the pair alone, each from a seed of its own. So figures do not
+depend on how many rows or samples are scored at once, which is a matter of memory.
 """
 
 from __future__ import annotations
