@@ -83,7 +83,8 @@ if __name__ == "__main__":
         own, lines = anys(source), len(code_lines(source))
         total, count = total + lines, count + own
         long = {name: size for name, size in functions(source) if size > LONGEST_FUNCTION}
+        name = path.relative_to(ROOT)
         print(
-            f"{len(source.splitlines()):5d} lines {own:4d} Any {100 * own / max(1, lines):5.1f}  {path.relative_to(ROOT)} {long or ''}"
+            f"{len(source.splitlines()):5d} lines {own:4d} Any {100 * own / max(1, lines):5.1f}  {name} {long or ''}"
         )
     print(f"{100 * count / total:.2f} Any per 100 lines of code; {total} lines of code")

@@ -43,8 +43,9 @@ class Calibration:
 
     `p_values` (by quantity: `guide`, `corrected`) come from an exact test of uniformity
     (`pyrovae.criticism.uniformity`). It is NaN for a latent that is masked in all simulations. `passed` says that the
-    smallest p-value times their number is not below `false_alarm_rate` (Bonferroni): an exact guide fails at that rate or less, to the Monte Carlo error of
-    the p-values, all quantities taken together; `corrected_passed` says so of the weighted draws.
+    smallest p-value times their number is not below `false_alarm_rate` (Bonferroni): an exact guide fails at that rate
+    or less, to the Monte Carlo error of the p-values, all quantities taken together; `corrected_passed` says so of the
+    weighted draws.
 
     `coverage` has the columns `quantity, level, coverage, std_error, corrected, corrected_std_error`: how often the
     central interval of the draws of that probability holds the latent that made the row; for `log q(z|x)`, the
