@@ -11,6 +11,7 @@ from pyro import poutine
 from pyro.infer.inspect import get_dependencies
 from torch import Tensor, nn
 
+from pyrovae.data import Batch
 from pyrovae.guides.families import diagonal_normal
 from pyrovae.guides.features import RowFeatures
 from pyrovae.guides.inversion import faithful_inverse
@@ -96,7 +97,7 @@ class AutoGuide(nn.Module):
         if self.is_built:
             return
         with torch.enable_grad():  # shows supports that depend on parameters
-            trace = plain_trace(self._model[0], arguments)
+            trace = plain_trace(self._model[0], Batch(arguments))
         traced = dict(sample_sites(trace))
         hidden = {n: s for n, s in traced.items() if not s["is_observed"]}
         enumerated = [n for n, s in hidden.items() if s["infer"].get("enumerate") == "parallel"]
@@ -213,7 +214,7 @@ class AutoGuide(nn.Module):
     def _model_sites(self, *arguments: Any) -> dict[str, Any]:
         """The model's own sites on these rows: their masks and lengths are not the guide's to know."""
         with torch.no_grad(), poutine.block():
-            return dict(sample_sites(plain_trace(self._model[0], arguments)))
+            return dict(sample_sites(plain_trace(self._model[0], Batch(arguments))))
 
     def _sample_by_site(
         self, features: Tensor, x: Tensor, context: tuple[Any, ...], model_sites: dict[str, Any]

@@ -7,14 +7,15 @@ arguments that are not arrays pass through untouched. Memory-mapped arrays stay 
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-
-from pyrovae.pair.layout import Arguments
+from torch.utils._pytree import register_pytree_node
 
 
 class OnDisk:
@@ -45,6 +46,71 @@ ARRAYS = (Tensor, OnDisk)
 _BYTES_CHECKED_AT_ONCE = 2**22
 
 
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """The arguments `(x, *context)` of model and guide for B rows, on one device.
+
+    Tensors have the rows along dimension 0. All else, tensors without dimensions among it, is the same for every
+    row and passes through untouched.
+
+    Example:
+        >>> batch = Batch((torch.zeros(5, 3), torch.arange(5), "same"))
+        >>> len(batch), batch[1:3].arguments[1], batch.repeated(2).x.shape
+        (5, tensor([1, 2]), torch.Size([10, 3]))
+
+    """
+
+    arguments: tuple[Any, ...]
+
+    def __len__(self) -> int:
+        """B."""
+        return len(next(tensor for tensor in self.arguments if isinstance(tensor, Tensor)))
+
+    def __getitem__(self, some: slice | Tensor) -> Batch:
+        """The arguments of some of these rows."""
+        return self.changed(lambda tensor: tensor[some])
+
+    # Rows are no items to go through one by one; programs take `*batch.arguments`.
+    __iter__ = None
+
+    @property
+    def x(self) -> Tensor:
+        """The first argument, [B, ...]."""
+        x: Tensor = self.arguments[0]
+        return x
+
+    @property
+    def context(self) -> tuple[Any, ...]:
+        """What the pair takes beside `x`."""
+        return self.arguments[1:]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The arguments that are tensors, in their order."""
+        return [argument for argument in self.arguments if isinstance(argument, Tensor)]
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+        return self.tensors[0].device
+
+    def to(self, device: torch.device) -> Batch:
+        """The same rows on a device."""
+        return Batch(tuple(a.to(device) if isinstance(a, Tensor) else a for a in self.arguments))
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """With `change` done to every tensor that has rows."""
+        return Batch(tuple(change(a) if isinstance(a, Tensor) and a.dim() > 0 else a for a in self.arguments))
+
+    def repeated(self, times: int) -> Batch:
+        """All rows so many times over, one whole set after the other: [times * B, ...]."""
+        return self.changed(lambda tensor: tensor.repeat(times, *[1] * (tensor.dim() - 1)))
+
+
+# A traced function takes batches apart into their tensors and puts them together again.
+register_pytree_node(Batch, lambda batch: (list(batch.arguments), None), lambda parts, _: Batch(tuple(parts)))
+
+
 class Rows:
     """A data set of N rows: the arguments `(x, *context)` of model and guide, as tensors.
 
@@ -58,7 +124,7 @@ class Rows:
     Example:
         >>> import numpy as np
         >>> data = Rows((np.zeros((5, 3)), np.arange(5)))
-        >>> len(data), data.take(slice(0, 2))[0].shape
+        >>> len(data), data.take(slice(0, 2)).x.shape
         (5, torch.Size([2, 3]))
 
     """
@@ -67,7 +133,11 @@ class Rows:
         arguments = data if isinstance(data, tuple) else (data,)
         if not arguments:
             raise ValueError("data is an empty tuple: give x, or (x, *context).")
-        self.arguments: Arguments = tuple(_as_tensor(a, _name(place)) for place, a in enumerate(arguments))
+        # Whoever has found these rows in the support of a likelihood of theirs need not look again.
+        self.checked_by: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.arguments: tuple[Any, ...] = tuple(
+            _as_tensor(a, _name(place)) for place, a in enumerate(arguments)
+        )
         x = self.arguments[0]
         if not isinstance(x, ARRAYS):
             raise TypeError(
@@ -94,15 +164,24 @@ class Rows:
         """N."""
         return len(self.arguments[0])
 
-    def take(self, index: slice | Tensor, device: torch.device | None = None) -> Arguments:
-        """The arguments for some rows, places or a slice, on a device."""
-        return tuple(_moved(_taken(a, index), device) if isinstance(a, ARRAYS) else a for a in self.arguments)
+    def take(self, index: slice | Tensor, device: torch.device | None = None) -> Batch:
+        """Some rows, by places or a slice, on a device."""
+        return Batch(
+            tuple(_moved(_taken(a, index), device) if isinstance(a, ARRAYS) else a for a in self.arguments)
+        )
+
+    def __getitem__(self, index: slice | Tensor) -> Rows:
+        """Some of the rows, as checked as these are; what is on disk is read."""
+        return self._alike(tuple(_taken(a, index) if isinstance(a, ARRAYS) else a for a in self.arguments))
 
     def to(self, device: torch.device) -> Rows:
         """The same rows on a device; what is on disk stays there."""
-        moved = object.__new__(Rows)
-        moved.arguments = tuple(a.to(device) if isinstance(a, Tensor) else a for a in self.arguments)
-        return moved
+        return self._alike(tuple(a.to(device) if isinstance(a, Tensor) else a for a in self.arguments))
+
+    def _alike(self, arguments: tuple[Any, ...]) -> Rows:
+        other = object.__new__(Rows)
+        other.arguments, other.checked_by = arguments, weakref.WeakSet(self.checked_by)
+        return other
 
 
 def _taken(values: Tensor | OnDisk, index: slice | Tensor) -> Tensor:

@@ -12,16 +12,15 @@ import torch
 from torch import Tensor
 
 from pyrovae.checks import check_count
-from pyrovae.data import ARRAYS, Rows
+from pyrovae.data import Batch
 from pyrovae.files import load_tensors, save_tensors
 from pyrovae.pair import contract, without_data
+from pyrovae.pair.inspected import InspectedPair
 from pyrovae.pair.latents import Latents, as_pyro_has_them, num_rows_of, one_or_dict, samples_first
-from pyrovae.pair.layout import Arguments, Layout, pyro_layout, rows_first
-from pyrovae.pair.parameters import PairParameters
-from pyrovae.pair.row_specs import RowSpecs, check_specs, from_json, ones, to_json
+from pyrovae.pair.layout import pyro_layout, rows_first
+from pyrovae.pair.programs import Program
+from pyrovae.pair.row_specs import from_json, ones, to_json
 from pyrovae.pair.running import (
-    Program,
-    count_rows,
     enumerated_draws,
     guide_means,
     observed_means,
@@ -29,14 +28,14 @@ from pyrovae.pair.running import (
     run_predictive,
     run_prior,
 )
-from pyrovae.random_state import fixed_seed, same_random_state
+from pyrovae.random_state import fixed_seed
 
 ROWS_AT_ONCE = 1000
 # Of the latents that are summed out, over which a reconstruction is averaged; and rows times draws of one pass.
 DRAWS, DRAWS_AT_ONCE = 100, 10000
 
 
-class VAE(PairParameters):
+class VAE(InspectedPair):
     """A generative model p(x, z) and an amortized guide q(z|x): two Pyro programs of one signature.
 
     Any Pyro pair `model(x, *context)`, `guide(x, *context)` that meets the contract (see
@@ -80,63 +79,9 @@ class VAE(PairParameters):
                     "(x, *context)" + (", so make an instance of it." if isinstance(program, type) else ".")
                 )
         super().__init__(model, guide)
-        self._layout: Layout | None = None
-        self._row_specs: RowSpecs | None = None
-        self._inspected = False
         self._reads_x: bool | None = None
         if example is not None:
             self.rows(*(example if isinstance(example, tuple) else (example,)))
-
-    # What the rest of pyrovae needs
-
-    @property
-    def layout(self) -> Layout:
-        """The pair's sites, known once it has seen a batch."""
-        if self._layout is None:
-            raise ValueError(
-                "this VAE has not seen any data, so its sites and shapes are unknown. Train or evaluate it "
-                "first, or give it a few rows: VAE(model, guide, example=x)."
-            )
-        return self._layout
-
-    @property
-    def row_specs(self) -> RowSpecs:
-        """Dtype and shape of a row of `x` and of each context argument, known once it has seen a batch."""
-        self.layout  # noqa: B018 - says what to do where there is none
-        assert self._row_specs is not None
-        return self._row_specs
-
-    def rows(self, *data: Any) -> Rows:
-        """Check data `x, *context` against the pair and hand them back as `Rows`; inspects the pair at the first call.
-
-        Raises:
-            ValueError, TypeError: see `pyrovae.data.Rows` and `pyrovae.pair.contract`; rows of another shape or
-                dtype than those that the pair was inspected with.
-
-        """
-        rows_of_data = Rows(data)
-        if self._row_specs is not None:
-            check_specs(rows_of_data.arguments, self._row_specs)
-        if not self._inspected:
-            self._inspect(rows_of_data)
-        return rows_of_data
-
-    def check_rows(self, arguments: Arguments) -> None:
-        """Raise ValueError or TypeError unless a batch has the dtypes and shapes of the first; values are not read."""
-        assert self._row_specs is not None
-        check_specs(arguments, self._row_specs)
-
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """No gradients, evaluation mode, own parameters; modes are restored afterwards."""
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()
-        try:
-            with torch.no_grad(), self.scope():
-                yield
-        finally:
-            for module, training in modes:
-                module.training = training
 
     # What users ask of it
 
@@ -160,11 +105,11 @@ class VAE(PairParameters):
 
         """
         check_count("num_samples", num_samples)
-        arguments = self.rows(x, *context).take(slice(None), self.device)
+        batch = self.rows(x, *context).take(slice(None), self.device)
         with self.evaluating(), self._seeded(seed):
-            sites = run_guide(self, arguments, num_samples)
+            sites = run_guide(self, batch, num_samples)
             latents = {name: sites[name].value for name in self.layout.latents}
-            latents |= enumerated_draws(self, arguments, latents, num_samples)
+            latents |= enumerated_draws(self, batch, latents, num_samples)
         return {name: rows_first(latents[name], site) for name, site in self.layout.hidden.items()}
 
     def encode(self, x: Any, *context: Any, num_samples: int = 100, seed: int | None = None) -> Latents:
@@ -181,14 +126,14 @@ class VAE(PairParameters):
 
         """
         check_count("num_samples", num_samples)
-        arguments = self.rows(x, *context).take(slice(None), self.device)
+        batch = self.rows(x, *context).take(slice(None), self.device)
         if not self.layout.latents:
             raise ValueError(
                 f"the latents {sorted(self.layout.enumerated)} are discrete and summed out: labels have no mean. Draw "
                 "them with sample_posterior(): the draws' frequencies are their probabilities."
             )
         with self.evaluating(), self._seeded(seed):
-            return one_or_dict(self._posterior_means(arguments, num_samples))
+            return one_or_dict(self._posterior_means(batch, num_samples))
 
     def decode(self, z: Latents, *context: Any) -> Latents:
         """Means of p(x|z): [B, ...], or [S, B, ...] for latents [S, B, ...].
@@ -206,9 +151,9 @@ class VAE(PairParameters):
 
         """
         given, with_samples = samples_first(z, self.layout, self.device)
-        arguments = self._placeholder(num_rows_of(given), context)
+        batch = self._placeholder(num_rows_of(given), context)
         with without_data.explained():
-            means = self._decode(as_pyro_has_them(given, self.layout), arguments)
+            means = self._decode(as_pyro_has_them(given, self.layout), batch)
         without_data.refuse_nan(means)
         return one_or_dict(means if with_samples else {name: mean[0] for name, mean in means.items()})
 
@@ -218,12 +163,12 @@ class VAE(PairParameters):
         Discrete latents that the model enumerates are drawn 100 times from their exact posterior given these means,
         and the means of p(x|z) averaged over the draws, of which `seed` decides.
         """
-        arguments = self.rows(x, *context).take(slice(None), self.device)
+        batch = self.rows(x, *context).take(slice(None), self.device)
         num_draws = DRAWS if self.layout.enumerated else 1
         blocks = []
         with self.evaluating(), self._seeded(seed):
-            means = self._posterior_means(arguments, 100)
-            for block, some in _blocks(arguments, DRAWS_AT_ONCE // num_draws):
+            means = self._posterior_means(batch, 100)
+            for block, some in _blocks(batch, DRAWS_AT_ONCE // num_draws):
                 latents = {}
                 for name, site in self.layout.latents.items():
                     mean = means[name][block]
@@ -253,10 +198,10 @@ class VAE(PairParameters):
 
         """
         given, with_samples = samples_first(z, self.layout, self.device)
-        arguments = self._placeholder(num_rows_of(given), context)
+        batch = self._placeholder(num_rows_of(given), context)
         latents = as_pyro_has_them(given, self.layout)
         with self.evaluating(), self._seeded(seed), without_data.explained():
-            _, drawn = run_predictive(self, arguments, latents)
+            _, drawn = run_predictive(self, batch, latents)
         found = {name: rows_first(drawn[name], site) for name, site in self.layout.observed.items()}
         without_data.refuse_nan(found)
         return one_or_dict(found if with_samples else {name: x[0] for name, x in found.items()})
@@ -284,9 +229,9 @@ class VAE(PairParameters):
         Arguments and errors are those of `generate`.
         """
         check_count("num_rows", num_rows)
-        arguments = self._placeholder(num_rows, context)
+        batch = self._placeholder(num_rows, context)
         with self.evaluating(), self._seeded(seed), without_data.explained():
-            latents, observed = run_prior(self, arguments, 1)
+            latents, observed = run_prior(self, batch, 1)
         observed = {n: rows_first(observed[n], site)[0] for n, site in self.layout.observed.items()}
         without_data.refuse_nan(observed)
         return {n: rows_first(latents[n], site)[0] for n, site in self.layout.hidden.items()}, observed
@@ -335,48 +280,20 @@ class VAE(PairParameters):
 
     # Behind these
 
-    def _build_guide(self, arguments: Arguments) -> None:
-        """A guide that is built from data, such as AutoGuide, has a method `build(*arguments)`."""
-        build = getattr(self.guide, "build", None)
-        if build is not None:
-            with self.evaluating():
-                build(*arguments)
-
-    def _inspect(self, data: Rows) -> None:
-        arguments = data.take(slice(0, contract.PROBE_ROWS), self.device)
-        # Draws start from where torch's random state is, for a pair may make parameters here, and are put back.
-        with same_random_state(self.device), self.evaluating():
-            contract.inspect_model(self.model, arguments)
-        self._build_guide(data.take(slice(0, ROWS_AT_ONCE), self.device))
-        with same_random_state(self.device), self.evaluating():
-            layout = contract.inspect_pair(self.model, self.guide, arguments)
-        if self._layout is not None:
-            self._refuse_other_sites(self._layout, layout)
-        self.warn_of_untrained_modules()
-        self._layout, self._inspected = layout, True
-        self._row_specs = [(a.dtype, a.shape[1:]) if isinstance(a, ARRAYS) else None for a in data.arguments]
-
-    def _refuse_other_sites(self, of_file: Layout, own: Layout) -> None:
-        there, here = of_file.families, own.families
-        if there != here:
-            raise ValueError(
-                f"the file belongs to another pair: its sites are {there}, and this VAE's {here}."
-            )
-
-    def _posterior_means(self, arguments: Arguments, num_samples: int) -> dict[str, Tensor]:
+    def _posterior_means(self, batch: Batch, num_samples: int) -> dict[str, Tensor]:
         """By latent site of the guide, [B, ...]."""
         if not self.layout.latents:
             return {}
         parts: dict[str, list[Tensor]] = {name: [] for name in self.layout.latents}
-        for _, some in _blocks(arguments, ROWS_AT_ONCE):
+        for _, some in _blocks(batch, ROWS_AT_ONCE):
             for name, mean in guide_means(self, some, num_samples).items():
                 parts[name].append(rows_first(mean, self.layout.latents[name])[0])
         return {name: torch.cat(means) for name, means in parts.items()}
 
-    def _decode(self, latents: Mapping[str, Tensor], arguments: Arguments) -> dict[str, Tensor]:
+    def _decode(self, latents: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """From latents in Pyro's layout to means of p(x|z), [S, B, ...]."""
         with self.evaluating():
-            means = observed_means(self, arguments, latents)
+            means = observed_means(self, batch, latents)
         # A mean may have other event dimensions than what it is the mean of.
         events = {name: mean.shape[-self.layout.sample_dim :] for name, mean in means.items()}
         return {
@@ -392,7 +309,7 @@ class VAE(PairParameters):
             with fixed_seed(seed, self.device):
                 yield
 
-    def _placeholder(self, num_rows: int, context: Arguments) -> Arguments:
+    def _placeholder(self, num_rows: int, context: tuple[Any, ...]) -> Batch:
         """Arguments for a run that nobody has data for, once the model is known not to read values of `x`."""
         rest = without_data.checked_context(self.row_specs, num_rows, context, self.device)
         if self._reads_x is None:
@@ -403,14 +320,11 @@ class VAE(PairParameters):
                 "the model reads values of x beyond observing them: without data it has none to read. Move what it "
                 "needs of x into a context argument."
             )
-        return (without_data.blank(self.row_specs, num_rows, self.device), *rest)
+        return Batch((without_data.blank(self.row_specs, num_rows, self.device), *rest))
 
 
-def _blocks(arguments: Arguments, num_rows: int) -> Iterator[tuple[slice, Arguments]]:
+def _blocks(batch: Batch, num_rows: int) -> Iterator[tuple[slice, Batch]]:
     """Some rows after the others, and where they are."""
-    for first in range(0, count_rows(arguments), num_rows):
+    for first in range(0, len(batch), num_rows):
         block = slice(first, first + num_rows)
-        yield (
-            block,
-            tuple(a[block] if isinstance(a, Tensor) and a.dim() > 0 else a for a in arguments),
-        )
+        yield block, batch[block]

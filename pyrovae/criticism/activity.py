@@ -12,9 +12,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pyrovae.data import Rows
+from pyrovae.data import Batch, Rows
 from pyrovae.evidence.marginal import NUMBERS_AT_ONCE, row_blocks
-from pyrovae.pair.layout import Arguments, as_the_program_takes, canonical, rows_first
+from pyrovae.pair.layout import as_the_program_takes, canonical, rows_first
 from pyrovae.pair.rates import entry_rates, marginal_rates, over_entries
 from pyrovae.pair.running import guide_means, row_terms
 from pyrovae.pair.sites import family_name
@@ -51,7 +51,7 @@ class Activity:
         self.vae, self.notes = vae, [_enumerated_note(vae)] if vae.layout.enumerated else []
         self.names = list(vae.layout.latents)
         self.labels: set[str] = set()
-        blocks = [self._block(arguments, first, seeds) for first, arguments in row_blocks(vae, data)]
+        blocks = [self._block(batch, first, seeds) for first, batch in row_blocks(vae, data)]
         self.reconstruction = torch.cat([block["reconstruction"] for block in blocks])
         self.rate = torch.cat([block["rate"] for block in blocks])
         self.by_site = {name: torch.cat([block["sites"][name] for block in blocks]) for name in self.names}
@@ -69,11 +69,9 @@ class Activity:
         self._explain_missing_rates()
         self.means = self._means(data, seeds)
 
-    def _block(self, arguments: Arguments, first: int, seeds: Iterator[int]) -> dict[str, Any]:
+    def _block(self, batch: Batch, first: int, seeds: Iterator[int]) -> dict[str, Any]:
         """Averages over draws for one block of rows: [B] and, by entry, [B, *inner plates, *event]."""
-        numbers = max(
-            1, math.prod(arguments[0].shape), *(s.numel for s in self.vae.layout.latents.values()), 1
-        )
+        numbers = max(1, math.prod(batch.x.shape), *(s.numel for s in self.vae.layout.latents.values()), 1)
         at_once = max(1, min(DRAWS, NUMBERS_AT_ONCE // numbers))
         sums: dict[str, Any] = {"reconstruction": 0.0, "rate": 0.0, "sites": {}, "entries": {}}
 
@@ -84,8 +82,8 @@ class Activity:
             count = min(at_once, DRAWS - start)
             with self.vae.evaluating(), fixed_seed(next(seeds), self.vae.device):
                 if start == 0:
-                    check_support(self.vae.model, arguments, first)
-                terms = row_terms(self.vae, arguments, count)
+                    check_support(self.vae.model, batch, first)
+                terms = row_terms(self.vae, batch, count)
                 add(sums, "reconstruction", terms.log_likelihood)
                 add(sums, "rate", terms.rate)
                 for name in self.names:
@@ -124,10 +122,10 @@ class Activity:
         if not names:
             return {}
         halves: list[dict[str, list[Tensor]]] = [{name: [] for name in names} for _ in range(2)]
-        for _, arguments in row_blocks(self.vae, data):
+        for _, batch in row_blocks(self.vae, data):
             for half in halves:
                 with self.vae.evaluating(), fixed_seed(next(seeds), self.vae.device):
-                    means = guide_means(self.vae, arguments, DRAWS, names)
+                    means = guide_means(self.vae, batch, DRAWS, names)
                 for name in names:
                     site = self.vae.layout.latents[name]
                     half[name].append(rows_first(means[name], site)[0].double().cpu())

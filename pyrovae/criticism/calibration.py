@@ -23,8 +23,6 @@ from pyrovae.criticism.uniformity import uniformity_p_value
 from pyrovae.data import Rows
 from pyrovae.evidence.marginal import NUMBERS_AT_ONCE, ROWS_AT_ONCE
 from pyrovae.evidence.simulated_data import AsX, simulated
-from pyrovae.pair.layout import Arguments
-from pyrovae.pair.running import count_rows
 from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.vae import VAE
 
@@ -217,7 +215,7 @@ def calibrate(
             some = data.take(block, vae.device)
             with vae.evaluating(), fixed_seed(next(seeds), vae.device):
                 parts.append(ranks_of_truth(vae, some, {n: z[block] for n, z in truth.items()}, num_draws))
-            bar.update(count_rows(some))
+            bar.update(len(some))
     names = tuple(parts[0])
     ranks, corrected = (torch.cat([torch.stack([p[n][i] for n in names], 1) for p in parts]) for i in (0, 1))
     return Calibration(
@@ -231,14 +229,14 @@ def calibrate(
     )
 
 
-def _cycled(context: Arguments, num_simulations: int) -> Arguments:
+def _cycled(context: tuple[Any, ...], num_simulations: int) -> tuple[Any, ...]:
     """Context for every simulation: tensors' rows again and again."""
     arrays = [c for c in context if isinstance(c, Tensor | np.ndarray) or hasattr(c, "to_numpy")]
     if not arrays:
         return context
     num_rows = len(arrays[0]) if arrays[0].ndim else 1
     place = torch.arange(num_simulations) % max(1, num_rows)
-    return Rows((torch.zeros(num_rows), *context)).take(place)[1:]
+    return Rows((torch.zeros(num_rows), *context)).take(place).context
 
 
 def _p_values(

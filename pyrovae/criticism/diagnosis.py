@@ -266,7 +266,7 @@ def diagnose(
         told = information(vae, data.take(_evenly(N, min(N, ROWS_FOR_INFORMATION)), vae.device))
     gaps = None
     if gap_rows:
-        some = data.take(_evenly(N, gap_rows))
+        some = data[_evenly(N, gap_rows)]
         gaps, said = inference_gap(vae, some, num_samples, next(seeds), progress=progress)
         notes += said
     summary = {

@@ -16,9 +16,9 @@ from torch.distributions import (
 )
 
 from pyrovae.criticism.activity import mean_over_rows
+from pyrovae.data import Rows
 from pyrovae.evidence.marginal import log_marginal
 from pyrovae.evidence.refinement import refine
-from pyrovae.pair.layout import Arguments
 from pyrovae.pair.running import run_guide
 from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.vae import VAE
@@ -28,7 +28,7 @@ COLUMNS = ["gap", "std_error", "mc_error", "bound"]
 
 
 def inference_gap(
-    vae: VAE, arguments: Arguments, num_samples: int, seed: int, *, progress: bool
+    vae: VAE, data: Rows, num_samples: int, seed: int, *, progress: bool
 ) -> tuple[pd.DataFrame, list[str]]:
     """The inference gap of some rows and its two parts, with what is to be said of it.
 
@@ -40,13 +40,13 @@ def inference_gap(
     seeds = seeds_from(seed)
     notes = []
     with vae.evaluating(), fixed_seed(next(seeds), vae.device):
-        drawn = run_guide(vae, vae.rows(*arguments).take(slice(0, 1), vae.device), 1)
+        drawn = run_guide(vae, data.take(slice(0, 1), vae.device), 1)
     normals = [_normal(site.distribution) for site in drawn.values()]
     full, is_known = normals == [MultivariateNormal], normals in ([MultivariateNormal], [Normal])
     try:
         refined = refine(
             vae,
-            *arguments,
+            data,
             full_covariance=full,
             seed=next(seeds),
             num_samples=max(2, num_samples),
@@ -55,7 +55,7 @@ def inference_gap(
     except ValueError as error:
         empty = pd.DataFrame(math.nan, index=GAPS, columns=COLUMNS).astype({"bound": object})
         return empty, [f"no gaps: {str(error).splitlines()[0]}"]  # the trace of a program may follow
-    best = log_marginal(refined.vae, *arguments, num_samples=num_samples, seed=next(seeds))
+    best = log_marginal(refined.vae, data, num_samples=num_samples, seed=next(seeds))
     if not is_known:
         notes.append(
             "ELBO* need not be the best of the guide's family, which is no single normal: what is said of the family "

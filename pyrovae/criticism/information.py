@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyrovae.pair.layout import Arguments
-from pyrovae.pair.running import count_rows, run_guide, run_model
+from pyrovae.data import Batch
+from pyrovae.pair.running import run_guide, run_model
 from pyrovae.pair.sites import Site
 from pyrovae.pair.terms import RowTerms
 from pyrovae.vae import VAE
@@ -55,7 +55,7 @@ class Information:
         return self.lower > math.log(self.num_rows) - math.log(2)
 
 
-def information(vae: VAE, arguments: Arguments) -> Information:
+def information(vae: VAE, batch: Batch) -> Information:
     """Estimate I_q(x; z) and the aggregate KL from draws z_n ~ q(z|x_n) of N rows, several each where N is small.
 
         lower = mean_n [log q(z_n|x_n) - log 1/N sum_m q(z_n|x_m)]             (at most log N)
@@ -67,23 +67,21 @@ def information(vae: VAE, arguments: Arguments) -> Information:
 
     Runs inside `vae.evaluating()`, with a seed of the caller's.
     """
-    N = count_rows(arguments)
+    N = len(batch)
     D = max(1, DRAWS // N)
-    guide_sites = run_guide(vae, arguments, D)
+    guide_sites = run_guide(vae, batch, D)
     if why := _why_not(vae, guide_sites):
         return Information(N, note=why)
     if N < 3:
         return Information(N, note="mutual information needs at least three rows.")
     latents = {name: guide_sites[name].value for name in vae.layout.latents}
-    if why := _of_other_spaces(vae, arguments, latents):
+    if why := _of_other_spaces(vae, batch, latents):
         return Information(N, note=why)
-    log_q = _log_guide_everywhere(vae, arguments, latents)
-    terms = RowTerms(
-        run_model(vae, arguments, latents, D), guide_sites, latents, vae.layout, broadcasts=False
-    )
+    log_q = _log_guide_everywhere(vae, batch, latents)
+    terms = RowTerms(run_model(vae, batch, latents, D), guide_sites, latents, vae.layout, broadcasts=False)
     log_ratio = (log_q.diagonal(dim1=1, dim2=2) - terms.log_prior.double().cpu()).mean(0)  # sampled rates
     lower, upper = _bounds(log_q)
-    note, depends = "", _prior_depends_on_row(vae, arguments, latents)
+    note, depends = "", _prior_depends_on_row(vae, batch, latents)
     if depends:
         note = (
             "the prior depends on the row (on its context), so that the rate does not split into I(x; z) and one "
@@ -123,9 +121,9 @@ def _with_jackknife(value: Tensor, left_out: Tensor) -> list[float]:
     return [float(value), float(variance.sqrt())]
 
 
-def _log_guide_everywhere(vae: VAE, arguments: Arguments, latents: Mapping[str, Tensor]) -> Tensor:
+def _log_guide_everywhere(vae: VAE, batch: Batch, latents: Mapping[str, Tensor]) -> Tensor:
     """log q(z_n|x_m) for D draws of every row n under every row m: [D,N,N]."""
-    N = count_rows(arguments)
+    N = len(batch)
     D = len(next(iter(latents.values())))
     numbers = max(1, sum(site.numel for site in vae.layout.latents.values()))
     at_once = max(1, NUMBERS_AT_ONCE // (N * numbers))
@@ -138,7 +136,7 @@ def _log_guide_everywhere(vae: VAE, arguments: Arguments, latents: Mapping[str, 
             for name, value in latents.items()
         }
         count = min(at_once, D * N - first)
-        scored = run_guide(vae, arguments, count, latents=given)
+        scored = run_guide(vae, batch, count, latents=given)
         parts.append(torch.stack([site.log_prob for site in scored.values()]).sum(0).double().cpu())
     return torch.cat(parts).reshape(D, N, N)
 
@@ -152,9 +150,9 @@ def _draws_of(value: Tensor, some: slice, num_rows: int, event_dim: int) -> Tens
     return draws.expand(size)
 
 
-def _prior_depends_on_row(vae: VAE, arguments: Arguments, latents: Mapping[str, Tensor]) -> bool:
+def _prior_depends_on_row(vae: VAE, batch: Batch, latents: Mapping[str, Tensor]) -> bool:
     """Whether log p of the same latents differs from row to row."""
-    N = count_rows(arguments)
+    N = len(batch)
     total = N * len(next(iter(latents.values())))
     some = slice(0, total, math.ceil(total / DRAWS_OF_PRIOR))
     given = {
@@ -162,7 +160,7 @@ def _prior_depends_on_row(vae: VAE, arguments: Arguments, latents: Mapping[str, 
         for name, value in latents.items()
     }
     count = len(range(total)[some])
-    terms = RowTerms(run_model(vae, arguments, given, count), {}, given, vae.layout, broadcasts=False)
+    terms = RowTerms(run_model(vae, batch, given, count), {}, given, vae.layout, broadcasts=False)
     log_prior = terms.log_prior.double()
     return not torch.allclose(log_prior, log_prior[:, :1].expand_as(log_prior), rtol=1e-4, atol=1e-4)
 
@@ -182,12 +180,12 @@ def _why_not(vae: VAE, guide_sites: Mapping[str, Site]) -> str:
     return ""
 
 
-def _of_other_spaces(vae: VAE, arguments: Arguments, latents: Mapping[str, Tensor]) -> str:
+def _of_other_spaces(vae: VAE, batch: Batch, latents: Mapping[str, Tensor]) -> str:
     """Why rows' posteriors cannot be mixed: some count entries that others leave out. Empty where they can.
 
     A density that leaves an entry out (beyond a sequence's end) is flat in it.
     """
-    N = count_rows(arguments)
+    N = len(batch)
     given = {
         name: _draws_of(value, slice(0, 1), N, len(vae.layout.latents[name].event_shape)).clone()
         for name, value in latents.items()
@@ -199,7 +197,7 @@ def _of_other_spaces(vae: VAE, arguments: Arguments, latents: Mapping[str, Tenso
         torch.enable_grad(),
         torch.backends.cudnn.flags(enabled=False),
     ):  # it has no slopes in evaluation mode
-        scored = run_guide(vae, arguments, 1, latents=given)
+        scored = run_guide(vae, batch, 1, latents=given)
         total = torch.stack([site.log_prob.sum() for site in scored.values()]).sum()
         if not total.requires_grad:
             return ""

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.pair.layout import Arguments, pyro_layout, rows_first
+from pyrovae.data import Batch
+from pyrovae.pair.layout import pyro_layout, rows_first
 from pyrovae.pair.observed import entries_counted
 from pyrovae.pair.running import enumerated_draws, run_guide, run_model
 from pyrovae.pair.sites import Site
@@ -22,19 +23,19 @@ WEIGHTS_PER_DRAW = 10
 
 
 def ranks_of_truth(
-    vae: VAE, arguments: Arguments, truth: Mapping[str, Tensor], num_draws: int
+    vae: VAE, batch: Batch, truth: Mapping[str, Tensor], num_draws: int
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Ranks of the true quantities among L draws of the guide, and among weighted draws, by quantity: [B] each."""
     S = WEIGHTS_PER_DRAW * num_draws
     layout = vae.layout
-    guide_sites = run_guide(vae, arguments, S)
+    guide_sites = run_guide(vae, batch, S)
     latents = {name: guide_sites[name].value for name in layout.latents}
     # The truth is scored together with the draws: what is equal must come out equal, to rounding.
     both = {
         name: torch.cat([z, pyro_layout(truth[name][None], layout.latents[name], layout.sample_dim)])
         for name, z in latents.items()
     }
-    model_sites = run_model(vae, arguments, both, S + 1)
+    model_sites = run_model(vae, batch, both, S + 1)
     terms = RowTerms(model_sites, guide_sites, both, layout, broadcasts=False)
     joint, log_likelihood = terms.log_likelihood + terms.log_prior, terms.log_likelihood
     weights = normalized_weights(joint[:S] - terms.log_guide if guide_sites else joint[:S])
@@ -43,14 +44,14 @@ def ranks_of_truth(
     for name, site in layout.latents.items():
         kept = _counted_in_both(vae, name, guide_sites, model_sites)
         quantities |= _scalars(name, rows_first(both[name], site), kept)
-    for name, draws in enumerated_draws(vae, arguments, latents, S).items():
+    for name, draws in enumerated_draws(vae, batch, latents, S).items():
         values = torch.cat([rows_first(draws, layout.enumerated[name]), truth[name][None]])
         quantities |= _scalars(name, values, torch.ones_like(values[0], dtype=torch.bool))
     everywhere = torch.ones(log_likelihood.shape[1], dtype=torch.bool)
     if latents:
         quantities[LIKELIHOOD] = (log_likelihood, everywhere)
     if latents and set(guide_sites) == set(latents):
-        scored = run_guide(vae, arguments, S + 1, latents=both)
+        scored = run_guide(vae, batch, S + 1, latents=both)
         quantities[GUIDE] = (torch.stack([site.log_prob for site in scored.values()]).sum(0), everywhere)
     return {
         name: (

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.distributions.transforms import Transform
 
 from pyrovae.checks import check_count
-from pyrovae.data import Rows
+from pyrovae.data import Batch, Rows
 from pyrovae.evidence.importance import (
     PROBE_ROWS,
     Weigh,
@@ -30,8 +30,8 @@ from pyrovae.evidence.importance import (
 )
 from pyrovae.evidence.memory import NUMBERS_AT_ONCE, ROWS_AT_ONCE, Limits, Pieces
 from pyrovae.evidence.unconstrained import MakeTransform, checked_bijections, differentiable_recurrence
-from pyrovae.pair.layout import Arguments, Layout
-from pyrovae.pair.running import count_rows, plain_trace, run_guide, run_model
+from pyrovae.pair.layout import Layout
+from pyrovae.pair.running import plain_trace, run_guide, run_model
 from pyrovae.pair.sites import family_name
 from pyrovae.random_state import fixed_seed
 from pyrovae.traced.repeated import Repeated
@@ -103,13 +103,13 @@ class AnnealedImportanceSampling:
         """Weights of chains."""
         path = self.path(vae, data, num_samples, limits)
 
-        def weigh(arguments: Arguments, seeds: Iterator[int]) -> Iterator[tuple[int, Tensor]]:
+        def weigh(batch: Batch, seeds: Iterator[int]) -> Iterator[tuple[int, Tensor]]:
             with vae.evaluating(), fixed_seed(next(seeds), vae.device):
-                steps = self.step_sizes(path, arguments)
+                steps = self.step_sizes(path, batch)
             for first in range(0, num_samples, path.at_once):
                 with vae.evaluating(), fixed_seed(next(seeds), vae.device):
-                    start = path.draw(arguments, min(path.at_once, num_samples - first))
-                    log_weights = self.forward(path, arguments, start, steps)
+                    start = path.draw(batch, min(path.at_once, num_samples - first))
+                    log_weights = self.forward(path, batch, start, steps)
                 yield 0, log_weights
 
         return weigh
@@ -145,10 +145,10 @@ class AnnealedImportanceSampling:
         repeated = Repeated(vae, score, calls // (pieces.samples * pieces.rows), limits.compile)
         return Path(vae, space, self.from_guide, pieces, at_once, repeated)
 
-    def step_sizes(self, path: Path, arguments: Arguments) -> Tensor:
+    def step_sizes(self, path: Path, batch: Batch) -> Tensor:
         """Step sizes by temperature and row, [T,B], from pilot chains that then are forgotten."""
-        u = path.draw(arguments, PILOT_CHAINS)
-        point = path.at(arguments, u)
+        u = path.draw(batch, PILOT_CHAINS)
+        point = path.at(batch, u)
         log_step = torch.full(u.shape[1:2], math.log(0.5), dtype=torch.float64, device=u.device)
         unit = u.std(0, keepdim=True)
         log_step = log_step + unit.where(unit.isfinite() & (unit > 0), 1.0).log().mean((0, 2))
@@ -156,33 +156,33 @@ class AnnealedImportanceSampling:
         found = torch.empty(len(betas), u.shape[1], dtype=torch.float64, device=u.device)
         for place, beta in enumerate(betas[:-1]):
             for _ in range(PILOT_MOVES if place == 0 else 1):
-                point, accepted = self._move(path, arguments, point, beta, log_step.exp())
+                point, accepted = self._move(path, batch, point, beta, log_step.exp())
                 log_step = log_step + GAIN * (accepted.mean(0) - ACCEPTANCE)
             found[place] = log_step.exp()
         return found
 
-    def forward(self, path: Path, arguments: Arguments, u: Tensor, steps: Tensor) -> Tensor:
+    def forward(self, path: Path, batch: Batch, u: Tensor, steps: Tensor) -> Tensor:
         """log w of chains from the start, [S,B]."""
-        return self._run(path, arguments, u, steps, backwards=False)
+        return self._run(path, batch, u, steps, backwards=False)
 
-    def backward(self, path: Path, arguments: Arguments, u: Tensor, steps: Tensor) -> Tensor:
+    def backward(self, path: Path, batch: Batch, u: Tensor, steps: Tensor) -> Tensor:
         """log w of the same chains run from draws of the posterior back to the start, [S,B]."""
-        return self._run(path, arguments, u, steps, backwards=True)
+        return self._run(path, batch, u, steps, backwards=True)
 
-    def _run(self, path: Path, arguments: Arguments, u: Tensor, steps: Tensor, *, backwards: bool) -> Tensor:
+    def _run(self, path: Path, batch: Batch, u: Tensor, steps: Tensor, *, backwards: bool) -> Tensor:
         betas, T = self.temperatures(), self.num_temperatures
-        point = path.at(arguments, u)
+        point = path.at(batch, u)
         log_weights = torch.zeros(u.shape[:2], dtype=torch.float64, device=u.device)
         for t in range(T, 0, -1) if backwards else range(1, T + 1):
             log_weights += (betas[t] - betas[t - 1]) * point.log_ratio
             # The move at the other end of this step; none at beta = 0, nor at 1.
             place = t - 1 if backwards else t
             if 0 < place < T:
-                point, _ = self._move(path, arguments, point, betas[place], steps[place])
+                point, _ = self._move(path, batch, point, betas[place], steps[place])
         return log_weights
 
     def _move(
-        self, path: Path, arguments: Arguments, point: Point, beta: float, step: Tensor
+        self, path: Path, batch: Batch, point: Point, beta: float, step: Tensor
     ) -> tuple[Point, Tensor]:
         """One Hamiltonian move within a temperature: where chains are afterwards, and their acceptance [S,B]."""
         momentum = torch.randn_like(point.u)
@@ -192,7 +192,7 @@ class AnnealedImportanceSampling:
         new = point
         for _ in range(self.num_leapfrog_steps):
             momentum = momentum + 0.5 * size * new.gradient(beta)
-            new = path.at(arguments, new.u + size * momentum)
+            new = path.at(batch, new.u + size * momentum)
             momentum = momentum + 0.5 * size * new.gradient(beta)
         gain = new.log_target(beta) - _kinetic(momentum) - energy
         accepted = gain.exp().clamp(max=1.0).nan_to_num(0.0)
@@ -239,26 +239,26 @@ class Path:
     from_guide: bool
     pieces: Pieces
     at_once: int
-    score: Callable[[Arguments, Tensor], Sequence[Tensor]]
+    score: Callable[[Batch, Tensor], Sequence[Tensor]]
 
-    def draw(self, arguments: Arguments, num_samples: int) -> Tensor:
+    def draw(self, batch: Batch, num_samples: int) -> Tensor:
         """Draws of the start, u [S,B,d]."""
         if self.from_guide:
-            sites = run_guide(self.vae, arguments, num_samples)
+            sites = run_guide(self.vae, batch, num_samples)
             return self.space.flatten({name: sites[name].value for name in self.vae.layout.latents})
         parts = []
-        for samples, _ in Pieces(count_rows(arguments), 1)(num_samples, count_rows(arguments)):
+        for samples, _ in Pieces(len(batch), 1)(num_samples, len(batch)):
             count = len(range(num_samples)[samples])
-            parts.append(self.space.flatten(draws_of_prior(self.vae, arguments, count)[0]))
+            parts.append(self.space.flatten(draws_of_prior(self.vae, batch, count)[0]))
         return torch.cat(parts)
 
-    def at(self, arguments: Arguments, u: Tensor) -> Point:
+    def at(self, batch: Batch, u: Tensor) -> Point:
         """Densities and gradients, piece by piece."""
         shape = u.shape[:2]
         densities = u.new_empty(2, *shape, dtype=torch.float64)
         gradients = u.new_empty(2, *u.shape)
         for samples, some in self.pieces(*shape):
-            few = tuple(a[some] if isinstance(a, Tensor) and a.dim() > 0 else a for a in arguments)
+            few = batch[some]
             scores = self.score(few, u[samples, some])
             densities[0, samples, some], densities[1, samples, some] = scores[:2]
             gradients[0, samples, some], gradients[1, samples, some] = scores[2:]
@@ -276,28 +276,28 @@ class Score:
     space: Unconstrained
     from_guide: bool
 
-    def __call__(self, arguments: Arguments, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def __call__(self, batch: Batch, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Densities [S,B] and gradients [S,B,d] at u [S,B,d]."""
         u = u.detach().requires_grad_()
         with torch.enable_grad(), differentiable_recurrence(self.vae):
             try:
-                log_start, log_end = self._densities(arguments, u)
+                log_start, log_end = self._densities(batch, u)
             except ValueError:
                 # A move that went astray, to where float32 ends: there densities are NaN, and it is refused.
                 with pyro.validation_enabled(False):
-                    log_start, log_end = self._densities(arguments, u)
+                    log_start, log_end = self._densities(batch, u)
             (start_gradient,) = torch.autograd.grad(log_start.sum(), u, retain_graph=True)
             (end_gradient,) = torch.autograd.grad(log_end.sum(), u, materialize_grads=True)
         return log_start.detach(), log_end.detach(), start_gradient, end_gradient
 
-    def _densities(self, arguments: Arguments, u: Tensor) -> tuple[Tensor, Tensor]:
+    def _densities(self, batch: Batch, u: Tensor) -> tuple[Tensor, Tensor]:
         latents, log_volume = self.space.unflatten(u)
-        sites = run_model(self.vae, arguments, latents, len(u)).values()
+        sites = run_model(self.vae, batch, latents, len(u)).values()
         log_prior = torch.stack([s.log_prob.double() for s in sites if not s.observed]).sum(0) + log_volume
         log_likelihood = torch.stack([s.log_prob.double() for s in sites if s.observed]).sum(0)
         if not self.from_guide:
             return log_prior, log_likelihood
-        guide = run_guide(self.vae, arguments, len(u), latents=latents).values()
+        guide = run_guide(self.vae, batch, len(u), latents=latents).values()
         log_guide = torch.stack([s.log_prob.double() for s in guide]).sum(0) + log_volume
         return log_guide, log_prior + log_likelihood
 

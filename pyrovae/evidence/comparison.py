@@ -21,7 +21,6 @@ from pyrovae.checks import check_count
 from pyrovae.data import Rows
 from pyrovae.evidence.marginal import LogMarginal, log_marginal
 from pyrovae.pair.observed import observations_of
-from pyrovae.pair.running import count_rows
 from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.vae import VAE
 
@@ -258,9 +257,9 @@ def _check_same_numbers(vaes: Mapping[str, VAE], prepared: Mapping[str, Rows]) -
     first_name = ""
     first: dict[str, Tensor] = {}
     for name, vae in vaes.items():
-        arguments = prepared[name].take(slice(0, ROWS_TO_CHECK), vae.device)
+        batch = prepared[name].take(slice(0, ROWS_TO_CHECK), vae.device)
         with vae.evaluating(), fixed_seed(0, vae.device):
-            numbers = _numbers(vae, arguments)
+            numbers = _numbers(vae, batch)
         if not first:
             first_name, first = name, numbers
             continue
@@ -279,10 +278,10 @@ def _check_same_numbers(vaes: Mapping[str, VAE], prepared: Mapping[str, Rows]) -
             )
 
 
-def _numbers(vae: VAE, arguments: Any) -> dict[str, Tensor]:
+def _numbers(vae: VAE, batch: Any) -> dict[str, Tensor]:
     """The numbers that a model observes of each row, sorted, by kind: [B, count], NaN last for masked ones."""
-    found = observations_of(vae, arguments).values()
-    B = count_rows(arguments)
+    found = observations_of(vae, batch).values()
+    B = len(batch)
     return {
         kind: torch.cat(
             [o.numbers().cpu() for o in found if o.discrete == discrete] + [torch.empty(B, 0, device="cpu")],

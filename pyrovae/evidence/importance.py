@@ -16,7 +16,7 @@ from typing import Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from pyrovae.data import Rows
+from pyrovae.data import Batch, Rows
 from pyrovae.evidence.memory import (
     BYTES_OF_A_BLOCK,
     NUMBERS_AT_ONCE,
@@ -29,8 +29,8 @@ from pyrovae.evidence.memory import (
 )
 from pyrovae.evidence.psis import tail_length
 from pyrovae.evidence.weights import KEPT
-from pyrovae.pair.layout import Arguments, slice_latents
-from pyrovae.pair.running import count_rows, run_guide, run_model, run_prior
+from pyrovae.pair.layout import slice_latents
+from pyrovae.pair.running import run_guide, run_model, run_prior
 from pyrovae.pair.sites import Site, stacked_sum
 from pyrovae.pair.support import zero_outside
 from pyrovae.random_state import fixed_seed
@@ -40,7 +40,7 @@ from pyrovae.vae import VAE
 PROBE_ROWS = 7
 
 # Log weights of a block of rows, [s,B] at a time with the stratum they belong to, given seeds.
-Weigh: TypeAlias = Callable[[Arguments, Iterator[int]], Iterator[tuple[int, Tensor]]]
+Weigh: TypeAlias = Callable[[Batch, Iterator[int]], Iterator[tuple[int, Tensor]]]
 
 
 class Method(Protocol):
@@ -132,7 +132,7 @@ class ImportanceSampling:
             limits.check_whole(*of_block)
             taken.append(model.of_run(*of_block) + bytes_of_weights(*of_block, num_samples))
         pieces = limits.pieces(model, max(taken), num_rows, vae.device)
-        sources: list[Callable[[Arguments, int], Tensor]] = []
+        sources: list[Callable[[Batch, int], Tensor]] = []
         if share < 1:
             calls = sizes[0] * len(data) // (pieces.samples * pieces.rows)
             score = Repeated(vae, functools.partial(_score, vae), calls, limits.compile)
@@ -144,11 +144,11 @@ class ImportanceSampling:
             draw = Repeated(vae, functools.partial(_draw_of_prior, vae, share < 1), calls, limits.compile)
             sources.append(_FromPrior(share, draw))
 
-        def weigh(arguments: Arguments, seeds: Iterator[int]) -> Iterator[tuple[int, Tensor]]:
+        def weigh(batch: Batch, seeds: Iterator[int]) -> Iterator[tuple[int, Tensor]]:
             for stratum, (source, size, count) in enumerate(zip(sources, sizes, at_once, strict=True)):
                 for first in range(0, size, count):
                     with vae.evaluating(), fixed_seed(next(seeds), vae.device):
-                        log_weights = source(arguments, min(count, size - first))
+                        log_weights = source(batch, min(count, size - first))
                     yield stratum, log_weights
 
         return weigh
@@ -164,15 +164,15 @@ class _FromGuide:
     draw: Repeated
     score: Repeated
 
-    def __call__(self, arguments: Arguments, count: int) -> Tensor:
-        log_guide, *values = self.draw(count, arguments)
+    def __call__(self, batch: Batch, count: int) -> Tensor:
+        log_guide, *values = self.draw(count, batch)
         latents = dict(zip(self.vae.layout.latents, values, strict=True))
-        shape = (count, count_rows(arguments))
+        shape = (count, len(batch))
         log_prior = torch.empty(shape, dtype=torch.float64, device=self.vae.device)
         log_likelihood = torch.empty_like(log_prior)
         for samples, some in self.pieces(*shape):
             given = slice_latents(latents, self.vae.layout, samples, some)
-            few = tuple(a[some] if isinstance(a, Tensor) and a.dim() > 0 else a for a in arguments)
+            few = batch[some]
             scores = self.score(len(range(count)[samples]), few, given)
             log_prior[samples, some], log_likelihood[samples, some] = scores
         return log_likelihood + log_prior - _mixture(log_guide, log_prior, self.share)
@@ -185,36 +185,34 @@ class _FromPrior:
     share: float
     draw: Repeated
 
-    def __call__(self, arguments: Arguments, count: int) -> Tensor:
-        log_prior, log_likelihood, *log_guide = self.draw(count, arguments)
+    def __call__(self, batch: Batch, count: int) -> Tensor:
+        log_prior, log_likelihood, *log_guide = self.draw(count, batch)
         if not log_guide:
             return log_likelihood
         return log_likelihood + log_prior - _mixture(log_guide[0], log_prior, self.share)
 
 
-def _draw_of_guide(vae: VAE, num_samples: int, arguments: Arguments) -> list[Tensor]:
+def _draw_of_guide(vae: VAE, num_samples: int, batch: Batch) -> list[Tensor]:
     """log q(z|x) of draws of the guide, [S,B] in float64, and these by site."""
-    sites = run_guide(vae, arguments, num_samples)
+    sites = run_guide(vae, batch, num_samples)
     return [_total(sites), *(sites[name].value for name in vae.layout.latents)]
 
 
-def _score(
-    vae: VAE, num_samples: int, arguments: Arguments, latents: Mapping[str, Tensor]
-) -> tuple[Tensor, Tensor]:
+def _score(vae: VAE, num_samples: int, batch: Batch, latents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """log p(z) and log p(x|z) of given draws, [S,B] each in float64."""
-    sites = run_model(vae, arguments, latents, num_samples)
+    sites = run_model(vae, batch, latents, num_samples)
     return _parts(zero_outside(sites, vae.layout, vae.layout.model_broadcasts))
 
 
-def _draw_of_prior(vae: VAE, score_guide: bool, num_samples: int, arguments: Arguments) -> tuple[Tensor, ...]:
+def _draw_of_prior(vae: VAE, score_guide: bool, num_samples: int, batch: Batch) -> tuple[Tensor, ...]:
     """log p(z) and log p(x|z) of draws of the prior, and log q(z|x) if wanted."""
-    latents, sites = draws_of_prior(vae, arguments, num_samples)
+    latents, sites = draws_of_prior(vae, batch, num_samples)
     parts = _parts(sites)
     del sites
     if not score_guide:
         return parts
     try:
-        guide_sites = run_guide(vae, arguments, num_samples, latents=latents)
+        guide_sites = run_guide(vae, batch, num_samples, latents=latents)
     except ValueError as error:
         raise ValueError(
             f"the guide cannot score draws of the prior: {error}\n  A mixture with the prior needs a guide "
@@ -241,24 +239,22 @@ def bytes_of_weights(num_rows: int, count: int, num_samples: int) -> int:
     return num_rows * (128 * count + 32 * max(KEPT, tail_length(num_samples)))
 
 
-def measured(vae: VAE, run: Callable[[int], object], arguments: Arguments) -> Footprint:
+def measured(vae: VAE, run: Callable[[int], object], batch: Batch) -> Footprint:
     """What a run of a program on these rows takes of memory."""
     with vae.evaluating(), fixed_seed(0, vae.device):
-        return Footprint.of(run, count_rows(arguments))
+        return Footprint.of(run, len(batch))
 
 
-def draws_of_prior(
-    vae: VAE, arguments: Arguments, num_samples: int
-) -> tuple[dict[str, Tensor], dict[str, Site]]:
+def draws_of_prior(vae: VAE, batch: Batch, num_samples: int) -> tuple[dict[str, Tensor], dict[str, Site]]:
     """Draws of the latents from p(z), by site, and the model's sites at them.
 
     Where a latent depends on earlier observations it is drawn given those of the data, as its density is.
     """
     if vae.layout.enumerated:
-        drawn, _ = run_prior(vae, arguments, num_samples)
+        drawn, _ = run_prior(vae, batch, num_samples)
         latents = {name: drawn[name] for name in vae.layout.latents}
-        return latents, run_model(vae, arguments, latents, num_samples)
-    sites = run_model(vae, arguments, {}, num_samples)
+        return latents, run_model(vae, batch, latents, num_samples)
+    sites = run_model(vae, batch, {}, num_samples)
     return {name: sites[name].value for name in vae.layout.latents}, sites
 
 
@@ -281,9 +277,9 @@ def _mixture(log_guide: Tensor, log_prior: Tensor, share: float) -> Tensor:
     return torch.logaddexp(log_guide + math.log1p(-share), log_prior + math.log(share))
 
 
-def refuse_auxiliary_sites(vae: VAE, arguments: Arguments, why: str) -> None:
+def refuse_auxiliary_sites(vae: VAE, batch: Batch, why: str) -> None:
     """Raise where the guide draws more than the latents; `why` ends the message's sentence and says what to do."""
     with vae.evaluating(), fixed_seed(0, vae.device):
-        auxiliary = sorted(set(run_guide(vae, arguments, 1)) - set(vae.layout.latents))
+        auxiliary = sorted(set(run_guide(vae, batch, 1)) - set(vae.layout.latents))
     if auxiliary:
         raise ValueError(f"the guide has the auxiliary sites {', '.join(auxiliary)}: its density at {why}")

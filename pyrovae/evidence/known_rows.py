@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from pyrovae.pair.layout import Arguments
+from pyrovae.data import Batch
 
 ROWS_AT_ONCE = 1024
 
@@ -25,15 +25,15 @@ class KnownRows(nn.Module):
     A copy of the rows is kept, as a buffer, and so in every file of a VAE that holds it.
 
     Args:
-        arguments: `(x, *context)`, tensors with N rows; what is no tensor has to stay the same.
+        batch: N rows; what is no tensor has to stay the same.
 
     Attributes:
         first: where in the data each known row comes first, [U].
         place: which known row each row of the data is, [N].
 
     Example:
-        >>> known = KnownRows((torch.tensor([[1.0], [2.0], [1.0]]),))
-        >>> len(known), bool((known.find((torch.tensor([[1.0], [1.0]]),)) == known.place[[0, 2]]).all())
+        >>> known = KnownRows(Batch((torch.tensor([[1.0], [2.0], [1.0]]),)))
+        >>> len(known), bool((known.find(Batch((torch.tensor([[1.0], [1.0]]),))) == known.place[[0, 2]]).all())
         (2, True)
 
     """
@@ -42,10 +42,10 @@ class KnownRows(nn.Module):
     keys: Tensor
     factors: Tensor
 
-    def __init__(self, arguments: Arguments) -> None:
+    def __init__(self, batch: Batch) -> None:
         super().__init__()
-        self.others = tuple(a for a in arguments if not isinstance(a, Tensor))
-        data = _bytes_of(arguments)
+        self.others = tuple(a for a in batch.arguments if not isinstance(a, Tensor))
+        data = _bytes_of(batch)
         generator = torch.Generator().manual_seed(0)
         while True:  # until no two different rows have one key: hardly ever more than once
             factors = torch.randint(2**62, data.shape[1:], generator=generator, device="cpu").to(data.device)
@@ -77,14 +77,14 @@ class KnownRows(nn.Module):
             part.others, part.first, part.place = self.others, first, torch.arange(len(first))
             yield part
 
-    def find(self, arguments: Arguments) -> Tensor:
+    def find(self, batch: Batch) -> Tensor:
         """Which known row each row of `(x, *context)` is, [B].
 
         Raises:
             ValueError: a row that is not known (says which), or another value where there is no tensor.
 
         """
-        others = tuple(a for a in arguments if not isinstance(a, Tensor))
+        others = tuple(a for a in batch.arguments if not isinstance(a, Tensor))
         if len(others) != len(self.others) or any(
             given is not known and given != known for given, known in zip(others, self.others, strict=True)
         ):
@@ -92,7 +92,7 @@ class KnownRows(nn.Module):
                 f"these rows come with {others}: their posteriors were refined with {self.others}. Give the same, "
                 "or refine the rows anew."
             )
-        data = _bytes_of(arguments)
+        data = _bytes_of(batch)
         if data.shape[1:] != self.rows.shape[1:]:
             raise ValueError(
                 f"a row of these data takes {data.shape[1]} bytes: the rows that this posterior was refined for take "
@@ -109,9 +109,9 @@ class KnownRows(nn.Module):
         return place
 
 
-def _bytes_of(arguments: Arguments) -> Tensor:
+def _bytes_of(batch: Batch) -> Tensor:
     """Each row's content, [B, bytes]."""
-    tensors = [a.detach() for a in arguments if isinstance(a, Tensor)]
+    tensors = [tensor.detach() for tensor in batch.tensors]
     # A view of another size of number needs a last dimension.
     flat = [t.reshape(len(t), t[0].numel()).contiguous() for t in tensors]
     return torch.cat([t.view(torch.uint8) for t in flat], 1)

@@ -21,14 +21,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyrovae.checks import check_count
-from pyrovae.data import Rows
+from pyrovae.data import Batch, Rows
 from pyrovae.evidence.importance import ImportanceSampling, Method
 from pyrovae.evidence.memory import NUMBERS_AT_ONCE as NUMBERS_AT_ONCE
 from pyrovae.evidence.memory import ROWS_AT_ONCE as ROWS_AT_ONCE
 from pyrovae.evidence.memory import Limits
 from pyrovae.evidence.psis import good_k, unknown_k
 from pyrovae.evidence.weights import Tally, estimates, refuse_rows, without_density
-from pyrovae.pair.layout import Arguments
 from pyrovae.pair.observed import observations_of
 from pyrovae.pair.running import row_terms
 from pyrovae.pair.sites import family_name
@@ -233,13 +232,13 @@ def elbo(vae: VAE, x: Any, *context: Any, num_samples: int = 10, seed: int | Non
     samples_at_once = max(1, NUMBERS_AT_ONCE // (ROWS_AT_ONCE * numbers))
     results = []
     seeds = seeds_from(seed)
-    for first, arguments in row_blocks(vae, data):
+    for first, batch in row_blocks(vae, data):
         totals = torch.zeros((), dtype=torch.float64)
         for count in _chunks(num_samples, samples_at_once):
             with vae.evaluating(), fixed_seed(next(seeds), vae.device):
                 if not totals.dim():
-                    check_support(vae.model, arguments, first)
-                terms = row_terms(vae, arguments, count)
+                    check_support(vae.model, batch, first)
+                terms = row_terms(vae, batch, count)
                 reconstruction, rate = terms.log_likelihood.double().cpu(), terms.rate.double().cpu()
             bound = reconstruction - rate
             totals = totals + torch.stack(
@@ -326,17 +325,17 @@ def log_marginal(
     data = vae.rows(x, *context)
     sizes = method.strata(num_samples)
     with vae.evaluating(), fixed_seed(0, vae.device):
-        for first, arguments in row_blocks(vae, data):
-            check_support(vae.model, arguments, first)
+        for first, batch in row_blocks(vae, data):
+            check_support(vae.model, batch, first)
     weigh = method.weigher(vae, data, num_samples, Limits(memory_budget, batch_size, chunk_size, compile))
     results = []
     seeds = seeds_from(seed)
     with tqdm(
         total=len(data) * num_samples, desc="log p(x)", unit=" weights", disable=not progress, unit_scale=True
     ) as bar:
-        for first, arguments in row_blocks(vae, data):
+        for first, batch in row_blocks(vae, data):
             tallies = [Tally(size, num_samples) for size in sizes]
-            for stratum, log_weights in weigh(arguments, seeds):
+            for stratum, log_weights in weigh(batch, seeds):
                 tallies[stratum].add(log_weights)
                 bar.update(log_weights.numel())
             refuse_rows(without_density(tallies), first, WITHOUT_DENSITY)
@@ -349,9 +348,9 @@ def log_marginal(
 def _discrete_dimensions(vae: VAE, data: Rows) -> Tensor | str:
     """How many discrete numbers of each row are observed, [N], or why there is no such count."""
     counts = []
-    for _, arguments in row_blocks(vae, data):
+    for _, batch in row_blocks(vae, data):
         with vae.evaluating(), fixed_seed(0, vae.device):
-            observations = observations_of(vae, arguments)
+            observations = observations_of(vae, batch)
         for name, observation in observations.items():
             if not observation.discrete:
                 return (
@@ -362,7 +361,7 @@ def _discrete_dimensions(vae: VAE, data: Rows) -> Tensor | str:
     return torch.cat(counts)
 
 
-def row_blocks(vae: VAE, data: Rows) -> Iterator[tuple[int, Arguments]]:
+def row_blocks(vae: VAE, data: Rows) -> Iterator[tuple[int, Batch]]:
     """The data in blocks of rows on the VAE's device, each with the place of its first row."""
     for first in range(0, len(data), ROWS_AT_ONCE):
         yield first, data.take(slice(first, first + ROWS_AT_ONCE), vae.device)

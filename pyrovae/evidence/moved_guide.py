@@ -31,8 +31,9 @@ from torch import Tensor, nn
 from torch.distributions import Independent, Normal, constraints
 from torch.distributions.transforms import Transform
 
+from pyrovae.data import Batch
 from pyrovae.evidence.known_rows import KnownRows
-from pyrovae.pair.running import Program
+from pyrovae.pair.programs import Program
 from pyrovae.pair.sites import family_name
 
 # exp(-+30) of a spread: far beyond any posterior, and finite with its square at float32.
@@ -77,7 +78,7 @@ class MovedGuide(nn.Module):
     def forward(self, *arguments: Any) -> None:
         """Sample the latents of rows `(x, *context)`."""
         moves = {move.name: move for move in self.of_sites()}
-        replaced = _Moved(moves, self.known.find(arguments), from_scratch=self.from_scratch)
+        replaced = _Moved(moves, self.known.find(Batch(arguments)), from_scratch=self.from_scratch)
         auxiliary = poutine.block(
             hide_fn=lambda site: (
                 site["type"] == "sample" and site["name"] not in moves and not site_is_subsample(site)

@@ -18,12 +18,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyrovae.checks import check_count
+from pyrovae.data import Batch
 from pyrovae.evidence.known_rows import KnownRows
 from pyrovae.evidence.marginal import NUMBERS_AT_ONCE, ROWS_AT_ONCE, RowWise
 from pyrovae.evidence.moved_guide import Move, MovedGuide
 from pyrovae.evidence.unconstrained import MakeTransform, checked_bijections, differentiable_recurrence
-from pyrovae.pair.layout import Arguments, Layout
-from pyrovae.pair.running import Program, count_rows, row_terms, run_guide
+from pyrovae.pair.programs import Pair
+from pyrovae.pair.running import row_terms, run_guide
 from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.vae import VAE
 
@@ -182,17 +183,17 @@ def refine(
     taken, converged = 0, True
     with tqdm(desc="refine", total=len(known), unit=" rows", disable=not progress) as bar:
         for block in known.parts(ROWS_AT_ONCE):
-            arguments = data.take(block.first.cpu(), vae.device)
+            batch = data.take(block.first.cpu(), vae.device)
             with vae.evaluating(), differentiable_recurrence(vae):
                 with fixed_seed(next(seeds), vae.device):
                     moves = _moves_at_start(
-                        vae, arguments, bijections, full_covariance=full_covariance, from_guide=from_guide
+                        vae, batch, bijections, full_covariance=full_covariance, from_guide=from_guide
                     )
                     guide = MovedGuide(vae.guide, block, moves, from_scratch=not from_guide)
-                    pair = _Pair(vae.model, guide, vae.layout)
-                    search = _Search(pair, arguments, samples_per_step, learning_rate)
+                    pair = Pair(vae.model, guide, vae.layout)
+                    search = _Search(pair, guide, batch, samples_per_step, learning_rate)
                     done = search.run(num_steps)
-                figures.append(_keep_the_better(pair, arguments, num_samples, next(seeds)))
+                figures.append(_keep_the_better(pair, guide, batch, num_samples, next(seeds)))
             found.append(moves)
             taken, converged = max(taken, search.steps), converged and done
             bar.update(len(block))
@@ -218,23 +219,14 @@ def refine(
     )
 
 
-@dataclass(frozen=True)
-class _Pair:
-    """The model and a guide for one block of rows."""
-
-    model: Program
-    guide: MovedGuide
-    layout: Layout
-
-
 class _Search:
     """Adam over the moves of one block of rows."""
 
     def __init__(
-        self, pair: _Pair, arguments: Arguments, samples_per_step: int, learning_rate: float
+        self, pair: Pair, guide: MovedGuide, batch: Batch, samples_per_step: int, learning_rate: float
     ) -> None:
-        self.pair, self.arguments, self.samples_per_step = pair, arguments, samples_per_step
-        self.moves = pair.guide.of_sites()
+        self.pair, self.arguments, self.samples_per_step = pair, batch, samples_per_step
+        self.known, self.moves = guide.known, guide.of_sites()
         self.parameters = [p for move in self.moves for p in move.parameters()]
         self.optimizer = torch.optim.Adam(self.parameters, lr=learning_rate, betas=BETAS)
         self.steps = 0
@@ -289,7 +281,7 @@ class _Search:
             flat = move.flat()
             if bool(flat.any()):
                 by_row = flat.movedim(flat.dim() - 2, 0).flatten(1).any(1)
-                row = int(self.pair.guide.known.first[by_row].min())
+                row = int(self.known.first[by_row].min())
                 raise ValueError(
                     f"the model's density of row {row} does not depend on some entries of its latent '{move.name}', "
                     "which a mask or padding leaves out while the guide's density counts them: an ELBO has no "
@@ -306,11 +298,12 @@ def _rising(before: Tensor, now: Tensor) -> bool:
     return bool(together | (rise > 4 * variance.sqrt()).any())
 
 
-def _keep_the_better(pair: _Pair, arguments: Arguments, num_samples: int, seed: int) -> Tensor:
+def _keep_the_better(pair: Pair, guide: MovedGuide, batch: Batch, num_samples: int, seed: int) -> Tensor:
     """Judge start and result on the same new draws, and take the start back where it is not worse: [7,B]."""
-    guide = pair.guide
-    start = _Pair(pair.model, guide.at_start(), pair.layout)
-    before, after = (_bounds(which, arguments, num_samples, seed) for which in (start, pair))
+    start = Pair(pair.model, guide.at_start(), pair.layout)
+    latents = sum(move.centre[..., :1, :].numel() for move in guide.of_sites())
+    at_once = max(1, NUMBERS_AT_ONCE // (len(batch) * max(latents, batch.x[:1].numel(), 1)))
+    before, after = (_bounds(which, batch, num_samples, at_once, seed) for which in (start, pair))
     (lower, lower_error), (upper, upper_error), (gain, error) = map(
         _mean_with_error, (before, after, after - before)
     )
@@ -333,15 +326,12 @@ def _keep_the_better(pair: _Pair, arguments: Arguments, num_samples: int, seed: 
     ).cpu()
 
 
-def _bounds(pair: _Pair, arguments: Arguments, num_samples: int, seed: int) -> Tensor:
+def _bounds(pair: Pair, batch: Batch, num_samples: int, at_once: int, seed: int) -> Tensor:
     """The ELBO by draw, [S,B]."""
-    latents = sum(move.centre[..., :1, :].numel() for move in pair.guide.of_sites())
-    numbers = count_rows(arguments) * max(latents, arguments[0][:1].numel(), 1)
-    at_once = max(1, NUMBERS_AT_ONCE // numbers)
     bounds = []
-    with fixed_seed(seed, arguments[0].device):
+    with fixed_seed(seed, batch.device):
         for done in range(0, num_samples, at_once):
-            terms = row_terms(pair, arguments, min(at_once, num_samples - done))
+            terms = row_terms(pair, batch, min(at_once, num_samples - done))
             bounds.append((terms.log_likelihood - terms.rate).double())
     return torch.cat(bounds)
 
@@ -352,7 +342,7 @@ def _mean_with_error(values: Tensor) -> tuple[Tensor, Tensor]:
 
 def _moves_at_start(
     vae: VAE,
-    arguments: Arguments,
+    batch: Batch,
     bijections: Mapping[str, MakeTransform | None],
     *,
     full_covariance: bool,
@@ -360,7 +350,7 @@ def _moves_at_start(
 ) -> list[Move]:
     """Identity maps for one block of rows, in units of where the guide's draws lie; from scratch, of 0 and 1."""
     moves: list[Move] = []
-    for name, site in run_guide(vae, arguments, DRAWS_FOR_UNITS).items():
+    for name, site in run_guide(vae, batch, DRAWS_FOR_UNITS).items():
         latent = vae.layout.latents.get(name)
         if latent is None:
             continue

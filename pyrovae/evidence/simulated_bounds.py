@@ -20,7 +20,6 @@ from pyrovae.evidence.memory import Limits
 from pyrovae.evidence.simulated_data import AsX, simulated
 from pyrovae.evidence.weights import Tally, estimates
 from pyrovae.pair.layout import pyro_layout
-from pyrovae.pair.running import count_rows
 from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.vae import VAE
 
@@ -117,18 +116,18 @@ def simulated_bounds(
     }
     exact = path.space.flatten(given)
     lower, upper = [], []
-    for first, arguments in row_blocks(vae, data):
+    for first, batch in row_blocks(vae, data):
         with vae.evaluating(), fixed_seed(next(seeds), vae.device):
-            steps = method.step_sizes(path, arguments)
+            steps = method.step_sizes(path, batch)
         forwards, backwards = Tally(num_samples, num_samples), Tally(num_samples, num_samples)
-        here = exact[:, first : first + count_rows(arguments)]
+        here = exact[:, first : first + len(batch)]
         for done in range(0, num_samples, path.at_once):
             count = min(path.at_once, num_samples - done)
             with vae.evaluating(), fixed_seed(next(seeds), vae.device):
-                forwards.add(method.forward(path, arguments, path.draw(arguments, count), steps))
-                backwards.add(-method.backward(path, arguments, here.expand(count, -1, -1), steps))
+                forwards.add(method.forward(path, batch, path.draw(batch, count), steps))
+                backwards.add(-method.backward(path, batch, here.expand(count, -1, -1), steps))
         lower.append(estimates([forwards])[0].cpu())
         upper.append(-estimates([backwards])[0].cpu())
     return SimulatedBounds(
-        torch.cat(lower), torch.cat(upper), data.take(slice(None), torch.device("cpu"))[0], num_samples
+        torch.cat(lower), torch.cat(upper), data.take(slice(None), torch.device("cpu")).x, num_samples
     )

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from pyrovae.data import Rows
-from pyrovae.pair.layout import Arguments
 from pyrovae.pair.observed import observations_of
 from pyrovae.pair.without_data import blank
 from pyrovae.random_state import fixed_seed
@@ -20,7 +19,7 @@ AsX: TypeAlias = Callable[[Mapping[str, Tensor]], Tensor]
 
 
 def simulated(
-    vae: VAE, num_rows: int, context: Arguments, as_x: AsX | None
+    vae: VAE, num_rows: int, context: tuple[Any, ...], as_x: AsX | None
 ) -> tuple[dict[str, Tensor], Rows]:
     """Draw z and x from the model: the latents by site, [M, ...] each, and x with its context as data.
 
@@ -54,9 +53,9 @@ def _own_x(vae: VAE, observed: Mapping[str, Tensor]) -> Tensor:
 
 def _check_observed(vae: VAE, data: Rows, observed: Mapping[str, Tensor], *, masks_allowed: bool) -> None:
     """Raise unless the model observes of `x` what was simulated, masked entries aside."""
-    arguments = data.take(slice(None), vae.device)
+    batch = data.take(slice(None), vae.device)
     with vae.evaluating(), fixed_seed(0, vae.device):
-        found = observations_of(vae, arguments)
+        found = observations_of(vae, batch)
     for name, observation in found.items():
         if not masks_allowed and not bool(observation.unmasked.all()):
             raise ValueError(

@@ -35,9 +35,9 @@ def checked_bijections(vae: VAE, data: Rows) -> dict[str, MakeTransform | None]:
         trace = plain_trace(vae.model, data.take(slice(0, 1), vae.device))
         found = {name: _bijection(name, trace.nodes[name]["fn"]) for name in vae.layout.latents}
         for first in range(0, len(data), ROWS_AT_ONCE):
-            arguments = data.take(slice(first, first + ROWS_AT_ONCE), vae.device)
-            check_support(vae.model, arguments, first)
-            trace = plain_trace(vae.model, arguments)
+            batch = data.take(slice(first, first + ROWS_AT_ONCE), vae.device)
+            check_support(vae.model, batch, first)
+            trace = plain_trace(vae.model, batch)
             for name, expected in found.items():
                 if expected is not None and not _agree(expected, trace.nodes[name]):
                     raise ValueError(

@@ -17,11 +17,12 @@ import xarray as xr
 from torch import Tensor
 
 from pyrovae.checks import check_count
+from pyrovae.data import Batch
 from pyrovae.evidence.marginal import NUMBERS_AT_ONCE, ROWS_AT_ONCE, row_blocks
 from pyrovae.evidence.psis import pareto_k, smoothed
 from pyrovae.evidence.weights import refuse_rows
 from pyrovae.exchange.named_arrays import WITHOUT_DRAWS, Names
-from pyrovae.pair.layout import Arguments, SiteLayout, rows_first
+from pyrovae.pair.layout import SiteLayout, rows_first
 from pyrovae.pair.running import enumerated_draws, observations, row_terms, run_predictive, run_prior
 from pyrovae.pair.support import check_support
 from pyrovae.random_state import fixed_seed, seeds_from
@@ -96,13 +97,13 @@ def to_arviz(
     names = Names(vae.layout, constant, coords or {}, dims or {}, len(data))
     seeds = seeds_from(seed)
     blocks: list[Groups] = []
-    for first, arguments in row_blocks(vae, data):
+    for first, batch in row_blocks(vae, data):
         with vae.evaluating(), fixed_seed(next(seeds), vae.device):
-            check_support(vae.model, arguments, first)
-            drawn = _from_the_guide(vae, arguments, resample_from or num_samples)
+            check_support(vae.model, batch, first)
+            drawn = _from_the_guide(vae, batch, resample_from or num_samples)
             if resample_from is not None:
                 drawn = drawn.resampled(vae, num_samples, first)
-            blocks.append(_groups(vae, arguments, drawn))
+            blocks.append(_groups(vae, batch, drawn))
     groups = {group: names.dataset(group, _joined(blocks, group)) for group in blocks[0]}
     groups["posterior"].attrs["draws_of"] = (
         "q(z|x)"
@@ -144,13 +145,13 @@ class _Drawn:
         return _Drawn(taken, likelihood, self.log_weights.gather(0, chosen), self.khat)
 
 
-def _from_the_guide(vae: VAE, arguments: Arguments, num_samples: int) -> _Drawn:
+def _from_the_guide(vae: VAE, batch: Batch, num_samples: int) -> _Drawn:
     """Draws of q(z|x) and their weights, in pieces, whose size depends on the data's alone."""
-    row_numbers = math.prod(arguments[0].shape[1:]) + sum(s.numel for s in vae.layout.latents.values())
+    row_numbers = math.prod(batch.x.shape[1:]) + sum(s.numel for s in vae.layout.latents.values())
     at_once = max(1, NUMBERS_AT_ONCE // (ROWS_AT_ONCE * max(1, row_numbers)))
     pieces = []
     for done in range(0, num_samples, at_once):
-        terms = row_terms(vae, arguments, min(at_once, num_samples - done))
+        terms = row_terms(vae, batch, min(at_once, num_samples - done))
         observed = {name: site.log_prob for name, site in terms.model_sites.items() if site.observed}
         pieces.append((dict(terms.latents), observed, {"log_weight": terms.log_weights.double()}))
     latents, likelihood, weights = (
@@ -160,15 +161,15 @@ def _from_the_guide(vae: VAE, arguments: Arguments, num_samples: int) -> _Drawn:
     return _Drawn(latents, likelihood, weights["log_weight"], pareto_k(weights["log_weight"]))
 
 
-def _groups(vae: VAE, arguments: Arguments, drawn: _Drawn) -> Groups:
+def _groups(vae: VAE, batch: Batch, drawn: _Drawn) -> Groups:
     """All groups for one block of rows, by site: [S, B, ...], those without draws [B, ...]."""
     layout, latents = vae.layout, drawn.latents
     num_samples = len(drawn.log_weights)
     hidden = layout.hidden
-    everything = {**latents, **enumerated_draws(vae, arguments, latents, num_samples)}
-    _, predictive = run_predictive(vae, arguments, everything)
-    prior, prior_predictive = run_prior(vae, arguments, num_samples)
-    observed = observations(vae, arguments)
+    everything = {**latents, **enumerated_draws(vae, batch, latents, num_samples)}
+    _, predictive = run_predictive(vae, batch, everything)
+    prior, prior_predictive = run_prior(vae, batch, num_samples)
+    observed = observations(vae, batch)
 
     def users(values: Mapping[str, Tensor], sites: Mapping[str, SiteLayout]) -> dict[str, Tensor]:
         return {name: rows_first(values[name], site).cpu() for name, site in sites.items()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import pyro
@@ -19,11 +19,13 @@ from pyro import poutine
 from pyro.util import warn_if_nan
 from torch import Tensor
 
+from pyrovae.data import Batch
 from pyrovae.objectives.schedules import Scheduled
 from pyrovae.pair import contract
-from pyrovae.pair.layout import Arguments, Layout
+from pyrovae.pair.layout import Layout
 from pyrovae.pair.parameters import modules_of
-from pyrovae.pair.running import Pair, Program, count_rows, plain_trace
+from pyrovae.pair.programs import Pair, Program
+from pyrovae.pair.running import plain_trace
 from pyrovae.pair.sites import row_plate_scale
 from pyrovae.pair.terms import RowTerms
 from pyrovae.random_state import same_random_state
@@ -51,19 +53,6 @@ class RowLosses:
         return cls(value, value if surrogate is None else surrogate, log_likelihood, rate)
 
 
-@dataclass(eq=False)
-class UnboundPair:
-    """A model and a guide on Pyro's global parameters, with their layout: what `rows` needs of a VAE.
-
-    `scales` holds the row plate's N/B for each B that has been seen.
-    """
-
-    model: Program
-    guide: Program
-    layout: Layout
-    scales: dict[int, float] = field(default_factory=dict)
-
-
 @dataclass(eq=False, repr=False)
 class RowObjective(pyro.infer.ELBO):
     """A loss by row, as an objective for `pyrovae.fit` and for `pyro.infer.SVI`.
@@ -87,8 +76,8 @@ class RowObjective(pyro.infer.ELBO):
         ... class LogLikelihood(RowObjective):
         ...     num_samples: int = 1
         ...
-        ...     def evaluate(self, pair, arguments):
-        ...         terms = row_terms(pair, arguments, self.num_samples)
+        ...     def evaluate(self, pair, batch):
+        ...         terms = row_terms(pair, batch, self.num_samples)
         ...         return RowLosses.of(terms, -terms.log_likelihood.mean(0))
         >>> LogLikelihood(num_samples=3)
         LogLikelihood(num_samples=3)
@@ -100,10 +89,12 @@ class RowObjective(pyro.infer.ELBO):
         self.mixes_rows = False
         self._scheduled: tuple[Scheduled, ...] = ()
         self._steps = 0
-        self._pairs: list[UnboundPair] = []
+        # Under SVI: pairs on Pyro's global parameters, and the row plate's N/B by pair and B.
+        self._pairs: list[Pair] = []
+        self._scales: dict[tuple[Pair, int], float] = {}
 
     @abstractmethod
-    def evaluate(self, pair: Pair, arguments: Arguments) -> RowLosses:
+    def evaluate(self, pair: Pair, batch: Batch) -> RowLosses:
         """The loss of each row of a batch. Run it under the pair's parameters.
 
         It is traced into a graph: no branches on values, coefficients as tensors.
@@ -133,13 +124,13 @@ class RowObjective(pyro.infer.ELBO):
     @torch.no_grad()
     def loss(self, model: Program, guide: Program, *arguments: Any, **keywords: Any) -> float:
         """The loss of a batch: N/B times the sum over its rows, in nats."""
-        losses, scale = self._run(model, guide, arguments, keywords)
+        losses, scale = self._run(model, guide, Batch(arguments), keywords)
         return _told(losses, scale)
 
     def loss_and_grads(self, model: Program, guide: Program, *arguments: Any, **keywords: Any) -> float:
         """The loss of a batch, its gradients added to those of the parameters."""
         self._next_step()
-        losses, scale = self._run(model, guide, arguments, keywords)
+        losses, scale = self._run(model, guide, Batch(arguments), keywords)
         if losses.surrogate.requires_grad:
             (scale * losses.surrogate.sum()).backward()
         return _told(losses, scale)
@@ -147,7 +138,7 @@ class RowObjective(pyro.infer.ELBO):
     def differentiable_loss(self, model: Program, guide: Program, *arguments: Any, **keywords: Any) -> Tensor:
         """The loss of a batch as a tensor whose gradients are the objective's."""
         self._next_step()
-        losses, scale = self._run(model, guide, arguments, keywords)
+        losses, scale = self._run(model, guide, Batch(arguments), keywords)
         if losses.surrogate is losses.value:
             return scale * losses.value.sum()
         surrogate = losses.surrogate.sum()
@@ -158,7 +149,7 @@ class RowObjective(pyro.infer.ELBO):
         self._steps += 1
 
     def _run(
-        self, model: Program, guide: Program, arguments: Arguments, keywords: dict[str, Any]
+        self, model: Program, guide: Program, batch: Batch, keywords: dict[str, Any]
     ) -> tuple[RowLosses, float]:
         if keywords:
             raise TypeError(
@@ -166,14 +157,14 @@ class RowObjective(pyro.infer.ELBO):
             )
         pair = next((p for p in self._pairs if p.model == model and p.guide == guide), None)
         if pair is None:
-            pair = UnboundPair(model, guide, _inspect(model, guide, arguments))
+            pair = Pair(model, guide, _inspect(model, guide, batch))
             self._pairs.append(pair)
-        num_rows = count_rows(arguments)
-        if num_rows not in pair.scales:
-            with _leaving_no_trace(model, guide, arguments):
-                trace = plain_trace(model, arguments)
-            pair.scales[num_rows] = row_plate_scale(trace)
-        return self.evaluate(pair, arguments), pair.scales[num_rows]
+        case = (pair, len(batch))
+        if case not in self._scales:
+            with _leaving_no_trace(model, guide, batch):
+                trace = plain_trace(model, batch)
+            self._scales[case] = row_plate_scale(trace)
+        return self.evaluate(pair, batch), self._scales[case]
 
     def _get_trace(self, *arguments: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} reads densities by row and hands out no traces.")
@@ -185,19 +176,18 @@ def _told(losses: RowLosses, scale: float) -> float:
     return float(loss)
 
 
-def _inspect(model: Program, guide: Program, arguments: Arguments) -> Layout:
+def _inspect(model: Program, guide: Program, batch: Batch) -> Layout:
     # A guide that is built from data draws its first weights, as it would when it runs.
     build = getattr(guide, "build", None)
     if build is not None:
-        build(*arguments)
-    with _leaving_no_trace(model, guide, arguments):
-        return contract.inspect_pair(model, guide, arguments)
+        build(*batch.arguments)
+    with _leaving_no_trace(model, guide, batch):
+        return contract.inspect_pair(model, guide, batch)
 
 
 @contextmanager
-def _leaving_no_trace(model: Program, guide: Program, arguments: Arguments) -> Iterator[None]:
+def _leaving_no_trace(model: Program, guide: Program, batch: Batch) -> Iterator[None]:
     """Run programs in evaluation mode, without handlers seeing it, random state and param store as they were."""
-    device = next((a.device for a in arguments if isinstance(a, Tensor)), torch.device("cpu"))
     modes = [(m, m.training) for part in modules_of(model, guide) for m in part.modules()]
     store = pyro.get_param_store()
     try:
@@ -206,7 +196,7 @@ def _leaving_no_trace(model: Program, guide: Program, arguments: Arguments) -> I
         with (
             torch.no_grad(),
             poutine.block(),
-            same_random_state(device),
+            same_random_state(batch.device),
             store.scope(store.get_state()),
         ):
             yield

@@ -7,12 +7,13 @@ from dataclasses import KW_ONLY, dataclass
 from torch import Tensor
 
 from pyrovae.checks import check_count
+from pyrovae.data import Batch
 from pyrovae.objectives.base import RowLosses, RowObjective
 from pyrovae.objectives.free_bits import FreeBits
 from pyrovae.objectives.paths import cut_terms, refuse_moving_supports, refuse_scores
 from pyrovae.objectives.schedules import Coefficient, Scheduled
-from pyrovae.pair.layout import Arguments
-from pyrovae.pair.running import Pair, row_terms
+from pyrovae.pair.programs import Pair
+from pyrovae.pair.running import row_terms
 from pyrovae.pair.terms import RowTerms
 
 
@@ -45,13 +46,14 @@ class ELBO(RowObjective):
 
     Example:
         >>> import pyro, pyrovae as pv
+        >>> from pyrovae.data import Batch
         >>> model = pv.models.LatentVariableModel(
         ...     pv.models.StandardNormal(2), pv.models.Bernoulli(pv.nn.MLP(2, 6))
         ... )
         >>> vae = pv.VAE(model, example=torch.zeros(5, 6))
         >>> objective = pv.objectives.ELBO(beta=pv.objectives.LinearWarmUp(steps=1000))
         >>> with vae.scope():
-        ...     objective.evaluate(vae, (torch.zeros(5, 6),)).value.shape
+        ...     objective.evaluate(vae, Batch((torch.zeros(5, 6),))).value.shape
         torch.Size([5])
 
     """
@@ -83,19 +85,19 @@ class ELBO(RowObjective):
                 "sticking_the_landing out, or use FreeBits(nats), a floor for each site."
             )
 
-    def evaluate(self, pair: Pair, arguments: Arguments) -> RowLosses:
+    def evaluate(self, pair: Pair, batch: Batch) -> RowLosses:
         """The loss of each row of a batch."""
         if self.sticking_the_landing:
-            return self._by_paths(pair, arguments)
-        terms = row_terms(pair, arguments, self.num_samples)
+            return self._by_paths(pair, batch)
+        terms = row_terms(pair, batch, self.num_samples)
         refuse_scores(terms.guide_sites)
         log_likelihood = terms.log_likelihood
         rate = terms.rate if self.analytic_kl else terms.log_guide - terms.log_prior
         value = self._loss(terms, log_likelihood, rate)
         return RowLosses(value, value, log_likelihood.detach(), rate.detach())
 
-    def _by_paths(self, pair: Pair, arguments: Arguments) -> RowLosses:
-        cut = cut_terms(pair, arguments, self.num_samples)
+    def _by_paths(self, pair: Pair, batch: Batch) -> RowLosses:
+        cut = cut_terms(pair, batch, self.num_samples)
         refuse_scores(cut.terms.guide_sites)
         refuse_moving_supports(cut.terms.guide_sites)
         value, direct = (

@@ -8,10 +8,11 @@ from dataclasses import KW_ONLY, dataclass
 from torch import Tensor
 
 from pyrovae.checks import check_count
+from pyrovae.data import Batch
 from pyrovae.objectives.base import RowLosses, RowObjective
 from pyrovae.objectives.paths import cut_terms, refuse_moving_supports, refuse_scores
-from pyrovae.pair.layout import Arguments
-from pyrovae.pair.running import Pair, row_terms
+from pyrovae.pair.programs import Pair
+from pyrovae.pair.running import row_terms
 
 
 @dataclass(eq=False, repr=False)
@@ -55,16 +56,16 @@ class IWAE(RowObjective):
         check_count("num_samples", self.num_samples)
         check_count("num_bounds", self.num_bounds)
 
-    def evaluate(self, pair: Pair, arguments: Arguments) -> RowLosses:
+    def evaluate(self, pair: Pair, batch: Batch) -> RowLosses:
         """The loss of each row of a batch."""
         if self.doubly_reparameterized:
-            return self._by_paths(pair, arguments)
-        terms = row_terms(pair, arguments, self.num_samples * self.num_bounds)
+            return self._by_paths(pair, batch)
+        terms = row_terms(pair, batch, self.num_samples * self.num_bounds)
         refuse_scores(terms.guide_sites)
         return RowLosses.of(terms, -self._bound(terms.log_weights))
 
-    def _by_paths(self, pair: Pair, arguments: Arguments) -> RowLosses:
-        cut = cut_terms(pair, arguments, self.num_samples * self.num_bounds)
+    def _by_paths(self, pair: Pair, batch: Batch) -> RowLosses:
+        cut = cut_terms(pair, batch, self.num_samples * self.num_bounds)
         refuse_scores(cut.terms.guide_sites)
         refuse_moving_supports(cut.terms.guide_sites)
         log_weights = cut.terms.log_weights

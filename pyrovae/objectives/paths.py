@@ -16,8 +16,10 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyrovae.pair.layout import Arguments, by_row
-from pyrovae.pair.running import Pair, run_guide, run_model
+from pyrovae.data import Batch
+from pyrovae.pair.layout import by_row
+from pyrovae.pair.programs import Pair
+from pyrovae.pair.running import run_guide, run_model
 from pyrovae.pair.sites import Site, family_name
 from pyrovae.pair.terms import RowTerms
 
@@ -89,7 +91,7 @@ class CutTerms:
         return by_row(numbers, num_samples, self.terms.layout, self.terms.broadcasts).sum(0)
 
 
-def cut_terms(pair: Pair, arguments: Arguments, num_samples: int) -> CutTerms:
+def cut_terms(pair: Pair, batch: Batch, num_samples: int) -> CutTerms:
     """As `row_terms`, every draw of the guide cut from its parameters.
 
     The guide runs once: what it draws next, and the model, depend on cut draws. Sites of the Delta family
@@ -97,9 +99,9 @@ def cut_terms(pair: Pair, arguments: Arguments, num_samples: int) -> CutTerms:
     """
     broadcasts = pair.layout.guide_broadcasts and pair.layout.model_broadcasts
     with _Cut() as cut:
-        guide_sites = run_guide(pair, arguments, num_samples, broadcasts=broadcasts)
+        guide_sites = run_guide(pair, batch, num_samples, broadcasts=broadcasts)
     latents = {name: guide_sites[name].value for name in pair.layout.latents}
-    model_sites = run_model(pair, arguments, latents, num_samples, broadcasts=broadcasts)
+    model_sites = run_model(pair, batch, latents, num_samples, broadcasts=broadcasts)
     terms = RowTerms(model_sites, guide_sites, latents, pair.layout, broadcasts)
     return CutTerms(terms, cut.drawn, cut.cut)
 

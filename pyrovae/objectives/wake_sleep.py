@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 
 from pyrovae.checks import check_count
+from pyrovae.data import Batch
 from pyrovae.objectives.base import RowLosses, RowObjective
 from pyrovae.objectives.paths import cut_terms
-from pyrovae.pair.layout import Arguments
-from pyrovae.pair.running import Pair
+from pyrovae.pair.programs import Pair
 from pyrovae.pair.sites import family_name
 
 
@@ -52,9 +52,9 @@ class ReweightedWakeSleep(RowObjective):
                 "num_samples is 1: one draw alone weighs 1 and teaches the guide nothing. Give at least 2."
             )
 
-    def evaluate(self, pair: Pair, arguments: Arguments) -> RowLosses:
+    def evaluate(self, pair: Pair, batch: Batch) -> RowLosses:
         """The loss of each row of a batch."""
-        terms = cut_terms(pair, arguments, self.num_samples).terms
+        terms = cut_terms(pair, batch, self.num_samples).terms
         for name, site in terms.guide_sites.items():
             if family_name(site.distribution) == "Delta":
                 raise ValueError(

@@ -18,9 +18,11 @@ from pyro.poutine.util import site_is_factor
 from pyro.util import check_site_shape
 from torch import Tensor
 
+from pyrovae.data import Batch
 from pyrovae.pair.auxiliary import check_auxiliary
-from pyrovae.pair.layout import Arguments, Layout, SiteLayout
-from pyrovae.pair.running import Program, count_rows, plain_trace, run_guide, run_model
+from pyrovae.pair.layout import Layout, SiteLayout
+from pyrovae.pair.programs import Pair, Program
+from pyrovae.pair.running import plain_trace, run_guide, run_model
 from pyrovae.pair.sites import Site, family_name, log_density, sample_sites
 from pyrovae.pair.support import check_support
 from pyrovae.random_state import fixed_seed
@@ -29,24 +31,24 @@ PROBE_ROWS = 7  # odd and small: unlikely to equal an event size by chance
 PROBE_SAMPLES = 3
 
 
-def inspect_model(model: Program, arguments: Arguments) -> dict[str, Any]:
+def inspect_model(model: Program, batch: Batch) -> dict[str, Any]:
     """Check the model alone on a few rows, and hand back its traced sites.
 
     Raises:
         ValueError, TypeError: as `inspect_pair`.
 
     """
-    arguments = _few(arguments)
-    sites = dict(sample_sites(_run("model", model, arguments)))
+    batch = _few(batch)
+    sites = dict(sample_sites(_run("model", model, batch)))
     _check_observations(sites)
-    _check_plates("model", model, sites, arguments)
+    _check_plates("model", model, sites, batch)
     for name, site in sites.items():
         if site["is_observed"] and not site_is_factor(site):
             _check_event("observed", name, site["value"], site["fn"])
     return sites
 
 
-def inspect_pair(model: Program, guide: Program, arguments: Arguments) -> Layout:
+def inspect_pair(model: Program, guide: Program, batch: Batch) -> Layout:
     """Check a pair on a few rows and find its layout. Run it under the pair's scope, without gradients.
 
     Raises:
@@ -54,18 +56,18 @@ def inspect_pair(model: Program, guide: Program, arguments: Arguments) -> Layout
         TypeError: the arguments have a type that the programs cannot use.
 
     """
-    arguments = _few(arguments)
-    model_sites = inspect_model(model, arguments)
+    batch = _few(batch)
+    model_sites = inspect_model(model, batch)
     try:
-        guide_sites = dict(sample_sites(_run("guide", guide, arguments)))
+        guide_sites = dict(sample_sites(_run("guide", guide, batch)))
     except ValueError:
-        check_support(model, arguments)  # bad data may be why, e.g. labels that the guide cannot embed
+        check_support(model, batch)  # bad data may be why, e.g. labels that the guide cannot embed
         raise
-    check_support(model, arguments)
+    check_support(model, batch)
     enumerated = _enumerated(model_sites, guide_sites)
     _check_latents(model_sites, guide_sites, enumerated)
     check_auxiliary(model_sites, guide_sites)
-    _check_plates("guide", guide, guide_sites, arguments)
+    _check_plates("guide", guide, guide_sites, batch)
     latents = {
         name: guide_sites[name]["value"]
         for name, site in model_sites.items()
@@ -73,7 +75,7 @@ def inspect_pair(model: Program, guide: Program, arguments: Arguments) -> Layout
     }
     for name, value in latents.items():
         _check_event("latent", name, value, model_sites[name]["fn"])
-    replayed = dict(sample_sites(_run("model", model, arguments, latents)))
+    replayed = dict(sample_sites(_run("model", model, batch, latents)))
     for site in (*replayed.values(), *guide_sites.values()):
         _check_log_prob(site)
 
@@ -96,29 +98,27 @@ def inspect_pair(model: Program, guide: Program, arguments: Arguments) -> Layout
         observed=layouts(n for n, s in model_sites.items() if s["is_observed"] and not site_is_factor(s)),
         enumerated=layouts(n for n in model_sites if n in enumerated),
     )
-    _check_rows_stand_alone("model", model, arguments, latents, layout)
-    if not _draws_stand_alone(guide, arguments):
+    _check_rows_stand_alone("model", model, batch, latents, layout)
+    if not _draws_stand_alone(guide, batch):
         values = {name: site["value"] for name, site in guide_sites.items()}
-        _check_rows_stand_alone("guide", guide, arguments, values, layout)
-    return _find_broadcasting(model, guide, arguments, layout)
+        _check_rows_stand_alone("guide", guide, batch, values, layout)
+    return _find_broadcasting(model, guide, batch, layout)
 
 
-def _few(arguments: Arguments) -> Arguments:
-    return tuple(a[:PROBE_ROWS] if isinstance(a, Tensor) and a.dim() > 0 else a for a in arguments)
+def _few(batch: Batch) -> Batch:
+    return batch[:PROBE_ROWS]
 
 
-def _run(
-    which: str, program: Program, arguments: Arguments, latents: Mapping[str, Tensor] | None = None
-) -> Any:
+def _run(which: str, program: Program, batch: Batch, latents: Mapping[str, Tensor] | None = None) -> Any:
     try:
-        return plain_trace(program, arguments, latents)
+        return plain_trace(program, batch, latents)
     except Exception as error:
-        given = ", ".join(_describe(a) for a in arguments)
+        given = ", ".join(_describe(a) for a in batch.arguments)
         at = " at latents drawn by the guide" if latents is not None else ""
         message = (
             f"the {which} failed on its first rows{at}: {type(error).__name__}: {error}\n  It got ({given})."
         )
-        advice = _dtype_advice(error, arguments)
+        advice = _dtype_advice(error, batch)
         if "inside plate" in str(error) or "invalid log_prob shape" in str(error):
             raise ValueError(
                 f"{message} A distribution's batch does not fit its plates: dimensions that belong to one row go into "
@@ -128,16 +128,14 @@ def _run(
             raise TypeError(f"{message} {advice}") from error
         if isinstance(error, TypeError) and "argument" in str(error):
             message += " Model and guide must both take (x, *context)."
-        raise ValueError(
-            f"{message} These are the first {count_rows(arguments)} rows of the data."
-        ) from error
+        raise ValueError(f"{message} These are the first {len(batch)} rows of the data.") from error
 
 
-def _dtype_advice(error: Exception, arguments: Arguments) -> str:
+def _dtype_advice(error: Exception, batch: Batch) -> str:
     if "dtype" not in str(error) and "scalar type" not in str(error):
         return ""
     wanted = torch.get_default_dtype()
-    for place, a in enumerate(arguments):
+    for place, a in enumerate(batch.arguments):
         if isinstance(a, Tensor) and a.dtype != wanted:
             name = "x" if place == 0 else f"context {place}"
             if not a.is_floating_point():
@@ -216,8 +214,8 @@ def _plates(site: Any) -> list[Any]:
     return [frame for frame in site["cond_indep_stack"] if frame.vectorized]
 
 
-def _check_plates(which: str, program: Program, sites: Mapping[str, Any], arguments: Arguments) -> None:
-    num_rows = count_rows(arguments)
+def _check_plates(which: str, program: Program, sites: Mapping[str, Any], batch: Batch) -> None:
+    num_rows = len(batch)
     remedy = 'Put every sample statement inside `with pyro.plate("rows", len(x)):`.'
     row_plates: dict[str, str] = {}
     for name, site in sites.items():
@@ -246,11 +244,7 @@ def _check_plates(which: str, program: Program, sites: Mapping[str, Any], argume
             )
         row_plates.setdefault(frame.name, name)
         for dim, inner in frames.items():
-            if (
-                dim != -1
-                and inner.size == num_rows > 1
-                and _follows_the_batch(program, inner.name, arguments)
-            ):
+            if dim != -1 and inner.size == num_rows > 1 and _follows_the_batch(program, inner.name, batch):
                 raise ValueError(
                     f"site '{name}' of the {which} lies in a second batch plate, '{inner.name}' at dim {dim}, "
                     f"of the batch's {num_rows} rows beside '{frame.name}'. Rows go into one plate at dim -1; "
@@ -269,11 +263,11 @@ def _check_plates(which: str, program: Program, sites: Mapping[str, Any], argume
         )
 
 
-def _follows_the_batch(program: Program, plate: str, arguments: Arguments) -> bool:
+def _follows_the_batch(program: Program, plate: str, batch: Batch) -> bool:
     """Whether an inner plate that is as large as the batch shrinks with it."""
-    fewer = tuple(a[:-1] if isinstance(a, Tensor) and a.dim() > 0 else a for a in arguments)
+    fewer = batch[:-1]
     frames = (f for _, site in sample_sites(plain_trace(program, fewer)) for f in _plates(site))
-    return any(frame.name == plate and frame.size == count_rows(fewer) for frame in frames)
+    return any(frame.name == plate and frame.size == len(fewer) for frame in frames)
 
 
 def _check_event(kind: str, name: str, value: Tensor, distribution: Any) -> None:
@@ -296,19 +290,16 @@ def _check_log_prob(site: Any) -> None:
         raise ValueError(str(error).strip()) from None
 
 
-def _draws_stand_alone(guide: Program, arguments: Arguments) -> bool:
+def _draws_stand_alone(guide: Program, batch: Batch) -> bool:
     """Whether rows are drawn the same, from the same random numbers, beside another first row.
 
     They may not be although they stand alone, where a sampler takes as many random numbers as it needs.
     """
-    other = tuple(
-        torch.cat([a[-1:], a[1:]]) if isinstance(a, Tensor) and a.dim() > 0 else a for a in arguments
-    )
-    device = next(a.device for a in arguments if isinstance(a, Tensor))
+    other = batch.changed(lambda tensor: torch.cat([tensor[-1:], tensor[1:]]))
     draws = []
-    for rows_given in (arguments, other):
-        with fixed_seed(0, device):
-            draws.append(dict(sample_sites(plain_trace(guide, rows_given))))
+    for given in (batch, other):
+        with fixed_seed(0, batch.device):
+            draws.append(dict(sample_sites(plain_trace(guide, given))))
     for name, site in draws[0].items():
         row_dim = site["value"].dim() - 1 - len(site["fn"].event_shape)
         a, b = (d[name]["value"] for d in draws)
@@ -319,13 +310,13 @@ def _draws_stand_alone(guide: Program, arguments: Arguments) -> bool:
 
 
 def _check_rows_stand_alone(
-    which: str, program: Program, arguments: Arguments, values: Mapping[str, Tensor], layout: Layout
+    which: str, program: Program, batch: Batch, values: Mapping[str, Tensor], layout: Layout
 ) -> None:
     """Score the same draws with and without the first row: the others' densities must not change."""
-    if count_rows(arguments) < 2 or layout.enumerated:
+    if len(batch) < 2 or layout.enumerated:
         return
-    fewer = tuple(a[1:] if isinstance(a, Tensor) and a.dim() > 0 else a for a in arguments)
-    traced = dict(sample_sites(plain_trace(program, arguments, values)))
+    fewer = batch[1:]
+    traced = dict(sample_sites(plain_trace(program, batch, values)))
     without_first = {
         name: value.narrow(
             row := value.dim() - 1 - len(traced[name]["fn"].event_shape), 1, value.shape[row] - 1
@@ -343,19 +334,13 @@ def _check_rows_stand_alone(
             )
 
 
-def _find_broadcasting(model: Program, guide: Program, arguments: Arguments, layout: Layout) -> Layout:
+def _find_broadcasting(model: Program, guide: Program, batch: Batch, layout: Layout) -> Layout:
     """Compare each program under a samples plate with the same program on repeated rows."""
-
-    class _Programs:
-        def __init__(self) -> None:
-            self.model, self.guide, self.layout = model, guide, layout
-
-    pair = _Programs()
-    device = next(a.device for a in arguments if isinstance(a, Tensor))
+    pair = Pair(model, guide, layout)
 
     def guide_sites(broadcasts: bool) -> dict[str, Site]:
-        with fixed_seed(0, device):
-            return run_guide(pair, arguments, PROBE_SAMPLES, broadcasts=broadcasts)
+        with fixed_seed(0, batch.device):
+            return run_guide(pair, batch, PROBE_SAMPLES, broadcasts=broadcasts)
 
     reference = guide_sites(False)
     latents = {name: reference[name].value for name in layout.latents}
@@ -377,8 +362,8 @@ def _find_broadcasting(model: Program, guide: Program, arguments: Arguments, lay
         layout,
         guide_broadcasts=agree(lambda: guide_sites(True), reference),
         model_broadcasts=agree(
-            lambda: run_model(pair, arguments, latents, PROBE_SAMPLES, broadcasts=True),
-            run_model(pair, arguments, latents, PROBE_SAMPLES, broadcasts=False),
+            lambda: run_model(pair, batch, latents, PROBE_SAMPLES, broadcasts=True),
+            run_model(pair, batch, latents, PROBE_SAMPLES, broadcasts=False),
         ),
     )
 

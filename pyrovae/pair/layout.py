@@ -9,12 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
-
-Arguments = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -103,16 +100,6 @@ def as_the_program_takes(
         return latents
     sites = layout.hidden
     return {name: _flatten_samples(value, len(sites[name].event_shape)) for name, value in latents.items()}
-
-
-def repeat_rows(arguments: Arguments, num_samples: int) -> Arguments:
-    """The rows S times over; samples vary slowest, so that random numbers come as under a samples plate."""
-    return tuple(
-        argument.repeat(num_samples, *[1] * (argument.dim() - 1))
-        if isinstance(argument, Tensor) and argument.dim() > 0
-        else argument
-        for argument in arguments
-    )
 
 
 def by_row(terms: Tensor, num_samples: int, layout: Layout, broadcasts: bool) -> Tensor:

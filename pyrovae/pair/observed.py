@@ -11,8 +11,10 @@ from pyro.poutine.util import site_is_factor
 from torch import Tensor
 from torch.distributions import Independent, constraints
 
-from pyrovae.pair.layout import Arguments, SiteLayout, canonical, rows_first
-from pyrovae.pair.running import Pair, plain_trace
+from pyrovae.data import Batch
+from pyrovae.pair.layout import SiteLayout, canonical, rows_first
+from pyrovae.pair.programs import Pair
+from pyrovae.pair.running import plain_trace
 from pyrovae.pair.sites import sample_sites
 from pyrovae.pair.support import base_constraint
 
@@ -48,9 +50,9 @@ class Observation:
         return numbers.reshape(len(numbers), -1)
 
 
-def observations_of(pair: Pair, arguments: Arguments) -> dict[str, Observation]:
+def observations_of(pair: Pair, batch: Batch) -> dict[str, Observation]:
     """What the model observes of these rows, by site; latents are drawn from the prior."""
-    trace = plain_trace(pair.model, arguments)
+    trace = plain_trace(pair.model, batch)
     found = {}
     for name, site in sample_sites(trace):
         if not site["is_observed"] or site_is_factor(site) or name not in pair.layout.observed:

@@ -23,11 +23,11 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyrovae.pair.running import Program
+from pyrovae.pair.programs import Pair, Program
 
 
-class PairParameters(nn.Module):
-    """A model and a guide with all their parameters and buffers.
+class PairParameters(Pair, nn.Module):
+    """A pair with all its parameters and buffers.
 
     Raises:
         ValueError: model and guide both name one PyroParam.
@@ -35,10 +35,9 @@ class PairParameters(nn.Module):
     """
 
     def __init__(self, model: Program, guide: Program) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         _refuse_shared_pyro_params(model, guide)
-        self.model = model
-        self.guide = guide
+        Pair.__init__(self, model, guide)
         # Modules that functions and methods reach from outside: those whose methods they are at once,
         # the others as soon as their parameters pass through pyro.module.
         self.reached = nn.ModuleDict(_bound_modules(model, guide))

@@ -9,7 +9,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyrovae.pair.running import Program
+from pyrovae.pair.programs import Program
 from pyrovae.pair.sites import log_density, plate_scale, sample_sites
 
 

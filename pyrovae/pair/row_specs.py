@@ -7,14 +7,14 @@ from typing import Any, TypeAlias
 
 import torch
 
-from pyrovae.data import ARRAYS
+from pyrovae.data import ARRAYS, Batch
 from pyrovae.pair.contract import as_float
-from pyrovae.pair.layout import Arguments, Layout, SiteLayout
+from pyrovae.pair.layout import Layout, SiteLayout
 
 RowSpecs: TypeAlias = list[tuple[torch.dtype, torch.Size] | None]
 
 
-def check_specs(arguments: Arguments, specs: RowSpecs) -> None:
+def check_specs(arguments: tuple[Any, ...], specs: RowSpecs) -> None:
     """Raise ValueError or TypeError unless rows have these dtypes and shapes."""
     if len(arguments) != len(specs):
         raise ValueError(
@@ -38,11 +38,13 @@ def check_specs(arguments: Arguments, specs: RowSpecs) -> None:
             raise TypeError(f"{name} is {argument.dtype}: this VAE takes {dtype}. Convert it, e.g. {hint}.")
 
 
-def ones(specs: RowSpecs, num_rows: int, device: torch.device) -> Arguments:
+def ones(specs: RowSpecs, num_rows: int, device: torch.device) -> Batch:
     """Rows to build a guide from where there are no data: only their shapes matter."""
-    return tuple(
-        None if spec is None else torch.ones((num_rows, *spec[1]), dtype=spec[0], device=device)
-        for spec in specs
+    return Batch(
+        tuple(
+            None if spec is None else torch.ones((num_rows, *spec[1]), dtype=spec[0], device=device)
+            for spec in specs
+        )
     )
 
 

@@ -13,9 +13,9 @@ scale belongs outside any logarithm of a mean and is no part of a density.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol
+from typing import Any
 
 import pyro
 import torch
@@ -25,47 +25,31 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_factor, site_is_subsample
 from torch import Tensor
 
+from pyrovae.data import Batch
 from pyrovae.pair.enumeration import sites_summed_out
-from pyrovae.pair.layout import Arguments, Layout, as_the_program_takes, canonical, repeat_rows
+from pyrovae.pair.layout import Layout, as_the_program_takes, canonical
+from pyrovae.pair.programs import Pair, Program
 from pyrovae.pair.sites import SAMPLES_PLATE, Site, family_name, sample_sites, sites_of
 from pyrovae.pair.terms import RowTerms as RowTerms
 from pyrovae.random_state import fixed_seed
-
-Program = Callable[..., Any]
 
 
 class NoMeanError(ValueError):
     """An observed site's family has no mean in closed form."""
 
 
-class Pair(Protocol):
-    """What the waist needs of a VAE."""
-
-    @property
-    def model(self) -> Program:
-        """p(x, z)."""
-
-    @property
-    def guide(self) -> Program:
-        """q(z|x)."""
-
-    @property
-    def layout(self) -> Layout:
-        """Found by `pyrovae.pair.contract.inspect_pair`."""
-
-
-def row_terms(pair: Pair, arguments: Arguments, num_samples: int) -> RowTerms:
+def row_terms(pair: Pair, batch: Batch, num_samples: int) -> RowTerms:
     """Trace the guide once, replay the model against it once, and sum each site's density by row."""
     broadcasts = pair.layout.guide_broadcasts and pair.layout.model_broadcasts
-    guide_sites = run_guide(pair, arguments, num_samples, broadcasts=broadcasts)
+    guide_sites = run_guide(pair, batch, num_samples, broadcasts=broadcasts)
     latents = {name: guide_sites[name].value for name in pair.layout.latents}
-    model_sites = run_model(pair, arguments, latents, num_samples, broadcasts=broadcasts)
+    model_sites = run_model(pair, batch, latents, num_samples, broadcasts=broadcasts)
     return RowTerms(model_sites, guide_sites, latents, pair.layout, broadcasts)
 
 
 def run_guide(
     pair: Pair,
-    arguments: Arguments,
+    batch: Batch,
     num_samples: int,
     *,
     latents: Mapping[str, Tensor] | None = None,
@@ -78,14 +62,14 @@ def run_guide(
     if broadcasts is None:
         broadcasts = pair.layout.guide_broadcasts
     program = pair.guide if latents is None else _given(pair.guide, pair.layout, latents, broadcasts)
-    trace = _trace(program, arguments, num_samples, pair.layout, broadcasts)
+    trace = _trace(program, batch, num_samples, pair.layout, broadcasts)
     _check_names("guide", trace, {*pair.layout.latents})
     return sites_of(dict(sample_sites(trace)), num_samples, pair.layout, broadcasts)
 
 
 def run_model(
     pair: Pair,
-    arguments: Arguments,
+    batch: Batch,
     latents: Mapping[str, Tensor],
     num_samples: int,
     *,
@@ -102,7 +86,7 @@ def run_model(
     if pair.layout.enumerated:
         program = poutine.enum(program, first_available_dim=pair.layout.sample_dim - 1)
     replayed = _given(program, pair.layout, latents, broadcasts)
-    trace = _trace(replayed, arguments, num_samples, pair.layout, broadcasts)
+    trace = _trace(replayed, batch, num_samples, pair.layout, broadcasts)
     _check_names("model", trace, {*pair.layout.latents, *pair.layout.enumerated, *pair.layout.observed})
     if pair.layout.enumerated:
         return sites_summed_out(trace, num_samples, pair.layout, broadcasts)
@@ -110,7 +94,7 @@ def run_model(
 
 
 def enumerated_draws(
-    pair: Pair, arguments: Arguments, latents: Mapping[str, Tensor], num_samples: int
+    pair: Pair, batch: Batch, latents: Mapping[str, Tensor], num_samples: int
 ) -> dict[str, Tensor]:
     """Exact posterior draws of the enumerated latents given the others: [S, *inner plates, B, *event]."""
     if not pair.layout.enumerated:
@@ -122,11 +106,11 @@ def enumerated_draws(
 
     def program(*arguments: Any) -> None:
         # infer_discrete hides what is around it.
-        with _samples_plate(num_samples, pair.layout, broadcasts), _RowsAsGiven(count_rows(arguments)):
+        with _samples_plate(num_samples, pair.layout, broadcasts), _RowsAsGiven(len(batch)):
             conditioned(*arguments)
 
     discrete = infer_discrete(program, first_available_dim=pair.layout.sample_dim - 1)
-    trace = plain_trace(discrete, arguments if broadcasts else repeat_rows(arguments, num_samples))
+    trace = plain_trace(discrete, batch if broadcasts else batch.repeated(num_samples))
     return {
         name: canonical(
             trace.nodes[name]["value"], num_samples, pair.layout, len(site.event_shape), broadcasts=broadcasts
@@ -136,7 +120,7 @@ def enumerated_draws(
 
 
 def guide_means(
-    pair: Pair, arguments: Arguments, num_samples: int, names: Iterable[str] | None = None
+    pair: Pair, batch: Batch, num_samples: int, names: Iterable[str] | None = None
 ) -> dict[str, Tensor]:
     """Posterior means of some latent sites, all if None, [1, *inner plates, B, *event].
 
@@ -144,15 +128,15 @@ def guide_means(
     a family has them (Rao-Blackwell) and of the draws themselves where not.
     """
     if len(pair.layout.latents) == 1:
-        with fixed_seed(0, arguments[0].device):  # the draw is not used
-            sites = run_guide(pair, arguments, 1)
+        with fixed_seed(0, batch.device):  # the draw is not used
+            sites = run_guide(pair, batch, 1)
         mean = _site_mean(
             sites[next(iter(pair.layout.latents))], 1, pair.layout, pair.layout.guide_broadcasts
         )
         # An auxiliary site above it makes this the mean given one draw of that.
         if mean is not None and set(sites) == set(pair.layout.latents):
             return dict.fromkeys(pair.layout.latents, mean)
-    sites = run_guide(pair, arguments, num_samples)
+    sites = run_guide(pair, batch, num_samples)
     means = {}
     for name in pair.layout.latents if names is None else names:
         if family_name(sites[name].distribution) == "Categorical":
@@ -165,7 +149,7 @@ def guide_means(
     return means
 
 
-def observed_means(pair: Pair, arguments: Arguments, latents: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def observed_means(pair: Pair, batch: Batch, latents: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Means of p(x|z) at given latents, enumerated ones too, by observed site: [S, *inner plates, B, *event].
 
     Of categories the probabilities, [..., options].
@@ -173,7 +157,7 @@ def observed_means(pair: Pair, arguments: Arguments, latents: Mapping[str, Tenso
     broadcasts = pair.layout.model_broadcasts
     num_samples = next(iter(latents.values())).shape[0]
     replayed = _given(pair.model, pair.layout, latents, broadcasts)
-    trace = _trace(replayed, arguments, num_samples, pair.layout, broadcasts)
+    trace = _trace(replayed, batch, num_samples, pair.layout, broadcasts)
     means = {}
     for name in pair.layout.observed:
         distribution = trace.nodes[name]["fn"]
@@ -199,43 +183,36 @@ def _observed_mean(name: str, distribution: Any) -> tuple[Tensor, int]:
         ) from None
 
 
-def run_prior(
-    pair: Pair, arguments: Arguments, num_samples: int
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def run_prior(pair: Pair, batch: Batch, num_samples: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Ancestral draws of the latents and the observations: [S, *inner plates, B, *event]."""
-    return _ancestral(pair, pair.model, arguments, num_samples, pair.layout.model_broadcasts)
+    return _ancestral(pair, pair.model, batch, num_samples, pair.layout.model_broadcasts)
 
 
 def run_predictive(
-    pair: Pair, arguments: Arguments, latents: Mapping[str, Tensor]
+    pair: Pair, batch: Batch, latents: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Draws of the observations given latents, enumerated ones too: [S, *inner plates, B, *event]."""
     broadcasts = pair.layout.model_broadcasts
     num_samples = next(iter(latents.values())).shape[0]
     replayed = _given(pair.model, pair.layout, latents, broadcasts)
-    return _ancestral(pair, replayed, arguments, num_samples, broadcasts)
+    return _ancestral(pair, replayed, batch, num_samples, broadcasts)
 
 
-def observations(pair: Pair, arguments: Arguments) -> dict[str, Tensor]:
+def observations(pair: Pair, batch: Batch) -> dict[str, Tensor]:
     """What the model observes at each site: [1, *inner plates, B, *event]."""
-    trace = plain_trace(pair.model, arguments)
+    trace = plain_trace(pair.model, batch)
     return {
         name: canonical(trace.nodes[name]["value"], 1, pair.layout, len(site.event_shape), broadcasts=True)
         for name, site in pair.layout.observed.items()
     }
 
 
-def plain_trace(program: Program, arguments: Arguments, latents: Mapping[str, Tensor] | None = None) -> Any:
+def plain_trace(program: Program, batch: Batch, latents: Mapping[str, Tensor] | None = None) -> Any:
     """One run on the rows as they are, without a samples plate; densities not computed."""
     if latents is not None:
         program = poutine.replay(program, trace=_as_trace(latents))
-    with _RowsAsGiven(count_rows(arguments)):
-        return poutine.trace(program).get_trace(*arguments)
-
-
-def count_rows(arguments: Arguments) -> int:
-    """B: the length of the first tensor."""
-    return next(len(argument) for argument in arguments if isinstance(argument, Tensor))
+    with _RowsAsGiven(len(batch)):
+        return poutine.trace(program).get_trace(*batch.arguments)
 
 
 class _RowsAsGiven(Messenger):
@@ -265,9 +242,9 @@ class _RowsAsGiven(Messenger):
         )
 
 
-def _trace(program: Program, arguments: Arguments, num_samples: int, layout: Layout, broadcasts: bool) -> Any:
+def _trace(program: Program, batch: Batch, num_samples: int, layout: Layout, broadcasts: bool) -> Any:
     with _samples_plate(num_samples, layout, broadcasts):
-        return plain_trace(program, arguments if broadcasts else repeat_rows(arguments, num_samples))
+        return plain_trace(program, batch if broadcasts else batch.repeated(num_samples))
 
 
 def _samples_plate(num_samples: int, layout: Layout, broadcasts: bool) -> AbstractContextManager[Any]:
@@ -292,9 +269,9 @@ def _as_trace(latents: Mapping[str, Tensor]) -> Any:
 
 
 def _ancestral(
-    pair: Pair, program: Program, arguments: Arguments, num_samples: int, broadcasts: bool
+    pair: Pair, program: Program, batch: Batch, num_samples: int, broadcasts: bool
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    trace = _trace(poutine.uncondition(program), arguments, num_samples, pair.layout, broadcasts)
+    trace = _trace(poutine.uncondition(program), batch, num_samples, pair.layout, broadcasts)
 
     def values(names: Any) -> dict[str, Tensor]:
         return {

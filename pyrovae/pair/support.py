@@ -13,20 +13,22 @@ from pyro.poutine.util import site_is_factor
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyrovae.pair.layout import Arguments, Layout, as_the_program_takes, by_row
-from pyrovae.pair.running import Program, count_rows, plain_trace
+from pyrovae.data import Batch
+from pyrovae.pair.layout import Layout, as_the_program_takes, by_row
+from pyrovae.pair.programs import Program
+from pyrovae.pair.running import plain_trace
 from pyrovae.pair.sites import Site, family_name, sample_sites
 
 
-def check_support(model: Program, arguments: Arguments, first_row: int = 0) -> None:
+def check_support(model: Program, batch: Batch, first_row: int = 0) -> None:
     """Raise for the first row whose observed value lies outside its distribution's support.
 
     Latents are drawn from the prior; `first_row` is the place of these rows in the data set.
     """
     try:
-        trace = plain_trace(model, arguments)
+        trace = plain_trace(model, batch)
     except ValueError as error:
-        last = first_row + count_rows(arguments) - 1
+        last = first_row + len(batch) - 1
         raise ValueError(
             f"{error}\n  (among rows {first_row} to {last} of the data, counted from the first of them)"
         ) from error

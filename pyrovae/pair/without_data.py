@@ -9,16 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.data import Rows
+from pyrovae.data import Batch, Rows
 from pyrovae.pair import contract
-from pyrovae.pair.layout import Arguments
+from pyrovae.pair.programs import Pair
 from pyrovae.pair.row_specs import RowSpecs, check_specs
-from pyrovae.pair.running import NoMeanError, Pair, run_prior
+from pyrovae.pair.running import NoMeanError, run_prior
 from pyrovae.random_state import fixed_seed
 
 
@@ -32,7 +33,9 @@ def blank(
     return torch.full((num_rows, *shape), filler, dtype=dtype, device=device)
 
 
-def checked_context(specs: RowSpecs, num_rows: int, context: Arguments, device: torch.device) -> Arguments:
+def checked_context(
+    specs: RowSpecs, num_rows: int, context: tuple[Any, ...], device: torch.device
+) -> tuple[Any, ...]:
     """What the pair takes beside `x`, on the device.
 
     Raises:
@@ -50,18 +53,20 @@ def checked_context(specs: RowSpecs, num_rows: int, context: Arguments, device: 
         return ()
     data = Rows((torch.zeros(num_rows), *context))
     check_specs(data.arguments, [(torch.float32, torch.Size()), *specs[1:]])
-    return data.take(slice(None), device)[1:]
+    return data.take(slice(None), device).context
 
 
-def reads_x(pair: Pair, specs: RowSpecs, num_rows: int, context: Arguments, device: torch.device) -> bool:
+def reads_x(
+    pair: Pair, specs: RowSpecs, num_rows: int, context: tuple[Any, ...], device: torch.device
+) -> bool:
     """Whether the model draws something else for another `x`, the random numbers being the same."""
     num_rows = min(num_rows, contract.PROBE_ROWS)
-    few = tuple(a[:num_rows] if isinstance(a, Tensor) and a.dim() > 0 else a for a in context)
+    few = Batch((torch.zeros(num_rows), *context))[:num_rows]
     draws = []
     for real, whole in ((-1.0, 0), (2.0, 1)):
-        arguments = (blank(specs, num_rows, device, real=real, whole=whole), *few)
+        batch = Batch((blank(specs, num_rows, device, real=real, whole=whole), *few.context))
         with fixed_seed(0, device), explained():
-            latents, observed = run_prior(pair, arguments, 1)
+            latents, observed = run_prior(pair, batch, 1)
         draws.append([*latents.values(), *observed.values()])
     return not all(torch.equal(a, b) for a, b in zip(*draws, strict=True))
 

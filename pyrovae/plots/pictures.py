@@ -267,7 +267,7 @@ def observed_rows(vae: VAE, x: Any, *context: Any) -> dict[str, Tensor]:
 
 
 def _take(vae: VAE, x: Any, context: tuple[Any, ...], index: slice) -> tuple[Any, ...]:
-    return vae.rows(x, *context).take(index)
+    return vae.rows(x, *context).take(index).arguments
 
 
 def _repeated(vae: VAE, x: Any, context: tuple[Any, ...], row: int, times: int) -> tuple[Any, ...]:

@@ -9,8 +9,8 @@ import pyro.infer
 import torch
 from torch import Tensor
 
+from pyrovae.data import Batch
 from pyrovae.objectives.base import RowObjective
-from pyrovae.pair.layout import Arguments
 from pyrovae.pair.recording import BatchTerms
 from pyrovae.pair.running import row_terms
 from pyrovae.vae import VAE
@@ -34,7 +34,7 @@ class BatchLoss(Protocol):
         """Why this objective's loss cannot be traced; None if it can."""
 
     def statistics_and_gradients(
-        self, arguments: Arguments, parameters: list[Tensor], factor: Tensor | float
+        self, batch: Batch, parameters: list[Tensor], factor: Tensor | float
     ) -> tuple[Tensor, list[Tensor | None]]:
         """The `STATISTICS` [4] and the gradients of `factor` times the summed loss, without the plate's N/B scale."""
 
@@ -87,10 +87,10 @@ class RowLoss:
         return self.objective.coefficients
 
     def statistics_and_gradients(
-        self, arguments: Arguments, parameters: list[Tensor], factor: Tensor | float
+        self, batch: Batch, parameters: list[Tensor], factor: Tensor | float
     ) -> tuple[Tensor, list[Tensor | None]]:
         """See `BatchLoss`."""
-        losses = self.objective.evaluate(self.vae, arguments)
+        losses = self.objective.evaluate(self.vae, batch)
         if not losses.surrogate.requires_grad:
             raise ValueError(NO_INFLUENCE)
         gradients = torch.autograd.grad(losses.surrogate.sum() * factor, parameters, allow_unused=True)
@@ -119,43 +119,43 @@ class PyroLoss:
         return f"{type(self.objective).__name__} has no differentiable loss"
 
     def statistics_and_gradients(
-        self, arguments: Arguments, parameters: list[Tensor], factor: Tensor | float
+        self, batch: Batch, parameters: list[Tensor], factor: Tensor | float
     ) -> tuple[Tensor, list[Tensor | None]]:
         """See `BatchLoss`."""
         gradients: list[Tensor | None]
         if self.untraceable is None:
-            loss = self.objective.differentiable_loss(self.model, self.guide, *arguments)
-            terms = self._terms(arguments)
+            loss = self.objective.differentiable_loss(self.model, self.guide, *batch.arguments)
+            terms = self._terms(batch)
             if not loss.requires_grad:
                 raise ValueError(NO_INFLUENCE)
             loss = loss / self.terms.plate_scale
             gradients = list(torch.autograd.grad(loss * factor, parameters, allow_unused=True))
             loss = loss.detach()
         else:
-            loss, gradients = self._backward(arguments, parameters)
-            terms = self._terms(arguments)
+            loss, gradients = self._backward(batch, parameters)
+            terms = self._terms(batch)
             loss = terms.new_tensor(loss / self.terms.plate_scale)
             scale = factor / self.terms.plate_scale
             gradients = [None if g is None else g * scale for g in gradients]
         return torch.stack([loss, *terms]), gradients
 
-    def _backward(self, arguments: Arguments, parameters: list[Tensor]) -> tuple[float, list[Tensor | None]]:
+    def _backward(self, batch: Batch, parameters: list[Tensor]) -> tuple[float, list[Tensor | None]]:
         """Loss and gradients of an objective that runs its backward pass itself, into `.grad`."""
         before = [p.grad for p in parameters]
         for p in parameters:
             p.grad = None
-        loss = self.objective.loss_and_grads(self.model, self.guide, *arguments)
+        loss = self.objective.loss_and_grads(self.model, self.guide, *batch.arguments)
         gradients = [p.grad for p in parameters]
         for p, old in zip(parameters, before, strict=True):
             p.grad = old
         return loss, gradients
 
     @torch.no_grad()
-    def _terms(self, arguments: Arguments) -> Tensor:
+    def _terms(self, batch: Batch) -> Tensor:
         terms = self.terms.take(self.objective)
         if terms is not None:
             return terms
-        drawn = row_terms(self.vae, arguments, 1)
+        drawn = row_terms(self.vae, batch, 1)
         log_likelihood, rate = drawn.log_likelihood.sum(), (drawn.log_guide - drawn.log_prior).sum()
         return torch.stack([log_likelihood - rate, log_likelihood, rate])
 

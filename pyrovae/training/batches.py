@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, TensorDataset
 
-from pyrovae.data import ARRAYS, OnDisk, Rows, blocks
-from pyrovae.pair.layout import Arguments
+from pyrovae.data import ARRAYS, Batch, OnDisk, Rows, blocks
 from pyrovae.pair.support import check_support
 from pyrovae.random_state import fixed_seed, same_random_state
 from pyrovae.training.described import without_addresses
@@ -41,13 +40,13 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Some rows on the VAE's device; None where this process has none of them.
+class Minibatch:
+    """What one step is taken on: this process's rows of it on the VAE's device, None where it has none.
 
-    `places` are the rows' places in the data, if known; `num_rows` counts all processes' rows.
+    `places` are its rows' places in the data, if known; `num_rows` counts all processes' rows.
     """
 
-    arguments: Arguments | None
+    batch: Batch | None
     places: Tensor | None
     num_rows: int
 
@@ -61,7 +60,7 @@ class Batches(Protocol):
     def steps(self) -> int | None:
         """Batches an epoch; None if the source does not know."""
 
-    def epoch(self, seed: int, first: int = 0) -> Iterator[Batch]:
+    def epoch(self, seed: int, first: int = 0) -> Iterator[Minibatch]:
         """An epoch's batches from number `first` on, in an order that `seed` decides."""
 
     def fingerprint(self) -> str:
@@ -122,30 +121,29 @@ class GatheredBatches:
         """Batches an epoch."""
         return math.ceil(len(self.data) / self.batch_size)
 
-    def epoch(self, seed: int, first: int = 0) -> Iterator[Batch]:
+    def epoch(self, seed: int, first: int = 0) -> Iterator[Minibatch]:
         """See `Batches`."""
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(self.data), generator=generator, device="cpu")
         # One copy to the device for the whole epoch.
         there = order.to(self._looked_up_on).split(self.batch_size)
         for places, index in list(zip(order.split(self.batch_size), there, strict=True))[first:]:
-            yield self._batch(places, index)
+            yield self._minibatch(places, index)
 
-    def draw(self) -> Batch:
+    def draw(self) -> Minibatch:
         """A batch of rows drawn at random."""
         places = torch.randperm(len(self.data))[: self.batch_size]
-        return self._batch(places, places.to(self._looked_up_on))
+        return self._minibatch(places, places.to(self._looked_up_on))
 
-    def _batch(self, places: Tensor, index: Tensor) -> Batch:
+    def _minibatch(self, places: Tensor, index: Tensor) -> Minibatch:
         """The rows at `places`, which `index` has where they are looked up."""
         num_rows = len(places)
         if self.share.of > 1:
             own = slice(self.share.rank, None, self.share.of)
             places, index = places[own], index[own]
         if len(places) == 0:
-            return Batch(None, places, num_rows)
-        arguments = self.data.take(index, self.device)
-        return Batch(transformed(arguments, self.transform), places, num_rows)
+            return Minibatch(None, places, num_rows)
+        return Minibatch(transformed(self.data.take(index, self.device), self.transform), places, num_rows)
 
     def fingerprint(self) -> str:
         """Of all rows, or of some thousand spread over them where there are more."""
@@ -179,11 +177,11 @@ class LoadedBatches:
         except TypeError:
             return None
 
-    def epoch(self, seed: int, first: int = 0) -> Iterator[Batch]:
+    def epoch(self, seed: int, first: int = 0) -> Iterator[Minibatch]:
         """See `Batches`. All that the loader draws from torch, in this process, comes from `seed`."""
         for number, loaded in enumerate(self._drawn(seed)):
             if number >= first:
-                yield self._batch(loaded, number)
+                yield self._minibatch(loaded, number)
 
     def _drawn(self, seed: int) -> Iterator[Any]:
         """What the loader gives, drawing from a stream of its own: the noise of training is left alone."""
@@ -202,18 +200,18 @@ class LoadedBatches:
                 loaded = next(iterator, None)
                 state = torch.get_rng_state()
 
-    def _batch(self, loaded: Any, number: int) -> Batch:
+    def _minibatch(self, loaded: Any, number: int) -> Minibatch:
         try:
             whole = Rows(as_arguments(loaded, self.vae))
             own = torch.arange(len(whole))[self.share.rank :: self.share.of]
             if len(own) == 0:
-                return Batch(None, None, len(whole))
+                return Minibatch(None, None, len(whole))
             some = whole.take(own if self.share.of > 1 else slice(None), self.vae.device)
-            arguments = transformed(some, self.transform)
-            self.vae.check_rows(arguments)
+            batch = transformed(some, self.transform)
+            self.vae.check_rows(batch)
         except (ValueError, TypeError) as error:
             raise type(error)(f"batch {number} of the DataLoader: {error}") from error
-        return Batch(arguments, None, len(whole))
+        return Minibatch(batch, None, len(whole))
 
     def fingerprint(self) -> str:
         """Of the first batch in one order; the rest is not read for it."""
@@ -240,7 +238,7 @@ def _fingerprint(data: Rows) -> str:
     return f"{len(data)} rows, {digest.hexdigest()[:32]}"
 
 
-def as_arguments(data: Any, vae: VAE) -> Arguments:
+def as_arguments(data: Any, vae: VAE) -> tuple[Any, ...]:
     """Data as the positional arguments of model and guide.
 
     Raises:
@@ -257,12 +255,12 @@ def as_arguments(data: Any, vae: VAE) -> Arguments:
     return tuple(data) if isinstance(data, tuple | list) else (data,)
 
 
-def transformed(arguments: Arguments, transform: Transform | None) -> Arguments:
+def transformed(batch: Batch, transform: Transform | None) -> Batch:
     """What a transform makes of a batch: a new `x`, or all arguments anew."""
     if transform is None:
-        return arguments
-    made = transform(*arguments)
-    return made if isinstance(made, tuple) else (made, *arguments[1:])
+        return batch
+    made = transform(*batch.arguments)
+    return Batch(made if isinstance(made, tuple) else (made, *batch.context))
 
 
 def checked_rows(vae: VAE, data: Any, transform: Transform | None = None) -> Rows:
@@ -273,7 +271,7 @@ def checked_rows(vae: VAE, data: Any, transform: Transform | None = None) -> Row
     else:
         found = Rows(given)
         with fixed_seed(0, vae.device):
-            vae.rows(*transformed(found.take(slice(0, 1000), vae.device), transform))
+            vae.rows(*transformed(found.take(slice(0, 1000), vae.device), transform).arguments)
     with fixed_seed(0, vae.device):
         for first in range(0, len(found), _ROWS_CHECKED_AT_ONCE):
             some = found.take(slice(first, first + _ROWS_CHECKED_AT_ONCE), vae.device)

@@ -292,11 +292,11 @@ def _validation(vae: VAE, held_out: Batches, seed: int) -> Callable[[], float]:
     def mean_elbo() -> float:
         total, count = 0.0, 0
         with fixed_seed(seed, vae.device):
-            for batch in held_out.epoch(seed):
-                assert batch.arguments is not None
+            for minibatch in held_out.epoch(seed):
+                assert minibatch.batch is not None
                 draws = int(torch.randint(2**62, ()))
-                found = elbo(vae, *batch.arguments, num_samples=1, seed=draws)
-                total, count = total + float(found.elbo.sum()), count + batch.num_rows
+                found = elbo(vae, *minibatch.batch.arguments, num_samples=1, seed=draws)
+                total, count = total + float(found.elbo.sum()), count + minibatch.num_rows
         return total / count
 
     return mean_elbo

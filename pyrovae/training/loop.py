@@ -16,7 +16,7 @@ from tqdm import tqdm
 from pyrovae.objectives.base import RowObjective
 from pyrovae.random_state import noise_state, seed_of, set_noise_state
 from pyrovae.training.batch_loss import STATISTICS
-from pyrovae.training.batches import Batch, Batches, GatheredBatches
+from pyrovae.training.batches import Batches, GatheredBatches, Minibatch
 from pyrovae.training.callbacks import Callback
 from pyrovae.training.checkpoints import Keeper
 from pyrovae.training.interruption import Interruption
@@ -143,8 +143,7 @@ class Training:
     def extra_step(self, only: set[int]) -> None:
         """A step on a batch drawn at random, of the parameters with these ids alone."""
         assert isinstance(self._batches, GatheredBatches)
-        batch = self._batches.draw()
-        found = self._losses(batch)
+        found = self._losses(self._batches.draw())
         if found is None:
             return
         kept = [p.grad for p in self._parameters]
@@ -190,11 +189,11 @@ class Training:
         started = time.perf_counter()
         # One order for all processes, whatever noise each has drawn.
         order = seed_of(seed_of(self.settings.seed, 0), self.epoch)
-        for batch in self._batches.epoch(order, self._batch_number):
+        for minibatch in self._batches.epoch(order, self._batch_number):
             self._advance_objective()
             for callback in self._callbacks:
                 callback.on_batch(self)
-            self._take(batch)
+            self._take(minibatch)
             self._batch_number += 1
             bar.update()
             if (
@@ -257,33 +256,33 @@ class Training:
             within = 0.0 if steps is None else self._batch_number / steps
             self._objective.advance(self.step, self.epoch + within)
 
-    def _take(self, batch: Batch) -> None:
-        found = self._losses(batch)
+    def _take(self, minibatch: Minibatch) -> None:
+        found = self._losses(minibatch)
         if found is None:
             return
         statistics, gradients = found
-        self._totals.add(statistics, batch.num_rows)
+        self._totals.add(statistics, minibatch.num_rows)
         self._gather(gradients)
         if self._waiting == self.settings.accumulate:
             self._optimize_and_count()
 
-    def _losses(self, batch: Batch) -> tuple[Tensor, Gradients] | None:
+    def _losses(self, minibatch: Minibatch) -> tuple[Tensor, Gradients] | None:
         """All processes' statistics and gradients; None where the batch is left out."""
         self._watch.begin()
         none: Gradients = [None] * len(self._parameters)
-        if batch.arguments is None:
+        if minibatch.batch is None:
             own = torch.zeros(len(STATISTICS), device=self._device), none
         else:
             try:
-                own = self._steps(batch.arguments)
+                own = self._steps(minibatch.batch)
             except FAILURES:
-                if not self._watch.blames_nan(batch.arguments):
+                if not self._watch.blames_nan(minibatch.batch):
                     raise
                 own = torch.full((len(STATISTICS),), math.nan, device=self._device), none  # which all see
         statistics, gradients = self.processes.add_up(*own, self._parameters)
         # Scaled 16-bit gradients overflow as a matter of course: the scaler sees to them.
         watched = gradients if self._scaler is None else []
-        good = self._watch.see(self.step, self.epoch, batch, statistics[0], watched)
+        good = self._watch.see(self.step, self.epoch, minibatch, statistics[0], watched)
         return (statistics, gradients) if good else None
 
     def _gather(self, gradients: Gradients) -> None:

@@ -10,10 +10,10 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyrovae.pair.layout import Arguments
+from pyrovae.data import Batch
 from pyrovae.pair.running import run_guide, run_model
 from pyrovae.pair.sites import Site
-from pyrovae.training.batches import Batch
+from pyrovae.training.batches import Minibatch
 from pyrovae.vae import VAE
 
 # What Pyro raises for distributions with parameters that are NaN, and torch for matrices.
@@ -59,7 +59,7 @@ class Watch:
         # A buffer may hold infinities from the first, such as a mask's.
         self._looked_at = [t for t in tensors if t.is_floating_point() and all_finite([t])]
         self._good, self._before = Snapshot(tensors), Snapshot(self._buffers if skips else [])
-        self._unseen: list[tuple[int, int, Batch, Tensor]] = []
+        self._unseen: list[tuple[int, int, Minibatch, Tensor]] = []
         self._since_look = 0
 
     def begin(self) -> None:
@@ -67,7 +67,7 @@ class Watch:
         self._before.take()
 
     def see(
-        self, step: int, epoch: int, batch: Batch, loss: Tensor, gradients: Sequence[Tensor | None]
+        self, step: int, epoch: int, minibatch: Minibatch, loss: Tensor, gradients: Sequence[Tensor | None]
     ) -> bool:
         """Whether a step may be taken by these gradients, with `step` steps and `epoch` epochs behind it.
 
@@ -83,7 +83,7 @@ class Watch:
                 self._before.put_back()
         else:
             # A CUDA graph writes its next loss where it wrote this.
-            self._unseen.append((step, epoch, batch, loss.clone() if self._every > 1 else loss))
+            self._unseen.append((step, epoch, minibatch, loss.clone() if self._every > 1 else loss))
             if len(self._unseen) == self._every:
                 self._look_at_losses()
         self._since_look += 1
@@ -100,12 +100,12 @@ class Watch:
             raise self._failure(f"after step {step} (epoch {epoch + 1}), ", None)
         self._good.take()
 
-    def blames_nan(self, arguments: Arguments) -> bool:
+    def blames_nan(self, batch: Batch) -> bool:
         """Whether an error of the pair at this batch comes from NaN, in the weights or at a site."""
         if not all_finite(self._looked_at):
             return True
         try:
-            return _where(self._vae, arguments, None) is not None
+            return _where(self._vae, batch, None) is not None
         except FAILURES:
             return False
 
@@ -114,20 +114,22 @@ class Watch:
             return
         unseen = [loss for *_, loss in self._unseen]
         losses = torch.stack(unseen).tolist() if len(unseen) > 1 else [unseen[0].item()]
-        for (step, epoch, batch, _), loss in zip(self._unseen, losses, strict=True):
+        for (step, epoch, minibatch, _), loss in zip(self._unseen, losses, strict=True):
             if not math.isfinite(loss):
-                raise self._failure(f"the loss of step {step + 1} (epoch {epoch + 1}) is not finite: ", batch)
+                raise self._failure(
+                    f"the loss of step {step + 1} (epoch {epoch + 1}) is not finite: ", minibatch
+                )
         self._unseen.clear()
 
-    def _failure(self, what: str, batch: Batch | None) -> NonFiniteLossError:
+    def _failure(self, what: str, minibatch: Minibatch | None) -> NonFiniteLossError:
         """Go back to the last good weights, save them, and say what happened."""
         broken = self._broken()
         if not all_finite(self._looked_at):
             self._good.put_back()
-        if batch is None or batch.arguments is None:
+        if minibatch is None or minibatch.batch is None:
             why = broken or "this process had no rows of the batch"
         else:  # at the weights gone back to: those stepped with NaN would make every site NaN
-            why = self._explained(batch.arguments, batch.places) or broken or _RARE
+            why = self._explained(minibatch.batch, minibatch.places) or broken or _RARE
         kept = "The VAE holds the last good weights"
         if self._save_to is not None:
             try:
@@ -151,31 +153,31 @@ class Watch:
                 )
         return None
 
-    def _explained(self, arguments: Arguments, places: Tensor | None) -> str | None:
+    def _explained(self, batch: Batch, places: Tensor | None) -> str | None:
         """Which site, and which rows of the batch, are not finite, from another run of the pair."""
         before = Snapshot(self._buffers)  # which the run would spoil again
         try:
-            return _where(self._vae, arguments, places)
+            return _where(self._vae, batch, places)
         except FAILURES as error:
             return f"the pair fails when it runs once more ({type(error).__name__}: {error})"
         finally:
             before.put_back()
 
 
-def _where(vae: VAE, arguments: Arguments, places: Tensor | None) -> str | None:
+def _where(vae: VAE, batch: Batch, places: Tensor | None) -> str | None:
     """The first site that is not finite in a run of the pair, and its rows; None if all are."""
-    for which, name, site in _sites(vae, arguments):
+    for which, name, site in _sites(vae, batch):
         bad = _bad_rows(site)
         if bool(bad.any()):
             return f"site '{name}' of the {which} is not finite for {_named(bad, places)}"
     return None
 
 
-def _sites(vae: VAE, arguments: Arguments) -> list[tuple[str, str, Site]]:
+def _sites(vae: VAE, batch: Batch) -> list[tuple[str, str, Site]]:
     with torch.no_grad(), vae.scope(), pyro.validation_enabled(False):
-        guide_sites = run_guide(vae, arguments, 1)
+        guide_sites = run_guide(vae, batch, 1)
         latents = {name: guide_sites[name].value for name in vae.layout.latents}
-        model_sites = run_model(vae, arguments, latents, 1)
+        model_sites = run_model(vae, batch, latents, 1)
     both = (("guide", guide_sites), ("model", model_sites))
     return [(which, name, site) for which, sites in both for name, site in sites.items()]
 

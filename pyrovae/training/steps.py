@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from pyrovae.pair.layout import Arguments
-from pyrovae.pair.running import count_rows
+from pyrovae.data import Batch
 from pyrovae.traced.compilation import Compile, Run, compiled, cuda_graphed, faster, pays_off
 from pyrovae.traced.program_state import PLAIN, ProgramState
 from pyrovae.traced.tracing import NotTraceableError, Reference, verified_trace
@@ -128,50 +127,50 @@ class Steps:
             self._retraces = state["retraces"]
             self._do_not_compile(state["not_compiled_because"])
 
-    def __call__(self, arguments: Arguments) -> tuple[Tensor, Gradients]:
+    def __call__(self, batch: Batch) -> tuple[Tensor, Gradients]:
         """The `STATISTICS` [4], sums over the batch's rows, and the gradients, scaled by `loss_scale`."""
         if self.plain_because is None:
             try:
-                return self._run_traced(arguments)
+                return self._run_traced(batch)
             except NotTraceableError as error:
                 self._use_plain(str(error))
-        return self._run_plain(arguments)
+        return self._run_plain(batch)
 
-    def _run_plain(self, arguments: Arguments) -> tuple[Tensor, Gradients]:
+    def _run_plain(self, batch: Batch) -> tuple[Tensor, Gradients]:
         with self.vae.scope(), self.arithmetic():
-            return self._step(arguments)
+            return self._step(batch)
 
-    def _step(self, arguments: Arguments) -> tuple[Tensor, Gradients]:
+    def _step(self, batch: Batch) -> tuple[Tensor, Gradients]:
         factor = self.loss_scale / self.divisor
         trained = [p for p in self.parameters if p.requires_grad]
         if not trained:
             raise ValueError(NO_INFLUENCE)
-        statistics, gradients = self.loss.statistics_and_gradients(arguments, trained, factor)
+        statistics, gradients = self.loss.statistics_and_gradients(batch, trained, factor)
         given = iter(_apart(gradients))
         return statistics, [next(given) if p.requires_grad else None for p in self.parameters]
 
-    def _run_traced(self, arguments: Arguments) -> tuple[Tensor, Gradients]:
+    def _run_traced(self, batch: Batch) -> tuple[Tensor, Gradients]:
         if self._state is not None and (changed := self._state.changes()):
             self._forget_traces(changed[0])
-        shapes = tuple(map(_kind, arguments))
+        shapes = tuple(map(_kind, batch.arguments))
         traced = self._traces.get(shapes)
         if traced is None:
-            if not self._is_worth_a_trace(arguments):
-                return self._run_plain(arguments)
+            if not self._is_worth_a_trace(batch):
+                return self._run_plain(batch)
             if repr(shapes) not in self._shapes:
                 self._shapes.append(repr(shapes))
             if len(self._shapes) > MAX_SHAPES:
                 raise NotTraceableError(f"batches come in more than {MAX_SHAPES} shapes")
-            traced = self._traces[shapes] = self._trace(arguments)
+            traced = self._traces[shapes] = self._trace(batch)
         with torch.no_grad():
-            statistics, *gradients = traced.run(*self._inputs(arguments))
+            statistics, *gradients = traced.run(*self._inputs(batch))
         given = iter(gradients)
         return statistics, [next(given) if used else None for used in traced.used]
 
     # What is traced, and what of it is compiled
 
-    def _is_worth_a_trace(self, arguments: Arguments) -> bool:
-        is_full = count_rows(arguments) == self.rows
+    def _is_worth_a_trace(self, batch: Batch) -> bool:
+        is_full = len(batch) == self.rows
         return self.compile is True or is_full or self.ragged_steps >= MIN_STEPS
 
     def _forget_traces(self, changed: str) -> None:
@@ -186,24 +185,24 @@ class Steps:
         if self.is_compiled is not False:
             self._do_not_compile(f"{changed} has changed, and may do so again")
 
-    def _trace(self, arguments: Arguments) -> _Traced:
+    def _trace(self, batch: Batch) -> _Traced:
         if self._state is None:
             self._state = ProgramState(self.vae)
             self._held = [*self.vae.parameters(), *self.vae.buffers()]
-        inputs, used = self._inputs(arguments), list[bool]()
-        data_from = len(inputs) - sum(isinstance(a, Tensor) for a in arguments)
+        inputs, used = self._inputs(batch), list[bool]()
+        data_from = len(inputs) - len(batch.tensors)
 
         def step(*inputs: Tensor) -> list[Tensor]:
             given = iter(inputs[data_from:])
-            batch = tuple(next(given) if isinstance(a, Tensor) else a for a in arguments)
-            statistics, gradients = self._step(batch)
+            some = Batch(tuple(next(given) if isinstance(a, Tensor) else a for a in batch.arguments))
+            statistics, gradients = self._step(some)
             used[:] = [g is not None for g in gradients]
             return [statistics, *(g for g in gradients if g is not None)]
 
         with self.vae.scope(), self.arithmetic():
             reference = Reference(step, inputs, TOLERANCE)
             graph = verified_trace(reference, self._state)
-        is_full = count_rows(arguments) == self.rows
+        is_full = len(batch) == self.rows
         return _Traced(self._sped_up(graph, reference, data_from) if is_full else graph.forward, used)
 
     def _sped_up(self, graph: GraphModule, reference: Reference, data_from: int) -> Run:
@@ -221,10 +220,9 @@ class Steps:
             return whole
         return run
 
-    def _inputs(self, arguments: Arguments) -> list[Tensor]:
+    def _inputs(self, batch: Batch) -> list[Tensor]:
         # Those that stay where they are in memory first.
-        data = [a for a in arguments if isinstance(a, Tensor)]
-        return [*self._held, *self.loss.coefficients, self.loss_scale, *data]
+        return [*self._held, *self.loss.coefficients, self.loss_scale, *batch.tensors]
 
     def _do_not_compile(self, reason: str) -> None:
         self.is_compiled = False

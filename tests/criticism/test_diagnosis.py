@@ -12,6 +12,7 @@ from torch import nn
 import pyrovae as pv
 from pyrovae.criticism.activity import Activity
 from pyrovae.criticism.information import _bounds, information
+from pyrovae.data import Batch
 from pyrovae.evidence.marginal import LogMarginal
 from pyrovae.pair.rates import entry_rates
 from pyrovae.pair.running import row_terms
@@ -107,7 +108,7 @@ def test_entries_in_plates_and_under_masks():
     vae = pv.VAE(pair.model, pair.guide)
     vae.rows(x)
     with vae.evaluating(), fixed_seed(0, vae.device):
-        terms = row_terms(vae, (x,), 5)
+        terms = row_terms(vae, Batch((x,)), 5)
         a, b = (entry_rates(terms, name) for name in "ab")
     assert a.shape == (5, 9, 3, 2)
     assert b.shape == (5, 9, 2)
@@ -276,7 +277,7 @@ def test_information_and_the_aggregate_kl_in_closed_form(factor, shift, scale):
         for seed in range(40):
             x = model.data(120, seed=seed)
             with fixed_seed(seed, vae.device):
-                found.append(information(vae, (x,)))
+                found.append(information(vae, Batch((x,))))
 
     def column(name):
         return torch.tensor([getattr(f, name) for f in found], dtype=torch.float64)

@@ -9,7 +9,7 @@ import torch
 
 import pyrovae as pv
 from pyrovae.evidence.annealing import Point
-from pyrovae.evidence.memory import PeakMemory
+from pyrovae.evidence.memory import Limits, PeakMemory
 from pyrovae.random_state import fixed_seed
 from tests.oracles import TRUTHS, LinearGaussian, N, NarrowGuide, WideGuide, exact_pair
 
@@ -137,7 +137,7 @@ def test_backward_weights_from_an_exact_start_undo_forward_ones():
     vae, x, _ = exact_pair("constrained")
     method = pv.AnnealedImportanceSampling(num_temperatures=1)
     data = vae.rows(x[:20])
-    path = method.path(vae, data, 4, pv.evidence.Limits(2**30))
+    path = method.path(vae, data, 4, Limits(2**30))
     arguments = data.take(slice(None))
     with vae.evaluating(), fixed_seed(0, vae.device):
         u = path.draw(arguments, 4)

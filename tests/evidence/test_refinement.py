@@ -12,6 +12,7 @@ from torch import nn
 from torch.distributions import kl_divergence
 
 import pyrovae as pv
+from pyrovae.data import Batch
 from pyrovae.evidence.known_rows import KnownRows
 from pyrovae.evidence.moved_guide import RowAffine
 from pyrovae.pair.running import run_guide
@@ -39,7 +40,7 @@ def exact_gaps(vae, x):
     """log p(x) - ELBO = KL(q || posterior), by row in closed form."""
     vae.rows(x)
     with vae.evaluating():
-        q = run_guide(vae, (x,), 1)["z"].distribution
+        q = run_guide(vae, Batch((x,)), 1)["z"].distribution
     if not isinstance(q, dist.MultivariateNormal):
         q = dist.MultivariateNormal(q.mean, torch.diag_embed(q.variance))
     return kl_divergence(q, vae.model.posterior(x)).detach().reshape(-1)
@@ -271,7 +272,7 @@ def test_a_row_has_its_posterior_at_any_place_and_in_any_number(poor):
     draws = []
     for broadcasts in (True, False):
         with refined.vae.evaluating(), fixed_seed(0, refined.vae.device):
-            draws.append(run_guide(refined.vae, (x[:9],), 5, broadcasts=broadcasts)["z"].value)
+            draws.append(run_guide(refined.vae, Batch((x[:9],)), 5, broadcasts=broadcasts)["z"].value)
     torch.testing.assert_close(*draws)
 
 
@@ -301,7 +302,7 @@ def test_another_context_is_refused():
 def test_known_rows_are_told_apart_by_every_bit():
     x = torch.cat([torch.tensor([0.0, -0.0, 1.0, 2.0]), torch.nextafter(torch.ones(1), torch.zeros(1))])
     flags, labels = torch.tensor([True, False, True, True, True]), torch.arange(5)
-    arguments = (x, flags, labels, "fixed")
+    arguments = Batch((x, flags, labels, "fixed"))
     known = KnownRows(arguments)
     assert len(known) == 5
     assert torch.equal(known.find(arguments), known.place)
@@ -314,7 +315,7 @@ def test_known_rows_are_told_apart_by_every_bit():
         (-x, flags, labels),
     ):
         with pytest.raises(ValueError, match="row 0 of these 5"):
-            known.find((*changed, "fixed"))
+            known.find(Batch((*changed, "fixed")))
 
 
 # The model

@@ -19,6 +19,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 
 import pyrovae as pv
 from pyrovae.estimator import VAEEstimator
+from pyrovae.exchange.representation import feature_names
 from tests.pairs import PAIRS, binary_rows
 
 
@@ -268,4 +269,4 @@ def test_features_of_several_sites_lie_side_by_side():
     torch.manual_seed(0)
     means = vae.encode(x, *context(8))
     assert torch.equal(found, torch.cat([means["a"], means["b"].unsqueeze(-1)], 1))
-    assert pv.representation.feature_names(vae) == ["a[0]", "a[1]", "b"]
+    assert feature_names(vae) == ["a[0]", "a[1]", "b"]

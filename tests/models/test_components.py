@@ -13,6 +13,7 @@ from torch import nn
 
 import pyrovae as pv
 from pyrovae import models
+from pyrovae.data import Batch
 from pyrovae.guides import AmortizedGuide, DiagonalNormal
 from pyrovae.models import LatentVariableModel
 from pyrovae.pair.running import run_guide, run_model
@@ -356,11 +357,11 @@ def test_model_rows_do_not_depend_on_each_other(name):
     data = MODELS[name].data(12)
     with vae.evaluating():
         vae.rows(*data)
-        latents = {n: s.value for n, s in run_guide(vae, data, 3).items()}
-        together = run_model(vae, data, latents, 3)
+        latents = {n: s.value for n, s in run_guide(vae, Batch(data), 3).items()}
+        together = run_model(vae, Batch(data), latents, 3)
         for row in (0, 7):
             some = tuple(a[row : row + 1] for a in data)
-            alone = run_model(vae, some, {n: v[:, row : row + 1] for n, v in latents.items()}, 3)
+            alone = run_model(vae, Batch(some), {n: v[:, row : row + 1] for n, v in latents.items()}, 3)
             for site in together:
                 torch.testing.assert_close(
                     alone[site].log_prob, together[site].log_prob[:, row : row + 1], rtol=1e-5, atol=1e-5

@@ -8,6 +8,7 @@ import torch
 from scipy.stats import multivariate_normal
 
 import pyrovae as pv
+from pyrovae.data import Batch
 from pyrovae.guides import AmortizedGuide, DiagonalNormal, MarkovPosterior
 from pyrovae.models import Bernoulli, DeepMarkovModel, Normal, StandardNormal
 from pyrovae.nn import GRU, MLP, GatedTransition
@@ -93,7 +94,7 @@ def test_joint_density_is_written_out():
     x, lengths = data()
     vae = pv.VAE(model, guide(), example=(x, lengths))
     with vae.evaluating():
-        terms = row_terms(vae, (x, lengths), 3)
+        terms = row_terms(vae, Batch((x, lengths)), 3)
     z = terms.latents["z"].double().numpy()
     A, b, C, d = matrices(model)
     for s in range(3):
@@ -141,12 +142,12 @@ def test_rows_stand_alone(fitted):
     x, lengths = data()
     with fitted.evaluating():
         torch.manual_seed(0)
-        together = row_terms(fitted, (x, lengths), 2)
+        together = row_terms(fitted, Batch((x, lengths)), 2)
         chosen = torch.tensor([6, 2])
         latents = {"z": together.latents["z"][:, chosen]}
-        apart = run_model(fitted, (x[chosen], lengths[chosen]), latents, 2)
+        apart = run_model(fitted, Batch((x[chosen], lengths[chosen])), latents, 2)
         shorter = {"z": latents["z"][:, 1:, :3]}
-        cut = run_model(fitted, (x[chosen][1:, :3], lengths[chosen][1:]), shorter, 2)
+        cut = run_model(fitted, Batch((x[chosen][1:, :3], lengths[chosen][1:])), shorter, 2)
     torch.testing.assert_close(apart["x"].log_prob, together.log_likelihood[:, chosen])
     torch.testing.assert_close(apart["z"].log_prob, together.log_prior[:, chosen])
     torch.testing.assert_close(cut["z"].log_prob, together.log_prior[:, [2]])

@@ -7,6 +7,7 @@ import torch
 
 import pyrovae as pv
 from pyrovae import models
+from pyrovae.data import Batch
 from pyrovae.nn import MLP
 from pyrovae.pair.running import row_terms, run_model
 from pyrovae.random_state import fixed_seed
@@ -26,7 +27,7 @@ def densities(vae, x, observed):
     vae.rows(x, observed)
     vae.zero_grad()
     with fixed_seed(0, vae.device), vae.scope():
-        terms = row_terms(vae, (x, observed), 3)
+        terms = row_terms(vae, Batch((x, observed)), 3)
     (terms.log_likelihood.sum() - terms.rate.sum()).backward()
     gradients = [p.grad.clone() for p in vae.parameters()]
     return terms.log_likelihood.detach(), terms.log_prior.detach(), terms.log_guide.detach(), gradients
@@ -53,7 +54,7 @@ def test_a_row_counts_its_observed_entries_alone(pair):
     vae.rows(x, observed)
     with vae.evaluating():
         latents = {"z": torch.randn(3, 12, 2)}
-        sites = run_model(vae, (x, observed), latents, 3)
+        sites = run_model(vae, Batch((x, observed)), latents, 3)
         for part, (columns, likelihood) in enumerate(zip(MIXED_COLUMNS, model.likelihoods, strict=True)):
             entries = likelihood(latents["z"]).base_dist.log_prob(x[:, columns])
             exact = (entries * observed[:, columns]).sum(-1)

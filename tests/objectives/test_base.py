@@ -13,8 +13,9 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import pyrovae as pv
+from pyrovae.data import Batch
 from pyrovae.objectives import ELBO, IWAE, Constant, Cyclical, FreeBits, LinearWarmUp, ReweightedWakeSleep
-from pyrovae.objectives.base import UnboundPair
+from pyrovae.pair.programs import Pair
 from pyrovae.pair.running import _RowsAsGiven
 from pyrovae.random_state import fixed_seed
 from tests.objectives.scalar import Scalar
@@ -212,7 +213,7 @@ def test_a_step_can_be_traced_and_coefficients_move_without_a_new_trace(name):
     parameters = list(vae.parameters())
 
     def step(parameters, coefficients, x):
-        losses = objective.evaluate(vae, (x,))
+        losses = objective.evaluate(vae, Batch((x,)))
         return losses.value, torch.autograd.grad(losses.surrogate.sum(), parameters)
 
     def results(function):
@@ -234,7 +235,7 @@ def test_a_captured_coefficient_is_read_anew_too():
     vae = pv.VAE(pair.model, pair.guide)
     vae.rows(X)
     with vae.scope(), pyro.validation_enabled(False):
-        graph = make_fx(lambda x: objective.evaluate(vae, (x,)).value)(X)
+        graph = make_fx(lambda x: objective.evaluate(vae, Batch((x,))).value)(X)
         values = []
         for step in (0, 1, 2):
             objective.advance(step, None)
@@ -346,7 +347,7 @@ def test_a_loss_that_is_nan_warns_like_pyros():
     pair = Scalar(log_scale=float("nan"))
     vae_like = (pair.model, lambda x: pair.guide(x))
     objective = ELBO()
-    objective._pairs.append(UnboundPair(*vae_like, layout_of(Scalar())))
+    objective._pairs.append(Pair(*vae_like, layout_of(Scalar())))
     with pyro.validation_enabled(False), pytest.warns(UserWarning, match="loss is nan|Encountered NaN: loss"):
         objective.loss(*vae_like, X)
     pyro.clear_param_store()

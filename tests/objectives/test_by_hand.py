@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import pyrovae as pv
+from pyrovae.data import Batch
 from pyrovae.objectives import ELBO, IWAE, FreeBits, ReweightedWakeSleep
 from pyrovae.pair.running import _RowsAsGiven
 from tests.objectives.scalar import Scalar, noise_of
@@ -131,7 +132,7 @@ def test_value_and_gradient(name):
     value, gradients = by_hand(h, X, *pair.scale_and_slope())
     with vae.scope():
         torch.manual_seed(5)
-        losses = objective.evaluate(vae, (X,))
+        losses = objective.evaluate(vae, Batch((X,)))
     torch.testing.assert_close(losses.value.detach(), value)
     if name != "reweighted wake-sleep":  # its two gradients are of no one loss
         torch.testing.assert_close(losses.surrogate.detach(), value)

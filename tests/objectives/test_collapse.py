@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import pyrovae as pv
+from pyrovae.data import Batch
 from pyrovae.objectives import ELBO, Cyclical, FreeBits, LinearWarmUp
 
 V, T, N = 4, 4, 256
@@ -32,7 +33,7 @@ def rate_after_training(objective):
     with vae.scope():
         for step in range(STEPS):
             objective.advance(step, None)
-            losses = objective.evaluate(vae, (x[torch.randint(N, (64,))],))
+            losses = objective.evaluate(vae, Batch((x[torch.randint(N, (64,))],)))
             optimizer.zero_grad()
             losses.surrogate.mean().backward()
             optimizer.step()

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import pyrovae as pv
+from pyrovae.data import Batch
 from pyrovae.objectives import ELBO, FreeBits
 from pyrovae.pair.running import row_terms
 from pyrovae.random_state import fixed_seed
@@ -63,7 +64,7 @@ def test_groups_of_every_kind(broadcasts, num_samples):
         for nats in (floor, 0.0, 100.0):
             objective = ELBO(num_samples, free_bits=FreeBits(nats, per_dimension=per_dimension))
             with vae.scope(), fixed_seed(0, vae.device):
-                losses = objective.evaluate(vae, (X,))
+                losses = objective.evaluate(vae, Batch((X,)))
             paid = losses.value + losses.log_likelihood.mean(0)
             expected = torch.stack([torch.clamp(g.sum(1).mean(), min=nats) for g in group]).sum()
             torch.testing.assert_close(paid.mean(), expected)
@@ -77,7 +78,7 @@ def test_groups_of_every_kind(broadcasts, num_samples):
 def rows_likelihood(vae, num_samples):
     """The reconstruction of the same draws, with its gradient."""
     with vae.scope(), fixed_seed(0, vae.device):
-        return row_terms(vae, (X,), num_samples).log_likelihood.mean()
+        return row_terms(vae, Batch((X,)), num_samples).log_likelihood.mean()
 
 
 def test_a_floor_of_zero_changes_nothing():
@@ -87,7 +88,7 @@ def test_a_floor_of_zero_changes_nothing():
     values = []
     for free_bits in (None, FreeBits(0.0), FreeBits(0.0, per_dimension=True)):
         with vae.scope(), fixed_seed(0, vae.device):
-            values.append(ELBO(2, free_bits=free_bits).evaluate(vae, (x,)).value)
+            values.append(ELBO(2, free_bits=free_bits).evaluate(vae, Batch((x,))).value)
     torch.testing.assert_close(values[0], values[1])
     torch.testing.assert_close(values[0], values[2])
 
@@ -104,12 +105,12 @@ def trained_rates(objective, steps=150):
     optimizer = torch.optim.Adam(vae.parameters(), lr=0.02)
     with vae.scope():
         for _ in range(steps):
-            losses = objective.evaluate(vae, (x,))
+            losses = objective.evaluate(vae, Batch((x,)))
             optimizer.zero_grad()
             losses.surrogate.mean().backward()
             optimizer.step()
         with torch.no_grad():
-            return row_terms(vae, (x,), 1).dimension_rates("z")[0].mean(0)
+            return row_terms(vae, Batch((x,)), 1).dimension_rates("z")[0].mean(0)
 
 
 def test_the_rate_holds_above_its_floor_in_training():
@@ -126,7 +127,7 @@ def test_latents_without_a_rate_of_their_own_are_refused():
     x = torch.zeros(5, 3)
     vae.rows(x)
     with vae.scope(), pytest.raises(ValueError, match="free bits need a rate for each latent site.*has none"):
-        ELBO(free_bits=FreeBits(1.0)).evaluate(vae, (x,))
+        ELBO(free_bits=FreeBits(1.0)).evaluate(vae, Batch((x,)))
 
 
 def test_by_dimension_needs_dimensions():
@@ -136,9 +137,9 @@ def test_by_dimension_needs_dimensions():
     x = torch.zeros(5, 3)
     vae.rows(x)
     with vae.scope(), pytest.raises(ValueError, match=r"'z' has no rate by dimension.*FreeBits\(nats\)"):
-        ELBO(free_bits=FreeBits(1.0, per_dimension=True)).evaluate(vae, (x,))
+        ELBO(free_bits=FreeBits(1.0, per_dimension=True)).evaluate(vae, Batch((x,)))
     with vae.scope():
-        assert ELBO(free_bits=FreeBits(1.0)).evaluate(vae, (x,)).value.shape == (5,)
+        assert ELBO(free_bits=FreeBits(1.0)).evaluate(vae, Batch((x,))).value.shape == (5,)
 
 
 @pytest.mark.parametrize("per_dimension", [True, False])
@@ -150,4 +151,4 @@ def test_a_guide_in_another_order_is_refused(per_dimension):
     vae = pv.VAE(model, pv.guides.BottomUpGuide(heads))
     vae.rows(x)
     with vae.scope(), pytest.raises(ValueError, match="before latents that the model draws before it"):
-        ELBO(free_bits=FreeBits(0.1, per_dimension=per_dimension)).evaluate(vae, (x,))
+        ELBO(free_bits=FreeBits(0.1, per_dimension=per_dimension)).evaluate(vae, Batch((x,)))

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import pyrovae as pv
+from pyrovae.data import Batch
 from pyrovae.objectives import ELBO, IWAE, ReweightedWakeSleep
 from tests.objectives.scalar import Scalar
 
@@ -38,7 +39,7 @@ def estimates(pair, objective):
     found = []
     with vae.scope():
         for _ in range(REPEATS):
-            losses = objective.evaluate(vae, (x,))
+            losses = objective.evaluate(vae, Batch((x,)))
             gradient = torch.stack(torch.autograd.grad(losses.surrogate.mean(), list(pair.parameters())))
             found.append(torch.cat([losses.value.mean().detach().reshape(1), gradient]))
     stacked = -torch.stack(found)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import pyrovae as pv
+from pyrovae.data import Batch
 from pyrovae.guides import families
 from pyrovae.objectives import ELBO, IWAE
 from pyrovae.objectives.paths import cut_terms
@@ -126,7 +127,7 @@ def test_a_hierarchical_guide_with_an_inner_plate_and_shared_parameters(objectiv
     vae._layout = replace(vae.layout, guide_broadcasts=broadcasts, model_broadcasts=broadcasts)
     with vae.scope():
         torch.manual_seed(4)
-        losses = objective.evaluate(vae, (X,))
+        losses = objective.evaluate(vae, Batch((X,)))
     expected = independent(pair, 4, weigh, broadcasts)
     for name, p in pair.named_parameters():
         (gradient,) = torch.autograd.grad(losses.surrogate.sum(), p, retain_graph=True)
@@ -161,7 +162,7 @@ def mean_gradients(pair, objective, x, repeats, seed=0):
     torch.manual_seed(seed)
     with vae.scope():
         for _ in range(repeats):
-            losses = objective.evaluate(vae, (x,))
+            losses = objective.evaluate(vae, Batch((x,)))
             gradients.append(
                 torch.stack(torch.autograd.grad(losses.surrogate.mean(), list(pair.parameters())))
             )
@@ -212,7 +213,7 @@ def spread(pair, objective, x):
     vae.rows(x)
     with vae.scope():
         torch.manual_seed(2)
-        losses = objective.evaluate(vae, (x,))
+        losses = objective.evaluate(vae, Batch((x,)))
     rows_apart = torch.stack(
         [
             torch.stack(torch.autograd.grad(s, [pair.a, pair.log_scale], retain_graph=True))
@@ -252,7 +253,7 @@ def test_the_guide_runs_once_so_its_own_noise_is_shared():
     guide = vae.guide
     vae.guide = lambda x: calls.append(1) or guide(x)
     with vae.scope():
-        losses = ELBO(sticking_the_landing=True).evaluate(vae, (x,))
+        losses = ELBO(sticking_the_landing=True).evaluate(vae, Batch((x,)))
         assert len(calls) == 1
     # log q of its own draw: -noise^2 / 2 beside the normalizer. Another mask would leave it at -(18 / 0.67)^2 / 2
     # in half of the rows, and log p is at least -(18 + 4)^2 / 2 = -242 wherever it is that low.
@@ -271,9 +272,9 @@ def test_a_support_that_depends_on_parameters_is_refused(objective):
     vae = pv.VAE(pair.model, pair.guide)
     vae.rows(X[:, 0])
     with vae.scope(), pytest.raises(ValueError, match="'z' on a support that depends on parameters"):
-        objective.evaluate(vae, (X[:, 0],))
+        objective.evaluate(vae, Batch((X[:, 0],)))
     with vae.scope():
-        assert ELBO(analytic_kl=False).evaluate(vae, (X[:, 0],)).value.requires_grad
+        assert ELBO(analytic_kl=False).evaluate(vae, Batch((X[:, 0],))).value.requires_grad
 
 
 @pytest.mark.parametrize(
@@ -300,7 +301,7 @@ def test_derived_guides(family, joint):
         gradients = []
         with vae.scope():
             for _ in range(40):
-                losses = objective.evaluate(vae, (x,))
+                losses = objective.evaluate(vae, Batch((x,)))
                 found = torch.autograd.grad(losses.surrogate.mean(), parameters, allow_unused=True)
                 gradients.append(torch.cat([g.flatten() for g in found if g is not None]))
         stacked = torch.stack(gradients).double()
@@ -315,6 +316,6 @@ def test_no_gradients_are_asked_for_without_gradients():
     vae = pv.VAE(pair.model, pair.guide)
     vae.rows(X[:, 0])
     with vae.evaluating(), fixed_seed(0, vae.device):
-        losses = IWAE(3, doubly_reparameterized=True).evaluate(vae, (X[:, 0],))
+        losses = IWAE(3, doubly_reparameterized=True).evaluate(vae, Batch((X[:, 0],)))
     with vae.evaluating(), fixed_seed(0, vae.device):
-        assert torch.equal(losses.value, IWAE(3).evaluate(vae, (X[:, 0],)).value)
+        assert torch.equal(losses.value, IWAE(3).evaluate(vae, Batch((X[:, 0],))).value)

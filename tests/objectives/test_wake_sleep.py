@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import pyrovae as pv
+from pyrovae.data import Batch
 from pyrovae.objectives import ReweightedWakeSleep
 
 C = 3
@@ -81,7 +82,7 @@ def estimate(pair, K, repeats=40, rows=3000):
     torch.manual_seed(1)
     with vae.scope():
         found = [
-            gradients_of(ReweightedWakeSleep(K).evaluate(vae, (x,)).surrogate.mean(), pair)
+            gradients_of(ReweightedWakeSleep(K).evaluate(vae, Batch((x,))).surrogate.mean(), pair)
             for _ in range(repeats)
         ]
     stacked = torch.stack(found)
@@ -164,7 +165,7 @@ def test_two_levels_of_discrete_latents():
     x = torch.bernoulli(torch.full((50, 5), 0.5))
     vae.rows(x)
     with vae.scope():
-        losses = ReweightedWakeSleep(6).evaluate(vae, (x,))
+        losses = ReweightedWakeSleep(6).evaluate(vae, Batch((x,)))
     for name, p in pair.named_parameters():
         (gradient,) = torch.autograd.grad(losses.surrogate.sum(), p, retain_graph=True)
         assert bool((gradient != 0).any()), name

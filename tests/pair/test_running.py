@@ -8,6 +8,7 @@ from pyro import poutine
 from torch import nn
 
 import pyrovae as pv
+from pyrovae.data import Batch
 from pyrovae.pair.layout import slice_latents
 from pyrovae.pair.recording import BatchTerms
 from pyrovae.pair.running import row_terms, run_guide, run_model
@@ -18,7 +19,7 @@ from tests.oracles import ExactGuide, LinearGaussian, WideGuide
 def terms_of(vae, x, *context, num_samples=4, seed=0):
     vae.rows(x, *context)
     with vae.evaluating(), fixed_seed(seed, vae.device):
-        return row_terms(vae, (x, *context), num_samples)
+        return row_terms(vae, Batch((x, *context)), num_samples)
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_the_guide_scores_given_latents(linear, broadcasts):
     vae.rows(x)
     z = torch.randn(4, 5, 2, dtype=torch.float64)
     with vae.evaluating():
-        sites = run_guide(vae, (x,), 4, latents={"z": z}, broadcasts=broadcasts)
+        sites = run_guide(vae, Batch((x,)), 4, latents={"z": z}, broadcasts=broadcasts)
     exact = vae.model.posterior(x)
     scale = 1.3 * exact.variance.sqrt()
     assert torch.equal(sites["z"].value, z)
@@ -181,7 +182,7 @@ def test_a_plate_inside_the_rows_is_summed_and_users_see_rows_first():
     assert vae.decode(draws).shape == (4, 5, 3)
     assert vae.generate(6).shape == (6, 3)
     repeated = {**terms.latents}
-    scored = run_model(vae, (x,), repeated, 4, broadcasts=False)
+    scored = run_model(vae, Batch((x,)), repeated, 4, broadcasts=False)
     for name, site in terms.model_sites.items():
         torch.testing.assert_close(scored[name].log_prob, site.log_prob)
 
@@ -190,9 +191,9 @@ def test_a_row_does_not_depend_on_the_other_rows(linear):
     vae, x = linear
     latents = terms_of(vae, x).latents
     with vae.evaluating():
-        whole = run_model(vae, (x,), latents, 4)["x"].log_prob
+        whole = run_model(vae, Batch((x,)), latents, 4)["x"].log_prob
         one = slice_latents(latents, vae.layout, slice(None), slice(2, 3))
-        alone = run_model(vae, (x[2:3],), one, 4)["x"].log_prob
+        alone = run_model(vae, Batch((x[2:3],)), one, 4)["x"].log_prob
     torch.testing.assert_close(whole[:, 2:3], alone)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import pyrovae as pv
-from pyrovae.pair.running import count_rows
+from pyrovae.data import Batch
 from pyrovae.traced.compilation import compiled, pays_off
 from pyrovae.traced.graph_passes import simplify
 from pyrovae.traced.tracing import NotTraceableError, trace
@@ -29,7 +29,7 @@ def steps_of(vae, arguments, objective=None, compile="auto"):
         compile=compile,
         steps=MIN_STEPS,
         ragged_steps=MIN_STEPS,
-        rows=count_rows(arguments),
+        rows=len(arguments[0]),
     )
 
 
@@ -42,8 +42,8 @@ def assert_same_as_pyro(vae, arguments, plate_scale=1.0, rtol=1e-5):
     """Loss and every gradient of the traced step against plain `Trace_ELBO`, from the same random state."""
     traced = steps_of(vae, arguments)
     torch.manual_seed(3)
-    statistics, gradients = traced(arguments)
-    again, _ = traced(arguments)
+    statistics, gradients = traced(Batch(arguments))
+    again, _ = traced(Batch(arguments))
     assert traced.plain_because is None, traced.plain_because
     torch.manual_seed(3)
     loss = pyro.infer.Trace_ELBO()
@@ -98,7 +98,7 @@ def check(name, vae, arguments):
         assert_same_as_pyro(vae, arguments, 1000 / B if name == "with_param" else 1.0)
         return
     steps = steps_of(vae, arguments)
-    steps(arguments)
+    steps(Batch(arguments))
     assert NOT_TRACED[name] in steps.plain_because
     assert steps.engine.startswith("plain Pyro (")
 
@@ -154,10 +154,10 @@ def test_what_looks_at_values_is_named_by_its_line():
                 self.plain(x)
 
     steps = steps_of(pv.VAE(Looking(), vae.guide), (torch.ones(B, 6),))
-    steps((torch.ones(B, 6),))
-    assert "engine/test_tracing.py, line" in steps.plain_because
-    with pytest.warns(UserWarning, match=r"plain Pyro: engine/test_tracing.py, line \d+, looks at values"):
-        steps_of(pv.VAE(Looking(), vae.guide), (torch.ones(B, 6),), compile=True)((torch.ones(B, 6),))
+    steps(Batch((torch.ones(B, 6),)))
+    assert "traced/test_tracing.py, line" in steps.plain_because
+    with pytest.warns(UserWarning, match=r"plain Pyro: traced/test_tracing.py, line \d+, looks at values"):
+        steps_of(pv.VAE(Looking(), vae.guide), (torch.ones(B, 6),), compile=True)(Batch((torch.ones(B, 6),)))
 
 
 class Weighted(nn.Module):
@@ -188,7 +188,7 @@ def test_a_changed_python_value_is_traced_anew():
     for weight in (1.0, 3.0, 1.0):
         pair.weight = weight
         torch.manual_seed(0)
-        losses.append(float(steps((x,))[0][0]))
+        losses.append(float(steps(Batch((x,)))[0][0]))
         torch.manual_seed(0)
         with vae.scope():
             expected = pyro.infer.Trace_ELBO().loss(vae.model, vae.guide, x)
@@ -253,7 +253,7 @@ def test_rebound_tensors_and_values_are_traced_anew(change, monkeypatch):
     losses = []
     for _ in range(3):
         torch.manual_seed(0)
-        losses.append(float(steps((x,))[0][0]))
+        losses.append(float(steps(Batch((x,)))[0][0]))
         torch.manual_seed(0)
         with vae.scope():
             assert losses[-1] == pytest.approx(
@@ -278,7 +278,7 @@ def test_a_program_that_rebinds_its_buffer_is_not_traced():
     steps = steps_of(pv.VAE(pair.model, pair.guide), (x,))
     before = float(pair.rows)
     for _ in range(3):
-        steps((x,))
+        steps(Batch((x,)))
     assert steps.plain_because == "running the program changes model.rows"
     assert float(pair.rows) == before + 4 * B  # once more to find that out
 
@@ -293,19 +293,19 @@ def test_what_is_traced_anew_is_not_compiled_again(monkeypatch):
     monkeypatch.setattr("pyrovae.training.steps.compiled", counted)
     pair, x = Weighted(), torch.randn(B)
     steps = steps_of(pv.VAE(pair.model, pair.guide), (x,), compile=True)
-    steps((x,))
+    steps(Batch((x,)))
     assert words(steps.engine) == "traced and compiled"
     pair.weight = 2.0
     with pytest.warns(UserWarning, match="traced but not compiled: model.weight has changed"):
-        steps((x,))
+        steps(Batch((x,)))
     pair.weight = 3.0
-    steps((x,))
+    steps(Batch((x,)))
     assert len(compilations) == 1
     assert words(steps.engine) == "traced (not compiled: model.weight has changed, and may do so again)"
     resumed = steps_of(pv.VAE(pair.model, pair.guide), (x,), compile=True)
     with pytest.warns(UserWarning, match="traced but not compiled: model.weight has changed"):
         resumed.load_state_dict(steps.state_dict())
-    resumed((x,))
+    resumed(Batch((x,)))
     assert len(compilations) == 1
 
 
@@ -315,7 +315,7 @@ def test_compiling_pays_by_the_time_that_it_saves():
     parameters, loss = list(vae.parameters()), batch_loss(vae, None)
 
     def step(*inputs):
-        statistics, gradients = loss.statistics_and_gradients(inputs[-1:], parameters, 1.0)
+        statistics, gradients = loss.statistics_and_gradients(Batch(inputs[-1:]), parameters, 1.0)
         return [statistics, *gradients]
 
     with vae.scope():
@@ -337,7 +337,7 @@ def test_an_operation_without_a_fake_kernel_runs_as_plain_pyro():
         library.impl("same", lambda x: x.clone(), "CPU" if not torch.empty(0).is_cuda else "CUDA")
         pair, x = Custom(), torch.randn(B)
         steps = steps_of(pv.VAE(pair.model, pair.guide), (x,))
-        steps((x,))
+        steps(Batch((x,)))
         assert "same" in steps.plain_because
 
 
@@ -355,7 +355,7 @@ def test_a_list_among_the_arguments_is_not_traced():
     losses = []
     for shift[0] in (0.0, 5.0):
         torch.manual_seed(0)
-        losses.append(float(steps((x, shift))[0][0]))
+        losses.append(float(steps(Batch((x, shift)))[0][0]))
     assert losses[0] != losses[1]
     assert steps.plain_because == "an argument is of type list, not a tensor, number or text"
 
@@ -421,7 +421,7 @@ def test_sparse_gradients_are_left_as_they_are():
 
     pair, x = Embedded(), torch.randn(B)
     steps = steps_of(pv.VAE(pair.model, pair.guide), (x,), compile=False)
-    assert {g.layout for g in steps((x,))[1]} == {torch.strided, torch.sparse_coo}
+    assert {g.layout for g in steps(Batch((x,)))[1]} == {torch.strided, torch.sparse_coo}
 
 
 @pytest.mark.parametrize("faster", [False, True])
@@ -507,11 +507,11 @@ class Thawing(pv.callbacks.Callback):
 def test_with_all_frozen_there_is_nothing_to_train(compile):
     vae, (x,) = composed("StandardNormal", "Bernoulli")
     steps = steps_of(vae, (x,), compile=compile)
-    steps((x,))
+    steps(Batch((x,)))
     for p in vae.parameters():
         p.requires_grad_(False)
     with pytest.raises(ValueError, match="there is nothing to train"):
-        steps((x,))
+        steps(Batch((x,)))
 
 
 def test_a_value_that_never_rests_ends_in_plain_pyro():
@@ -519,14 +519,14 @@ def test_a_value_that_never_rests_ends_in_plain_pyro():
     steps = steps_of(pv.VAE(pair.model, pair.guide), (x,))
     for count in range(30):
         pair.weight = 1.0 + count
-        steps((x,))
+        steps(Batch((x,)))
     assert "weight changes again and again" in steps.plain_because
 
 
 def test_a_program_that_counts_its_calls_is_not_traced():
     pair, x = Weighted(counts=True), torch.randn(B)
     steps = steps_of(pv.VAE(pair.model, pair.guide), (x,))
-    steps((x,))
+    steps(Batch((x,)))
     assert steps.plain_because == "running the program changes model.calls"
 
 
@@ -540,7 +540,7 @@ def test_running_statistics_are_those_of_plain_pyro():
         torch.manual_seed(1)
         before = int(list(vae.buffers())[-1])
         for _ in range(3):
-            steps((x,))
+            steps(Batch((x,)))
         buffers.append([b.clone() for b in vae.buffers()])
         assert int(buffers[-1][-1]) == before + 3
     assert len(buffers[0]) == 3
@@ -552,10 +552,10 @@ def test_a_ragged_batch_and_many_shapes():
     vae = pairs.composed()
     steps = steps_of(vae, (pairs.binary_rows(40),))
     for size in (40, 3, 40, 3):
-        steps((pairs.binary_rows(size),))
+        steps(Batch((pairs.binary_rows(size),)))
     assert len(steps._traces) == 2
     for size in range(4, 12):
-        steps((pairs.binary_rows(size),))
+        steps(Batch((pairs.binary_rows(size),)))
     assert steps.plain_because == "batches come in more than 8 shapes"
 
 
@@ -566,7 +566,7 @@ def test_simplified_graphs_give_the_same_bits():
     loss = batch_loss(vae, None)
 
     def step(*inputs):
-        statistics, gradients = loss.statistics_and_gradients(inputs[-1:], parameters, 1.0)
+        statistics, gradients = loss.statistics_and_gradients(Batch(inputs[-1:]), parameters, 1.0)
         return [statistics, *gradients]
 
     from torch.fx.experimental.proxy_tensor import make_fx
@@ -618,7 +618,7 @@ def test_compiled_steps_are_those_of_plain_pyro():
         steps = steps_of(vae, (x,), compile=compile)
         torch.manual_seed(1)
         # The third lies in memory by columns.
-        found[compile] = [steps((data,)) for data in (x, x, (1 - x).t().contiguous().t())]
+        found[compile] = [steps(Batch((data,))) for data in (x, x, (1 - x).t().contiguous().t())]
         assert words(steps.engine) == ("traced and compiled" if compile else "plain Pyro (compile=False)")
     for (a, gradients), (b, others) in zip(found[False], found[True], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
@@ -634,7 +634,7 @@ def test_without_a_compiler_steps_are_traced(monkeypatch):
     x = pairs.binary_rows(B)
     steps = steps_of(pairs.composed(), (x,), compile=True)
     with pytest.warns(UserWarning, match="traced but not compiled: RuntimeError: InvalidCxxCompiler"):
-        steps((x,))
+        steps(Batch((x,)))
     assert (
         words(steps.engine) == "traced (not compiled: RuntimeError: InvalidCxxCompiler: no C++ compiler here)"
     )

@@ -427,10 +427,10 @@ class Filling(Callback):
             # Files may not grow beyond this: what the kernel says is what it says of a full disk.
             limit = 4096 if training.epoch == 2 else resource.RLIM_INFINITY
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-        sizes.append(pv.checkpoints.load_tensors(path, "training")[1]["state"] if training.epoch > 1 else None)
+        sizes.append(load_tensors(path, "training")[1]["state"] if training.epoch > 1 else None)
 
 path, sizes = sys.argv[1], []
-epochs = lambda: pv.checkpoints.load_tensors(path, "training")[1]
+epochs = lambda: load_tensors(path, "training")[1]
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     history = pv.fit(

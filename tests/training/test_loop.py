@@ -124,7 +124,7 @@ def test_full_batches_are_traced_and_rare_ragged_ones_run_as_plain_pyro(monkeypa
     plain, sizes = Steps._run_plain, []
 
     def watched(steps, arguments):
-        sizes.append(len(arguments[0]))
+        sizes.append(len(arguments))
         return plain(steps, arguments)
 
     monkeypatch.setattr("pyrovae.training.steps.MIN_STEPS", 10)  # between the 3 ragged steps and all 18
@@ -377,6 +377,7 @@ def test_loggers_write_files(tmp_path):
 
 INTERRUPTED = """
 import os, signal, sys, torch
+import pyrovae.training.checkpoints
 import pyrovae as pv
 from pyrovae.callbacks import Callback
 from tests.pairs import binary_rows, composed
@@ -411,7 +412,7 @@ for moment, step, epochs, accumulate in (("step", 20, 3, 1), ("epoch", 18, 3, 1)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert len(history) == epochs and history.equals(whole[:epochs]), history
     assert not torch.equal(learned, weights)
-    state = pv.checkpoints.Keeper(seldom, {}).read()
+    state = pyrovae.training.checkpoints.Keeper(seldom, {}).read()
     assert state["step"] == step, state["step"]
     again, found = train(None, seldom, resume=True, accumulate=accumulate)
     assert again.equals(whole) and torch.equal(found, weights)

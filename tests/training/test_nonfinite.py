@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import pyrovae as pv
 from pyrovae.callbacks import Callback
+from pyrovae.files import load_tensors
 from pyrovae.random_state import seed_of
 from pyrovae.training.nonfinite import LOOK_EVERY
 from tests.pairs import binary_rows, composed
@@ -104,7 +105,7 @@ def test_site_step_and_row_are_named_and_the_weights_kept(tmp_path, compile, whe
     saved = pv.VAE(other.model, other.guide).load(tmp_path / "training.ckpt.last_good")
     assert saved.model.__self__.slope.item() == pair.slope.item()
     # The checkpoint is older, and good.
-    again = pv.checkpoints.load_tensors(checkpoint, "training")[0]
+    again = load_tensors(checkpoint, "training")[0]
     assert all(bool(torch.isfinite(t).all()) for n, t in again.items() if "weights" in n and "mask" not in n)
 
 
@@ -196,7 +197,7 @@ def test_a_gradient_alone_is_seen_and_never_saved(tmp_path, compile):
     assert math.isfinite(pair.slope.item())
     # A checkpoint each step: the weights before the step that spoilt them.
     assert pair.slope.item() == poison.weights[-1]
-    tensors, _ = pv.checkpoints.load_tensors(checkpoint.path, "training")
+    tensors, _ = load_tensors(checkpoint.path, "training")
     assert any(t.numel() == 1 and t.item() == pair.slope.item() for t in tensors.values())
 
 

@@ -264,8 +264,8 @@ def test_rows_on_disk_are_looked_up_without_asking_the_device(tmp_path):
     # A device whose tensors hold no values: to read a place from it fails.
     batches = GatheredBatches(composed().to("meta"), Rows((on_disk(tmp_path),)), 8, None, Share())
     for batch in [*batches.epoch(0), batches.draw()]:
-        assert batch.arguments[0].device.type == "meta"
-        assert len(batch.arguments[0]) == len(batch.places)
+        assert batch.batch.device.type == "meta"
+        assert len(batch.batch) == len(batch.places)
 
 
 def test_objects_and_unequal_rows():
@@ -283,11 +283,11 @@ def test_shares_of_processes_are_the_whole_batch():
         whole = list(batches_of(vae, data, size, None, Share()).epoch(3))
         parts = [list(batches_of(vae, data, size, None, Share(rank, 6)).epoch(3)) for rank in range(6)]
         for batch, *shares in zip(whole, *parts, strict=True):
-            rows = [s.arguments[0] for s in shares if s.arguments is not None]
+            rows = [s.batch.x for s in shares if s.batch is not None]
             assert {s.num_rows for s in shares} == {batch.num_rows}
             together = sorted(map(str, torch.cat(rows).tolist()))
-            assert together == sorted(map(str, batch.arguments[0].tolist()))
-        assert parts[5][-1].arguments is None  # 5 rows are left for 6 processes
+            assert together == sorted(map(str, batch.batch.x.tolist()))
+        assert parts[5][-1].batch is None  # 5 rows are left for 6 processes
 
 
 def test_a_distributed_sampler_is_refused():

@@ -84,7 +84,7 @@ class Seeing(Callback):
         self.rows, plain = [], training._steps.__call__
 
         def watched(arguments):
-            self.rows.append(arguments[0].clone())
+            self.rows.append(arguments.x.clone())
             return plain(arguments)
 
         training._steps = type(
