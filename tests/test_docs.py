@@ -8,12 +8,13 @@ import pytest
 import pyrovae as pv
 from pyrovae import estimator
 
-PAGES = sorted((Path(__file__).parent.parent / "docs").glob("*.md"))
+ROOT = Path(__file__).parent.parent
+PAGES = sorted((ROOT / "docs").glob("*.md"))
 PLACES = (pv, pv.models, pv.guides, pv.objectives, estimator)
 
 
 def text_of(page):
-    return (PAGES[0].parent / page).read_text()
+    return (ROOT / "docs" / page).read_text()
 
 
 @pytest.mark.parametrize(
@@ -47,6 +48,24 @@ def test_the_names_that_pages_recommend_are_there(page):
     names = set(re.findall(r"`(\w+)", text)) - {"pv", "pyrovae"}
     assert names
     assert [name for name in sorted(names) if not any(hasattr(place, name) for place in PLACES)] == []
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "README.md"])
+def test_the_paths_that_pages_name_are_there(page):
+    text = (ROOT / page).read_text()
+    paths = re.findall(r"`([\w/]+(?:/|\.py|\.md))`", text) + re.findall(r"\]\(([\w/]+(?:/|\.\w+))\)", text)
+    assert paths
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_contributing_names_every_room():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    rooms = [path for path in (ROOT / "pyrovae").iterdir() if path.is_dir() and path.name != "__pycache__"]
+    lacking = [
+        room.name for room in rooms if not room.is_symlink() and f"| `pyrovae/{room.name}/` |" not in text
+    ]
+    assert rooms
+    assert lacking == []
 
 
 def test_every_column_is_explained():
