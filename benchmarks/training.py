@@ -26,7 +26,7 @@ from benchmarks.training_tasks import TASKS, Task, check_same
 
 ROUNDS, WARM_UP = 11, 2
 LONGER_ON_A_GPU = 50
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "training.md"
 
 # What is divided by what.
 RATIOS = [
@@ -137,7 +137,7 @@ def findings(measured: Sequence[Measured]) -> str:
 
 
 def short(table: pd.DataFrame) -> str:
-    """The compiled steps' ratios as README shows them, from the long table."""
+    """The compiled steps' ratios as docs/training.md shows them, from the long table."""
     others = {"by hand": "by hand in PyTorch", "pyro.infer.SVI": "`pyro.infer.SVI`"}
     others |= {"Pyro in Lightning": "Pyro in Lightning", "pythae": "pythae"}
     medians = table.set_index(["model", "batch", "ratio"])["median"]
@@ -151,11 +151,11 @@ def short(table: pd.DataFrame) -> str:
     return report.markdown(pd.DataFrame(lines))
 
 
-def show_in_readme(table: pd.DataFrame, readme: Path = README) -> None:
+def show_in_docs(table: pd.DataFrame, page: Path = PAGE) -> None:
     """Put the short table where the last one stands."""
-    text = readme.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
     start = text.index("| compiled step / step of")
-    readme.write_text(text[:start] + short(table) + text[text.index("\n\n", start) :], encoding="utf-8")
+    page.write_text(text[:start] + short(table) + text[text.index("\n\n", start) :], encoding="utf-8")
 
 
 def machine(device: torch.device) -> str:
@@ -172,7 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
-        "--write", action="store_true", help="keep the tables in benchmarks/results/ and README"
+        "--write", action="store_true", help="keep the tables in benchmarks/results/ and docs/training.md"
     )
     given = parser.parse_args(arguments)
     device = torch.device(given.device)
@@ -193,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     title = "Training steps: ratios to other ways of training the same model"
     if given.write:
         report.write("training", title, table, settings, findings(measured))
-        show_in_readme(table)
+        show_in_docs(table)
     else:
         print(report.text(title, table, settings, findings(measured)), flush=True)
 

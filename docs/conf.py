@@ -1,6 +1,12 @@
 """Sphinx: the pages, the API reference from docstrings, and the tutorials as they were executed."""
 
+import importlib
+import inspect
 import re
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.util.docutils import SphinxDirective
 
 import pyrovae
 
@@ -46,6 +52,25 @@ def as_plain_text(app, what, name, obj, options, lines):
         lines[place] = "`".join(parts)
 
 
+class Parts(SphinxDirective):
+    """`.. parts:: package`: each public name of a package, and what the first paragraph of its docstring says."""
+
+    required_arguments = 1
+
+    def run(self):
+        package = importlib.import_module(self.arguments[0])
+        self.env.note_dependency(package.__file__)
+        lines = []
+        for name in package.__all__:
+            said = [" ".join(inspect.getdoc(getattr(package, name)).split("\n\n")[0].split())]
+            as_plain_text(self.env.app, None, name, None, None, said)
+            lines.append(f"- :obj:`~{package.__name__}.{name}`: {said[0]}")
+        held = nodes.Element()
+        self.state.nested_parse(StringList(lines, __file__), 0, held)
+        return held.children
+
+
 def setup(app):
-    """Before napoleon reads the sections."""
+    app.add_directive("parts", Parts)
+    # Before napoleon reads the sections.
     app.connect("autodoc-process-docstring", as_plain_text, priority=100)

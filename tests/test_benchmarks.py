@@ -252,14 +252,14 @@ def test_the_trained_model_is_trained(monkeypatch):
     assert pv.elbo(vae, test, seed=0).elbo.mean() > pv.elbo(start, test, seed=0).elbo.mean() + 10
 
 
-def test_the_readmes_ratios_are_those_of_the_results(tmp_path):
+def test_the_ratios_in_docs_are_those_of_the_results(tmp_path):
     root = Path(__file__).parent.parent
     results = pd.read_csv(root / "benchmarks/results/training.csv")
-    text = (root / "README.md").read_text()
+    text = (root / "docs/training.md").read_text()
     assert training.short(results) in text
-    copy = tmp_path / "README.md"
+    copy = tmp_path / "training.md"
     copy.write_text(text)
-    training.show_in_readme(results.assign(median=0.125), copy)
+    training.show_in_docs(results.assign(median=0.125), copy)
     assert "| 0.12 |" in copy.read_text()
-    training.show_in_readme(results, copy)
+    training.show_in_docs(results, copy)
     assert copy.read_text() == text

@@ -1,17 +1,28 @@
-"""The code of the pages in docs/ runs, block after block."""
+"""The code of the pages in docs/ runs, block after block; the names in their tables are there."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-PAGES = sorted((Path(__file__).parent.parent / "docs").glob("*.md"))
+import pyrovae as pv
+from pyrovae import estimator
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+PLACES = (pv, pv.models, pv.guides, pv.objectives, estimator)
 
 
-@pytest.mark.parametrize("page", ["choose.md", "extend.md"])
-def test_the_pages_code_runs(page, capsys):
-    text = (PAGES[0].parent / page).read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+def text_of(page):
+    return (ROOT / "docs" / page).read_text()
+
+
+@pytest.mark.parametrize(
+    "page", ["choose.md", "contract.md", "evaluation.md", "extend.md", "parts.md", "training.md"]
+)
+def test_the_pages_code_runs(page, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", text_of(page), flags=re.DOTALL)
     assert blocks
     namespace = {"__name__": page}
     for block in blocks:
@@ -26,10 +37,38 @@ def test_every_page_with_code_is_executed_somewhere():
     assert [name for name in with_code if name not in tests] == []
 
 
-def test_the_names_that_choose_recommends_are_there():
-    import pyrovae as pv
+def test_every_page_is_in_the_table_of_contents():
+    listed = re.findall(r"^(\w+)$", text_of("index.md"), flags=re.MULTILINE)
+    assert {page.stem for page in PAGES} - {"index"} <= set(listed)
 
-    text = (PAGES[0].parent / "choose.md").read_text().split("## In code")[0]
-    names = set(re.findall(r"`(\w+)", text)) - {"pv"}
-    places = (pv, pv.models, pv.guides, pv.objectives)
-    assert [name for name in sorted(names) if not any(hasattr(place, name) for place in places)] == []
+
+@pytest.mark.parametrize("page", ["choose.md", "evaluation.md", "parts.md"])
+def test_the_names_that_pages_recommend_are_there(page):
+    text, _ = text_of(page).split("```python", 1)
+    names = set(re.findall(r"`(\w+)", text)) - {"pv", "pyrovae"}
+    assert names
+    assert [name for name in sorted(names) if not any(hasattr(place, name) for place in PLACES)] == []
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "README.md"])
+def test_the_paths_that_pages_name_are_there(page):
+    text = (ROOT / page).read_text()
+    paths = re.findall(r"`([\w/]+(?:/|\.py|\.md))`", text) + re.findall(r"\]\(([\w/]+(?:/|\.\w+))\)", text)
+    assert paths
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_contributing_names_every_room():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    rooms = [path for path in (ROOT / "pyrovae").iterdir() if path.is_dir() and path.name != "__pycache__"]
+    lacking = [
+        room.name for room in rooms if not room.is_symlink() and f"| `pyrovae/{room.name}/` |" not in text
+    ]
+    assert rooms
+    assert lacking == []
+
+
+def test_every_column_is_explained():
+    _, text = text_of("evaluation.md").split("## Units")
+    columns = re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE)
+    assert sorted(columns) == sorted({*pv.Elbo.columns, *pv.LogMarginal.columns})
