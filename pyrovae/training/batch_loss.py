@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import math
+from abc import ABC, abstractmethod
+from typing import Protocol, cast
 
 import pyro
 import pyro.infer
@@ -11,32 +13,63 @@ from torch import Tensor
 
 from pyrovae.data import Batch
 from pyrovae.objectives.base import RowObjective
+from pyrovae.pair.programs import Program
 from pyrovae.pair.recording import BatchTerms
 from pyrovae.pair.running import row_terms
+from pyrovae.training.described import plain_settings, without_addresses
 from pyrovae.vae import VAE
-
-# Sums over the rows of a batch: the objective's loss, and the ELBO, log p(x|z) and rate of the same draws.
-STATISTICS = ("loss", "elbo", "reconstruction", "rate")
-
 
 NO_INFLUENCE = "no parameter of the VAE has any influence on the loss: there is nothing to train."
 
 
-class BatchLoss(Protocol):
-    """What a step needs of an objective."""
+class BatchLoss(ABC):
+    """All that a training asks of its objective.
+
+    `mixes_rows` says whether a row's loss depends on the batch's other rows, `untraceable` why the loss cannot be
+    traced, None if it can.
+    """
+
+    mixes_rows: bool
+    untraceable: str | None = None
+
+    def __init__(self, vae: VAE, objective: pyro.infer.ELBO) -> None:
+        self.vae, self.objective = vae, objective
 
     @property
     def coefficients(self) -> tuple[Tensor, ...]:
         """Tensors that change between steps and that the loss reads."""
+        return ()
 
-    @property
-    def untraceable(self) -> str | None:
-        """Why this objective's loss cannot be traced; None if it can."""
-
+    @abstractmethod
     def statistics_and_gradients(
         self, batch: Batch, parameters: list[Tensor], factor: Tensor | float
     ) -> tuple[Tensor, list[Tensor | None]]:
         """The `STATISTICS` [4] and the gradients of `factor` times the summed loss, without the plate's N/B scale."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """The objective's kind and settings, the same in every process."""
+
+    def to(self, device: torch.device) -> None:  # noqa: B027 - without coefficients there is nothing to do
+        """Keep the coefficients on a device."""
+
+    def advance(self, step: int, epoch: float) -> None:  # noqa: B027
+        """Set the coefficients for the step about to be taken, with `step` steps and `epoch` epochs behind it."""
+
+    def foresee(self, epochs: int, batches: int | None, accumulate: int) -> None:
+        """Raise now what a schedule would raise at the end of a training, where its length is known."""
+        if batches is not None:
+            self.advance(epochs * math.ceil(batches / accumulate) - 1, epochs - 1 / batches)
+            self.advance(0, 0.0)
+
+    def refuse_processes(self, number: int) -> None:
+        """Raise ValueError where so many processes would train another loss."""
+        if number > 1 and self.mixes_rows:
+            raise ValueError(
+                f"objective is {self.objective!r}: a row's loss depends on the batch's other rows there, and each of "
+                f"{number} processes sees its own part of a batch alone, so that another loss would be trained. Train "
+                "in one process, or take an objective by row, such as a schedule of beta in place of free bits."
+            )
 
 
 def batch_loss(vae: VAE, objective: pyro.infer.ELBO | None) -> BatchLoss:
@@ -73,18 +106,31 @@ def default_objective(vae: VAE) -> pyro.infer.ELBO:
     return pyro.infer.TraceEnum_ELBO(max_plate_nesting=-vae.layout.sample_dim - 1)
 
 
-class RowLoss:
+class RowLoss(BatchLoss):
     """An objective on the row-wise waist."""
 
-    untraceable = None
+    objective: RowObjective
 
     def __init__(self, vae: VAE, objective: RowObjective) -> None:
-        self.vae, self.objective = vae, objective
+        super().__init__(vae, objective)
+        self.mixes_rows = objective.mixes_rows
 
     @property
     def coefficients(self) -> tuple[Tensor, ...]:
         """Of the objective: beta and the like."""
         return self.objective.coefficients
+
+    def describe(self) -> str:
+        """See `BatchLoss`."""
+        return without_addresses(repr(self.objective))
+
+    def to(self, device: torch.device) -> None:
+        """See `BatchLoss`."""
+        self.objective.to(device)
+
+    def advance(self, step: int, epoch: float) -> None:
+        """See `BatchLoss`."""
+        self.objective.advance(step, epoch)
 
     def statistics_and_gradients(
         self, batch: Batch, parameters: list[Tensor], factor: Tensor | float
@@ -100,23 +146,35 @@ class RowLoss:
         return torch.stack([s.detach() for s in statistics]), list(gradients)
 
 
-class PyroLoss:
+class _OfPyro(Protocol):
+    """What Pyro's objectives have, which their base class does not declare; some lack the latter."""
+
+    vectorize_particles: bool
+    num_particles: int
+
+    def loss_and_grads(self, model: Program, guide: Program, *arguments: object) -> float: ...
+
+    def differentiable_loss(self, model: Program, guide: Program, *arguments: object) -> Tensor: ...
+
+
+class PyroLoss(BatchLoss):
     """Any of Pyro's objectives, untouched."""
 
-    coefficients: tuple[Tensor, ...] = ()
-
     def __init__(self, vae: VAE, objective: pyro.infer.ELBO) -> None:
-        self.vae = vae
-        self.objective: Any = objective
+        super().__init__(vae, objective)
+        self._of_pyro = cast(_OfPyro, objective)
         self.terms = BatchTerms()
         self.model, self.guide = self.terms.model(self._announced), self.terms.guide(vae.guide)
+        self.mixes_rows = isinstance(objective, pyro.infer.Trace_MMD)
+        # Only a loss that can be had without its backward pass is traced.
+        if not hasattr(objective, "differentiable_loss"):
+            self.untraceable = f"{type(objective).__name__} has no differentiable loss"
 
-    @property
-    def untraceable(self) -> str | None:
-        """Only a loss that can be had without its backward pass is traced."""
-        if hasattr(self.objective, "differentiable_loss"):
-            return None
-        return f"{type(self.objective).__name__} has no differentiable loss"
+    def describe(self) -> str:
+        """See `BatchLoss`."""
+        # Pyro's objectives guess the nesting of plates at their first run.
+        kept = {n: v for n, v in vars(self.objective).items() if n != "max_plate_nesting"}
+        return f"{type(self.objective).__name__} {plain_settings(kept)}"
 
     def statistics_and_gradients(
         self, batch: Batch, parameters: list[Tensor], factor: Tensor | float
@@ -124,7 +182,7 @@ class PyroLoss:
         """See `BatchLoss`."""
         gradients: list[Tensor | None]
         if self.untraceable is None:
-            loss = self.objective.differentiable_loss(self.model, self.guide, *batch.arguments)
+            loss = self._of_pyro.differentiable_loss(self.model, self.guide, *batch.arguments)
             terms = self._terms(batch)
             if not loss.requires_grad:
                 raise ValueError(NO_INFLUENCE)
@@ -132,9 +190,9 @@ class PyroLoss:
             gradients = list(torch.autograd.grad(loss * factor, parameters, allow_unused=True))
             loss = loss.detach()
         else:
-            loss, gradients = self._backward(batch, parameters)
+            told, gradients = self._backward(batch, parameters)
             terms = self._terms(batch)
-            loss = terms.new_tensor(loss / self.terms.plate_scale)
+            loss = terms.new_tensor(told / self.terms.plate_scale)
             scale = factor / self.terms.plate_scale
             gradients = [None if g is None else g * scale for g in gradients]
         return torch.stack([loss, *terms]), gradients
@@ -144,7 +202,7 @@ class PyroLoss:
         before = [p.grad for p in parameters]
         for p in parameters:
             p.grad = None
-        loss = self.objective.loss_and_grads(self.model, self.guide, *batch.arguments)
+        loss = self._of_pyro.loss_and_grads(self.model, self.guide, *batch.arguments)
         gradients = [p.grad for p in parameters]
         for p, old in zip(parameters, before, strict=True):
             p.grad = old
@@ -159,7 +217,7 @@ class PyroLoss:
         log_likelihood, rate = drawn.log_likelihood.sum(), (drawn.log_guide - drawn.log_prior).sum()
         return torch.stack([log_likelihood - rate, log_likelihood, rate])
 
-    def _announced(self, *arguments: Any) -> Any:
+    def _announced(self, *arguments: object) -> object:
         # Pyro's objectives skip the backward pass where no parameter passes through `pyro.param`, and those of
         # a plain nn.Module do not. One is enough.
         pyro.param("pyrovae.trains", next(p for p in self.vae.parameters() if p.requires_grad))

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,10 +21,9 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDa
 from pyrovae.data import ARRAYS, Batch, OnDisk, Rows, blocks
 from pyrovae.pair.support import check_support
 from pyrovae.random_state import fixed_seed, same_random_state
+from pyrovae.training.course import Transform
 from pyrovae.training.described import without_addresses
 from pyrovae.vae import VAE
-
-Transform = Callable[..., Any]
 
 DEFAULT_BATCH_SIZE = 128
 _ROWS_CHECKED_AT_ONCE = 256
@@ -55,6 +54,7 @@ class Batches(Protocol):
     """A source of minibatches."""
 
     batch_size: int
+    transform: Transform | None
 
     @property
     def steps(self) -> int | None:

@@ -6,14 +6,12 @@ import copy
 import math
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
 from pyrovae.checks import check_count
-
-if TYPE_CHECKING:
-    from pyrovae.training.loop import Training
+from pyrovae.training.training import Training
 
 
 class Callback:

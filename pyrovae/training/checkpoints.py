@@ -8,14 +8,12 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pyrovae.checks import check_count
 from pyrovae.files import load_tensors, remove_leftovers, save_tensors
 from pyrovae.training.state_tree import pack, unpack
-
-if TYPE_CHECKING:
-    from pyrovae.training.loop import Training
+from pyrovae.training.training import Training
 
 KIND = "training"
 

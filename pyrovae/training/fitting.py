@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 import pyro.infer
 import torch
-from torch.utils.data import DataLoader
 
-from pyrovae.checks import check_count
-from pyrovae.evidence.marginal import elbo
-from pyrovae.objectives.base import RowObjective
-from pyrovae.random_state import fixed_seed, seed_of, set_seed
+from pyrovae.random_state import fixed_seed
 from pyrovae.traced.compilation import Compile
-from pyrovae.training.batch_loss import batch_loss
-from pyrovae.training.batches import Batches, Share, Transform, batches_of
 from pyrovae.training.callbacks import Callback
-from pyrovae.training.checkpoints import Checkpoint, Keeper
-from pyrovae.training.described import described_training
-from pyrovae.training.loop import COLUMNS, OnNonFinite, Scheduler, Settings, Training
-from pyrovae.training.optimizers import OptimizerFactory, SchedulerFactory, optimizer_of, scheduler_of
-from pyrovae.training.precision import Precision, arithmetic
-from pyrovae.training.processes import Processes
-from pyrovae.training.steps import MIN_STEPS, Steps
-from pyrovae.vae import ROWS_AT_ONCE, VAE
+from pyrovae.training.checkpoints import Checkpoint
+from pyrovae.training.course import Course, OnNonFinite, Transform
+from pyrovae.training.optimizers import OptimizerFactory, Scheduler, SchedulerFactory
+from pyrovae.training.parts import Chosen, built
+from pyrovae.training.precision import Precision
+from pyrovae.training.seeds import Seeds
+from pyrovae.training.settings import Logger, Machine, Record
+from pyrovae.vae import VAE
 
 
 def fit(
@@ -52,7 +44,7 @@ def fit(
     checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
-    loggers: Sequence[Any] = (),
+    loggers: Sequence[Logger] = (),
     on_nonfinite: OnNonFinite = "stop",
     devices: int = 1,
     num_nodes: int = 1,
@@ -141,200 +133,13 @@ def fit(
         ['epoch', 'loss', 'elbo', 'reconstruction', 'rate', 'elbo_valid', 'seconds']
 
     """
-    counts = {
-        "epochs": epochs,
-        "batch_size": 1 if batch_size is None else batch_size,
-        "accumulate": accumulate,
-    }
-    for name, count in (counts | {"devices": devices, "num_nodes": num_nodes}).items():
-        check_count(name, count)
-    _check_choices(compile, on_nonfinite, clip_norm, callbacks, loggers, seed, transform)
-    kept = Checkpoint(checkpoint) if isinstance(checkpoint, str | os.PathLike) else checkpoint
-    _check_checkpoint(kept, resume)
-    processes = Processes(devices, num_nodes, strategy, vae.device if device is None else available(device))
-    vae.to(processes.device)
-    chosen = int(torch.randint(2**62, ())) if seed is None else seed
-    with fixed_seed(seed_of(chosen, 2), vae.device):
-        batches = batches_of(vae, data, batch_size, transform, processes.share)
-        processes.alike(vae)
-        loss = batch_loss(vae, objective)
-        _prepare(objective, vae.device, processes.share.of, epochs, batches.steps, accumulate)
-        optimizing = optimizer_of(vae, optimizer)
-        scheduling = scheduler_of(optimizing, scheduler, schedule_steps)
-        steps = Steps(
-            vae,
-            loss,
-            batches.batch_size * accumulate,
-            compile=compile,
-            steps=epochs * (batches.steps or MIN_STEPS),
-            ragged_steps=epochs,
-            rows=len(range(processes.share.rank, batches.batch_size, processes.share.of)),
-            arithmetic=arithmetic(precision, vae.parameters()),
-        )
-        held_out = None if validation is None else _held_out(vae, validation, transform)
-        keeper = saved = None
-        if kept is not None:
-            plain: dict[str, Any] = {"seed": seed, "accumulate": accumulate, "schedule_steps": schedule_steps}
-            plain |= {"clip_norm": clip_norm, "on_nonfinite": on_nonfinite, "precision": precision}
-            made = described_training(
-                vae, batches, held_out, transform, objective, optimizing, scheduling, callbacks
-            )
-            keeper = Keeper(kept, made | plain | {"processes": processes.share.of})
-            saved = _saved(keeper, processes) if resume else None
-        chosen = processes.same(chosen if saved is None else saved["seed"])
-        training = Training(
-            vae,
-            batches,
-            steps,
-            objective,
-            optimizing,
-            scheduling,
-            None if held_out is None else _validation(vae, held_out, seed_of(chosen, 1)),
-            Settings(epochs, chosen, accumulate, clip_norm, schedule_steps, on_nonfinite, progress),
-            processes=processes,
-            callbacks=callbacks,
-            loggers=loggers,
-            keeper=keeper,
-        )
-        if precision == "16-mixed":
-            training.use_scaler()
-        # Each process draws its own noise.
-        set_seed(seed_of(chosen, 3 + processes.share.rank), vae.device)
-        if keeper is not None:
-            keeper.check(training)
-        if saved is not None:
-            training.load_state_dict(saved)
+    course = Course(epochs, batch_size, accumulate, clip_norm, schedule_steps, on_nonfinite, transform, seed)
+    machine = Machine(device, devices, num_nodes, strategy, precision, compile)
+    record = Record(checkpoint, resume, callbacks, loggers, progress)
+    chosen = Chosen(objective, optimizer, scheduler)
+    processes = machine.start(vae)
+    seeds = Seeds.of(seed)
+    with fixed_seed(seeds.parts, vae.device):
+        training = built(vae, data, validation, chosen, course, machine, record, processes, seeds)
         training.run()
-    return _history(training)
-
-
-def _history(training: Training) -> pd.DataFrame:
-    kinds = {name: int if name == "epoch" else float for name in COLUMNS}
-    history = pd.DataFrame(training.history, columns=list(COLUMNS)).astype(kinds)
-    history.attrs |= {"engine": training.engine, "skipped": training.skipped}
-    return history
-
-
-def _check_choices(
-    compile: Any,
-    on_nonfinite: Any,
-    clip_norm: float | None,
-    callbacks: Sequence[Any],
-    loggers: Sequence[Any],
-    seed: Any,
-    transform: Any,
-) -> None:
-    if seed is not None and type(seed) is not int:
-        raise ValueError(f"seed is {seed!r}: expected a whole number, or None.")
-    if transform is not None and not callable(transform):
-        raise TypeError(f"transform is {transform!r}: expected a function transform(x, *context).")
-    if isinstance(callbacks, Callback):
-        raise TypeError("callbacks is one callback: give a list of them, callbacks=[...].")
-    if not (compile == "auto" or isinstance(compile, bool)):
-        raise ValueError(f"compile is {compile!r}: expected 'auto', True or False.")
-    if on_nonfinite not in ("stop", "skip"):
-        raise ValueError(f"on_nonfinite is {on_nonfinite!r}: expected 'stop' or 'skip'.")
-    if clip_norm is not None and not clip_norm > 0:
-        raise ValueError(f"clip_norm is {clip_norm}: expected a norm above 0, or None.")
-    for callback in callbacks:
-        if not isinstance(callback, Callback):
-            raise TypeError(f"callbacks hold {callback!r}: expected instances of pyrovae.callbacks.Callback.")
-    for logger in loggers:
-        if not hasattr(logger, "log_metrics"):
-            raise TypeError(
-                f"loggers hold {logger!r}: expected objects with log_metrics(metrics, step), such as "
-                "lightning_fabric.loggers.CSVLogger."
-            )
-
-
-def _check_checkpoint(checkpoint: Checkpoint | None, resume: bool) -> None:
-    if checkpoint is None:
-        if resume:
-            raise ValueError("resume=True needs checkpoint=, the file to go on from.")
-        return
-    if not isinstance(checkpoint, Checkpoint):
-        raise TypeError(f"checkpoint is {checkpoint!r}: expected a path or a pyrovae.Checkpoint.")
-    if Path(checkpoint.path).exists() and not resume:
-        raise ValueError(
-            f"{checkpoint.path} is there already and would be overwritten: go on from it with resume=True, or "
-            "remove it."
-        )
-
-
-def _saved(keeper: Keeper, processes: Processes) -> dict[str, Any] | None:
-    """What all processes go on from; None where none has a checkpoint."""
-    saved = keeper.read() if keeper.path.exists() else None
-    place = torch.tensor([-1, -1] if saved is None else [saved["epoch"], saved["step"]])
-    places = [tuple(found.tolist()) for found in processes.gather(place)]
-    if len(set(places)) > 1:
-        shown = ", ".join("none" if step < 0 else f"step {step}" for _, step in places)
-        raise ValueError(
-            f"{keeper.path} is not one file for all processes: by rank they find {shown}. Keep the checkpoint in a "
-            "folder that all machines share, or copy it to each before resuming."
-        )
-    return saved
-
-
-def _held_out(vae: VAE, data: Any, transform: Transform | None) -> Batches:
-    try:
-        size = None if isinstance(data, DataLoader) else ROWS_AT_ONCE
-        return batches_of(vae, data, size, transform, Share())
-    except (ValueError, TypeError) as error:
-        raise type(error)(f"validation data: {error}") from error
-
-
-def _validation(vae: VAE, held_out: Batches, seed: int) -> Callable[[], float]:
-    """What an epoch ends with: the ELBO of held-out rows, from the same transforms and draws each time.
-
-    So the curve shows the change of the model and not of the noise.
-    """
-
-    def mean_elbo() -> float:
-        total, count = 0.0, 0
-        with fixed_seed(seed, vae.device):
-            for minibatch in held_out.epoch(seed):
-                assert minibatch.batch is not None
-                draws = int(torch.randint(2**62, ()))
-                found = elbo(vae, *minibatch.batch.arguments, num_samples=1, seed=draws)
-                total, count = total + float(found.elbo.sum()), count + minibatch.num_rows
-        return total / count
-
-    return mean_elbo
-
-
-def available(device: str | torch.device) -> torch.device:
-    """The device, if this machine has it.
-
-    Raises:
-        ValueError: it is not there; says what is.
-
-    """
-    try:
-        device = torch.device(device)
-        if device.type == "meta":
-            raise RuntimeError("meta tensors hold no values")
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        names = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        if torch.backends.mps.is_available():
-            names.append("mps")
-        raise ValueError(f"device '{device}' is not there: this machine has {', '.join(names)}.") from error
-    return device
-
-
-def _prepare(
-    objective: Any, device: torch.device, processes: int, epochs: int, steps: int | None, accumulate: int
-) -> None:
-    """Move an objective to the device; find out now what would fail later."""
-    if processes > 1 and getattr(objective, "mixes_rows", isinstance(objective, pyro.infer.Trace_MMD)):
-        raise ValueError(
-            f"objective is {objective!r}: a row's loss depends on the batch's other rows there, and each of "
-            f"{processes} processes sees its own part of a batch alone, so that another loss would be trained. Train "
-            "in one process, or take an objective by row, such as a schedule of beta in place of free bits."
-        )
-    if isinstance(objective, RowObjective):
-        objective.to(device)
-        if steps is not None:
-            # Where the length of the training is known: whether a schedule ends below zero.
-            objective.advance(epochs * math.ceil(steps / accumulate) - 1, epochs - 1 / steps)
-            objective.advance(0, 0.0)
+    return training.to_frame()

@@ -8,10 +8,10 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
-from pyrovae.training.loop import Scheduler, check_rates
 from pyrovae.training.steps import can_train
 from pyrovae.vae import VAE
 
+Scheduler: TypeAlias = torch.optim.lr_scheduler.LRScheduler | torch.optim.lr_scheduler.ReduceLROnPlateau
 OptimizerFactory: TypeAlias = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 SchedulerFactory: TypeAlias = Callable[[torch.optim.Optimizer], Scheduler]
 
@@ -99,5 +99,15 @@ def scheduler_of(
         raise ValueError(
             "ReduceLROnPlateau watches the loss of epochs: leave schedule_steps=True out, or take another."
         )
-    check_rates(optimizer, 0)
+    check_learning_rates(optimizer, 0)
     return made
+
+
+def check_learning_rates(optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Raise where a scheduler has made a learning rate that climbs the loss, or NaN."""
+    for group in optimizer.param_groups:
+        if not group["lr"] >= 0:
+            raise ValueError(
+                f"the scheduler gives the learning rate {float(group['lr']):g} after step {step}: expected a number of "
+                "at least 0."
+            )

@@ -238,7 +238,7 @@ def test_processes_that_find_different_files_are_refused(tmp_path, monkeypatch, 
         def gather(self, tensor):
             return [tensor, torch.full_like(tensor, other)]
 
-    monkeypatch.setattr("pyrovae.training.fitting.Processes", Two)
+    monkeypatch.setattr("pyrovae.training.settings.Processes", Two)
     checkpoint = {"checkpoint": tmp_path / CHECKPOINT, "resume": True}
     trained(tmp_path, epochs=1, checkpoint=tmp_path / CHECKPOINT)
     with pytest.raises(ValueError, match=f"not one file for all processes: by rank they find {found}"):
@@ -418,6 +418,7 @@ FULL_DISK = """
 import resource, sys, warnings
 import torch
 import pyrovae as pv
+from pyrovae.files import load_tensors
 from pyrovae.callbacks import Callback
 from tests.pairs import binary_rows, composed
 

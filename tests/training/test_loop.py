@@ -388,7 +388,7 @@ class Interrupting(Callback):
     def __init__(self, moment):
         self.moment = moment
     def on_batch(self, training):
-        if self.moment == "batch" and training.step == 4 and training._waiting == 1:
+        if self.moment == "batch" and training.step == 4 and training._optimization.waiting == 1:
             os.kill(os.getpid(), signal.SIGINT)
     def on_step(self, training):
         if self.moment == "step" and training.step == 20:

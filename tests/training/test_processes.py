@@ -32,7 +32,7 @@ def test_objectives_that_need_whole_batches_are_refused(monkeypatch, objective):
             super().__init__(*arguments)
             self.share = Share(0, 2)
 
-    monkeypatch.setattr("pyrovae.training.fitting.Processes", Two)
+    monkeypatch.setattr("pyrovae.training.settings.Processes", Two)
     with pytest.raises(ValueError, match="each of 2 processes sees its own part of a batch alone"):
         pv.fit(composed(), data()[0], objective=objective, epochs=1, progress=False)
 

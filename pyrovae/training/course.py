@@ -1,0 +1,47 @@
+"""How a training proceeds: what of `fit`'s arguments its loop reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from pyrovae.checks import check_count
+
+OnNonFinite: TypeAlias = Literal["stop", "skip"]
+# From (x, *context) to a new x, or to all arguments anew.
+Transform: TypeAlias = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Course:
+    """Epochs, batches and steps of a training; `pyrovae.fit` says what each means.
+
+    Raises:
+        ValueError: a count below 1, a norm that is not positive, a seed that is no whole number, another choice.
+        TypeError: a transform that is no function.
+
+    """
+
+    epochs: int = 100
+    batch_size: int | None = None
+    accumulate: int = 1
+    clip_norm: float | None = None
+    schedule_steps: bool = False
+    on_nonfinite: OnNonFinite = "stop"
+    transform: Transform | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        counts = {"epochs": self.epochs, "batch_size": self.batch_size, "accumulate": self.accumulate}
+        for name, count in counts.items():
+            if count is not None:
+                check_count(name, count)
+        if self.seed is not None and type(self.seed) is not int:
+            raise ValueError(f"seed is {self.seed!r}: expected a whole number, or None.")
+        if self.transform is not None and not callable(self.transform):
+            raise TypeError(f"transform is {self.transform!r}: expected a function transform(x, *context).")
+        if self.on_nonfinite not in ("stop", "skip"):
+            raise ValueError(f"on_nonfinite is {self.on_nonfinite!r}: expected 'stop' or 'skip'.")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"clip_norm is {self.clip_norm}: expected a norm above 0, or None.")

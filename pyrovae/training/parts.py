@@ -1,0 +1,159 @@
+"""The parts of a training, made and put together before its first step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyro.infer
+import torch
+
+from pyrovae.random_state import set_seed
+from pyrovae.training.batch_loss import BatchLoss, batch_loss
+from pyrovae.training.batches import Batches, batches_of
+from pyrovae.training.checkpoints import Keeper
+from pyrovae.training.course import Course
+from pyrovae.training.described import described_optimizer, described_program, described_scheduler
+from pyrovae.training.loop import Loop
+from pyrovae.training.optimization import Optimization
+from pyrovae.training.optimizers import (
+    OptimizerFactory,
+    Scheduler,
+    SchedulerFactory,
+    optimizer_of,
+    scheduler_of,
+)
+from pyrovae.training.precision import arithmetic
+from pyrovae.training.processes import Processes
+from pyrovae.training.seeds import Seeds
+from pyrovae.training.settings import Machine, Record
+from pyrovae.training.steps import MIN_STEPS, Steps
+from pyrovae.training.validation import Validation
+from pyrovae.vae import VAE
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What the user gave to minimize and to step with, None for what is usual."""
+
+    objective: pyro.infer.ELBO | None = None
+    optimizer: OptimizerFactory | torch.optim.Optimizer | None = None
+    scheduler: SchedulerFactory | Scheduler | None = None
+
+
+def built(
+    vae: VAE,
+    data: Any,
+    validation: Any,
+    chosen: Chosen,
+    course: Course,
+    machine: Machine,
+    record: Record,
+    processes: Processes,
+    seeds: Seeds,
+) -> Loop:
+    """A training that is ready to run, gone on from its checkpoint where it shall; draws from its noise from now on.
+
+    Raises:
+        ValueError, TypeError: as `pyrovae.fit`.
+
+    """
+    batches = batches_of(vae, data, course.batch_size, course.transform, processes.share)
+    processes.alike(vae)
+    loss = batch_loss(vae, chosen.objective)
+    loss.refuse_processes(processes.share.of)
+    loss.to(vae.device)
+    loss.foresee(course.epochs, batches.steps, course.accumulate)
+    optimizer = optimizer_of(vae, chosen.optimizer)
+    scheduler = scheduler_of(optimizer, chosen.scheduler, course.schedule_steps)
+    steps = _steps(vae, loss, batches, course, machine, processes)
+    held_out = None if validation is None else Validation(vae, validation, course.transform)
+    keeper = saved = None
+    if record.kept is not None:
+        made = _described(vae, batches, held_out, loss, optimizer, scheduler, record)
+        keeper = Keeper(record.kept, made | _plain(course, machine) | {"processes": processes.share.of})
+        saved = _saved(keeper, processes) if record.resume else None
+    seeds = Seeds(processes.same(seeds.seed if saved is None else saved["seed"]))
+    loss_scale = steps.loss_scale if machine.precision == "16-mixed" else None
+    training = Loop(
+        vae,
+        batches,
+        loss,
+        steps,
+        Optimization(steps.parameters, optimizer, scheduler, course, loss_scale),
+        held_out,
+        course=course,
+        seeds=seeds,
+        processes=processes,
+        record=record,
+        keeper=keeper,
+    )
+    set_seed(seeds.noise(processes.share.rank), vae.device)
+    if keeper is not None:
+        keeper.check(training)
+    if saved is not None:
+        training.load_state_dict(saved)
+    return training
+
+
+def _steps(
+    vae: VAE, loss: BatchLoss, batches: Batches, course: Course, machine: Machine, processes: Processes
+) -> Steps:
+    rank, of = processes.share.rank, processes.share.of
+    return Steps(
+        vae,
+        loss,
+        batches.batch_size * course.accumulate,
+        compile=machine.compile,
+        steps=course.epochs * (batches.steps or MIN_STEPS),
+        ragged_steps=course.epochs,
+        rows=len(range(rank, batches.batch_size, of)),
+        arithmetic=arithmetic(machine.precision, vae.parameters()),
+    )
+
+
+def _plain(course: Course, machine: Machine) -> dict[str, object]:
+    """Settings that a resumed training must share, as they were given."""
+    of_course = ("seed", "accumulate", "schedule_steps", "clip_norm", "on_nonfinite")
+    return {name: getattr(course, name) for name in of_course} | {"precision": machine.precision}
+
+
+def _described(
+    vae: VAE,
+    batches: Batches,
+    held_out: Validation | None,
+    loss: BatchLoss,
+    optimizer: torch.optim.Optimizer,
+    scheduler: Scheduler | None,
+    record: Record,
+) -> dict[str, object]:
+    """What a training is made of beside these, by name."""
+    return {
+        "model": described_program(vae.model),
+        "guide": described_program(vae.guide),
+        "sites": vae.layout.families,
+        # Their random states are of other kinds.
+        "device": vae.device.type,
+        "data": batches.fingerprint(),
+        "validation": None if held_out is None else held_out.batches.fingerprint(),
+        "transform": described_program(batches.transform),
+        "batch_size": batches.batch_size,
+        "objective": loss.describe(),
+        "optimizer": described_optimizer(optimizer),
+        "scheduler": described_scheduler(scheduler),
+        "callbacks": [type(callback).__name__ for callback in record.callbacks],
+    }
+
+
+def _saved(keeper: Keeper, processes: Processes) -> dict[str, Any] | None:
+    """What all processes go on from; None where none has a checkpoint."""
+    saved = keeper.read() if keeper.path.exists() else None
+    place = torch.tensor([-1, -1] if saved is None else [saved["epoch"], saved["step"]])
+    places = [tuple(found.tolist()) for found in processes.gather(place)]
+    if len(set(places)) > 1:
+        shown = ", ".join("none" if step < 0 else f"step {step}" for _, step in places)
+        raise ValueError(
+            f"{keeper.path} is not one file for all processes: by rank they find {shown}. Keep the checkpoint in a "
+            "folder that all machines share, or copy it to each before resuming."
+        )
+    return saved

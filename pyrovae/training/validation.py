@@ -1,0 +1,48 @@
+"""The ELBO of held-out rows after each epoch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from pyrovae.data import Rows
+from pyrovae.evidence.marginal import elbo
+from pyrovae.random_state import fixed_seed
+from pyrovae.training.batches import Batches, Share, batches_of
+from pyrovae.training.course import Transform
+from pyrovae.vae import VAE
+
+ROWS_AT_ONCE = 1000
+
+
+class Validation:
+    """Held-out rows, and their mean ELBO from the same transforms and draws each time.
+
+    So the curve of a history shows the change of the model and not of the noise. Rows are checked once, here.
+
+    Raises:
+        ValueError, TypeError: rows that do not fit the pair.
+
+    """
+
+    def __init__(self, vae: VAE, data: Any, transform: Transform | None) -> None:
+        self.vae = vae
+        try:
+            size = None if isinstance(data, DataLoader) else ROWS_AT_ONCE
+            self.batches: Batches = batches_of(vae, data, size, transform, Share())
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"validation data: {error}") from error
+
+    def mean_elbo(self, seed: int) -> float:
+        """In nats per row, from one draw of each."""
+        total, count = 0.0, 0
+        with fixed_seed(seed, self.vae.device):
+            for minibatch in self.batches.epoch(seed):
+                assert minibatch.batch is not None
+                draws = int(torch.randint(2**62, ()))
+                known = Rows.of(minibatch.batch, checked_by=self.vae)
+                found = elbo(self.vae, known, num_samples=1, seed=draws)
+                total, count = total + float(found.elbo.sum()), count + minibatch.num_rows
+        return total / count
