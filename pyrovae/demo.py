@@ -7,8 +7,8 @@ every figure is a log probability of the same 64 bits and the models can be comp
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,8 @@ from pyrovae.criticism.diagnosis import diagnose
 from pyrovae.evidence.marginal import LogMarginal, elbo, log_marginal
 from pyrovae.evidence.psis import good_k
 from pyrovae.exchange.arviz_bridge import to_arviz
-from pyrovae.exchange.representation import cluster, probe
+from pyrovae.exchange.cluster import cluster
+from pyrovae.exchange.probe import probe
 from pyrovae.files import write_atomically
 from pyrovae.random_state import fixed_seed
 from pyrovae.training.fitting import fit
@@ -145,7 +146,9 @@ def baselines(train: torch.Tensor, valid: torch.Tensor, test: torch.Tensor) -> d
     return {"independent pixels": single(held_out), f"mixture of {k} of them": best(held_out)}
 
 
-def _bernoulli_mixture(x: np.ndarray, num_components: int, smoothing: float) -> Any:
+def _bernoulli_mixture(
+    x: np.ndarray, num_components: int, smoothing: float
+) -> Callable[[np.ndarray], np.ndarray]:
     """EM with scikit-learn's BernoulliNB as the M step; returns a function from rows to log p(x)."""
     from scipy.special import logsumexp
     from sklearn.naive_bayes import BernoulliNB

@@ -8,9 +8,9 @@ mean for such draws, and what they do not, is told in docs/arviz.md.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 import xarray as xr
@@ -28,19 +28,23 @@ from pyrovae.pair.support import check_support
 from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.vae import VAE
 
-Groups = dict[str, dict[str, Tensor]]
+if TYPE_CHECKING:
+    import arviz
+
+Tree: TypeAlias = "arviz.InferenceData | xr.DataTree"
+Groups = dict[str, dict[str, Tensor]]  # tensors by group and site
 
 
 def to_arviz(
     vae: VAE,
-    x: Any,
-    *context: Any,
+    x: object,
+    *context: object,
     num_samples: int = 200,
     resample_from: int | None = None,
     seed: int | None = None,
-    coords: Mapping[str, Any] | None = None,
+    coords: Mapping[str, Collection[object]] | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,
-) -> Any:
+) -> Tree:
     """Draws, densities and data as ArviZ's InferenceData (arviz 0.x) or DataTree (arviz 1.x).
 
     Groups, with dims (chain, draw, row, ...): `posterior`, `posterior_predictive`, `log_likelihood`
@@ -192,7 +196,7 @@ def _joined(blocks: list[Groups], group: str) -> dict[str, Tensor]:
     return {name: torch.cat([b[group][name] for b in blocks], row_dim(name)) for name in blocks[0][group]}
 
 
-def _wrap(groups: dict[str, xr.Dataset]) -> Any:
+def _wrap(groups: dict[str, xr.Dataset]) -> Tree:
     import arviz  # not at the top: it takes a second
 
     if int(arviz.__version__.split(".")[0]) < 1:

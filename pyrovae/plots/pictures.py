@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.checks import check_count
-from pyrovae.exchange.representation import site_names
+from pyrovae.exchange.features import site_names
 from pyrovae.pair.latents import Latents
 from pyrovae.pair.layout import rows_first
 from pyrovae.pair.running import NoMeanError, observations

@@ -20,7 +20,7 @@ from pyrovae.checks import check_count
 from pyrovae.criticism.calibration import Calibration, calibrate
 from pyrovae.criticism.diagnosis import Diagnosis, diagnose
 from pyrovae.exchange.arviz_bridge import to_arviz
-from pyrovae.exchange.representation import feature_names, features
+from pyrovae.exchange.features import feature_names, features
 from pyrovae.files import write_atomically
 from pyrovae.plots import panels, pictures
 from pyrovae.plots.grids import ImageShape
