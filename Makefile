@@ -23,7 +23,7 @@ test: $(VENV)/.installed
 test-arviz1: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --target $(VENV)/arviz1 --upgrade --ignore-requires-python --no-deps \
 		arviz==1.3.0 arviz-base==1.3.1 arviz-stats==1.3.3 arviz-plots==1.3.2 lazy_loader
-	PYTHONPATH=$(VENV)/arviz1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile tests/exchange/test_arviz.py tests/evidence/test_psis.py tests/test_demo.py
+	PYTHONPATH=$(VENV)/arviz1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile tests/exchange/test_arviz_bridge.py tests/exchange/test_named_arrays.py tests/exchange/test_weighted_draws.py tests/evidence/test_psis.py tests/test_demo.py
 
 # What training is measured against lies beside the environment; what cannot be installed is left out of the tables.
 rivals: $(VENV)/.installed

@@ -17,7 +17,9 @@ from pyrovae.evidence.marginal import Elbo, LogMarginal, elbo, log_marginal
 from pyrovae.evidence.refinement import Refinement, refine
 from pyrovae.evidence.simulated_bounds import SimulatedBounds, simulated_bounds
 from pyrovae.exchange.arviz_bridge import to_arviz
-from pyrovae.exchange.representation import Clustering, Probe, cluster, features, probe
+from pyrovae.exchange.cluster import Clustering, cluster
+from pyrovae.exchange.features import features
+from pyrovae.exchange.probe import Probe, probe
 from pyrovae.training.checkpoints import Checkpoint
 from pyrovae.training.fitting import fit
 from pyrovae.training.nonfinite import NonFiniteLossError

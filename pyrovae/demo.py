@@ -7,20 +7,21 @@ every figure is a log probability of the same 64 bits and the models can be comp
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
 from pyrovae import guides, models, nn, plots
-from pyrovae.criticism.calibration import calibrate
+from pyrovae.criticism.calibration import Calibration, calibrate
 from pyrovae.criticism.diagnosis import diagnose
 from pyrovae.evidence.marginal import LogMarginal, elbo, log_marginal
 from pyrovae.evidence.psis import good_k
 from pyrovae.exchange.arviz_bridge import to_arviz
-from pyrovae.exchange.representation import cluster, probe
+from pyrovae.exchange.cluster import cluster
+from pyrovae.exchange.probe import probe
 from pyrovae.files import write_atomically
 from pyrovae.random_state import fixed_seed
 from pyrovae.training.fitting import fit
@@ -39,14 +40,7 @@ def run(out: Path, *, epochs: int = EPOCHS, seed: int = 0) -> pd.DataFrame:
     started = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
     train, valid, test, labels = digits()
-    print(
-        f"Data   scikit-learn's digits, 8x8 pixels binarized at half intensity: {len(train)} rows to train on, "
-        f"{len(valid)} to validate, {len(test)} to test"
-    )
-    print(
-        f"Model  p(z) = Normal(0, I) in {LATENT_SIZE} dimensions, p(x|z) Bernoulli; guide q(z|x) diagonal Normal; "
-        f"one hidden layer of {HIDDEN} each"
-    )
+    _print_job(train, valid, test)
     with fixed_seed(seed, torch.device("cpu")):
         vae = build()
         history = fit(
@@ -73,10 +67,7 @@ def run(out: Path, *, epochs: int = EPOCHS, seed: int = 0) -> pd.DataFrame:
         tree = to_arviz(vae, test[:100], num_samples=100, dims={"x": ["pixel"], "z": ["latent"]})
     _print_table(table, baselines(train, valid, test), marginal.log_marginal.numpy())
     print(f"\n{diagnosis}")
-    guide, corrected = (
-        "passed" if ok else "failed" for ok in (calibration.passed, calibration.corrected_passed)
-    )
-    print(f"\nCalibration: the guide's own draws {guide}, weighted by importance they {corrected}")
+    _print_calibration(calibration)
     print(f"\nRepresentation: {probe(vae, test, labels=labels)}")
     print(f"                {cluster(vae, test, num_clusters=10, truth=labels)}")
 
@@ -145,7 +136,9 @@ def baselines(train: torch.Tensor, valid: torch.Tensor, test: torch.Tensor) -> d
     return {"independent pixels": single(held_out), f"mixture of {k} of them": best(held_out)}
 
 
-def _bernoulli_mixture(x: np.ndarray, num_components: int, smoothing: float) -> Any:
+def _bernoulli_mixture(
+    x: np.ndarray, num_components: int, smoothing: float
+) -> Callable[[np.ndarray], np.ndarray]:
     """EM with scikit-learn's BernoulliNB as the M step; returns a function from rows to log p(x)."""
     from scipy.special import logsumexp
     from sklearn.naive_bayes import BernoulliNB
@@ -159,6 +152,17 @@ def _bernoulli_mixture(x: np.ndarray, num_components: int, smoothing: float) -> 
         joint = mixture.predict_joint_log_proba(x)
         responsibilities = np.exp(joint - logsumexp(joint, axis=1, keepdims=True))
     return lambda rows: logsumexp(mixture.predict_joint_log_proba(rows), axis=1)
+
+
+def _print_job(train: torch.Tensor, valid: torch.Tensor, test: torch.Tensor) -> None:
+    print(
+        f"Data   scikit-learn's digits, 8x8 pixels binarized at half intensity: {len(train)} rows to train on, "
+        f"{len(valid)} to validate, {len(test)} to test"
+    )
+    print(
+        f"Model  p(z) = Normal(0, I) in {LATENT_SIZE} dimensions, p(x|z) Bernoulli; guide q(z|x) diagonal Normal; "
+        f"one hidden layer of {HIDDEN} each"
+    )
 
 
 def _print_table(table: pd.DataFrame, exact: dict[str, np.ndarray], by_row: np.ndarray) -> None:
@@ -181,6 +185,13 @@ def _print_table(table: pd.DataFrame, exact: dict[str, np.ndarray], by_row: np.n
         f"\nThe VAE gives a test row {gain.mean():+.2f} ± {gain.std(ddof=1) / len(gain) ** 0.5:.2f} nats against the "
         f"{name} (± over test rows, paired)."
     )
+
+
+def _print_calibration(calibration: Calibration) -> None:
+    guide, corrected = (
+        "passed" if ok else "failed" for ok in (calibration.passed, calibration.corrected_passed)
+    )
+    print(f"\nCalibration: the guide's own draws {guide}, weighted by importance they {corrected}")
 
 
 def _print_posterior(path: Path, label: int) -> None:

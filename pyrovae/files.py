@@ -46,7 +46,7 @@ def remove_leftovers(path: str | os.PathLike[str]) -> None:
 
 
 def save_tensors(
-    path: str | os.PathLike[str], kind: str, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]
+    path: str | os.PathLike[str], kind: str, tensors: Mapping[str, Tensor], meta: Mapping[str, object]
 ) -> None:
     """Write tensors and JSON-able facts; `kind` says what the file is.
 

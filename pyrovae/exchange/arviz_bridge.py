@@ -7,10 +7,8 @@ mean for such draws, and what they do not, is told in docs/arviz.md.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 import xarray as xr
@@ -18,29 +16,32 @@ from torch import Tensor
 
 from pyrovae.checks import check_count
 from pyrovae.data import Batch
-from pyrovae.evidence.marginal import NUMBERS_AT_ONCE, ROWS_AT_ONCE, row_blocks
-from pyrovae.evidence.psis import pareto_k, smoothed
-from pyrovae.evidence.weights import refuse_rows
+from pyrovae.evidence.marginal import row_blocks
 from pyrovae.exchange.named_arrays import WITHOUT_DRAWS, Names
+from pyrovae.exchange.weighted_draws import WeightedDraws, weighted_draws
 from pyrovae.pair.layout import SiteLayout, rows_first
-from pyrovae.pair.running import enumerated_draws, observations, row_terms, run_predictive, run_prior
+from pyrovae.pair.running import enumerated_draws, observations, run_predictive, run_prior
 from pyrovae.pair.support import check_support
 from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.vae import VAE
 
-Groups = dict[str, dict[str, Tensor]]
+if TYPE_CHECKING:
+    import arviz
+
+Tree: TypeAlias = "arviz.InferenceData | xr.DataTree"
+Groups = dict[str, dict[str, Tensor]]  # tensors by group and site
 
 
 def to_arviz(
     vae: VAE,
-    x: Any,
-    *context: Any,
+    x: object,
+    *context: object,
     num_samples: int = 200,
     resample_from: int | None = None,
     seed: int | None = None,
-    coords: Mapping[str, Any] | None = None,
+    coords: Mapping[str, Collection[object]] | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,
-) -> Any:
+) -> Tree:
     """Draws, densities and data as ArviZ's InferenceData (arviz 0.x) or DataTree (arviz 1.x).
 
     Groups, with dims (chain, draw, row, ...): `posterior`, `posterior_predictive`, `log_likelihood`
@@ -100,7 +101,7 @@ def to_arviz(
     for first, batch in row_blocks(vae, data):
         with vae.evaluating(), fixed_seed(next(seeds), vae.device):
             check_support(vae.model, batch, first)
-            drawn = _from_the_guide(vae, batch, resample_from or num_samples)
+            drawn = weighted_draws(vae, batch, resample_from or num_samples)
             if resample_from is not None:
                 drawn = drawn.resampled(vae, num_samples, first)
             blocks.append(_groups(vae, batch, drawn))
@@ -115,53 +116,7 @@ def to_arviz(
     return _wrap(groups)
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    """Latents of one block of rows in Pyro's layout; log p(x|z) by site and log weights [S,B]; Pareto k [B]."""
-
-    latents: dict[str, Tensor]
-    log_likelihood: dict[str, Tensor]
-    log_weights: Tensor
-    khat: Tensor
-
-    def resampled(self, vae: VAE, num_samples: int, first_row: int) -> _Drawn:
-        """Draw S of these for each row, with replacement, by their Pareto smoothed weights."""
-        finite = self.log_weights < math.inf  # false for NaN as well
-        bad = ~finite.all(0) | (self.log_weights == -math.inf).all(0)
-        refuse_rows(
-            bad,
-            first_row,
-            "there is nothing to resample. Take the guide's draws, resample_from=None, and look at log_weight.",
-        )
-        weights = smoothed(self.log_weights).softmax(0)
-        chosen = torch.multinomial(weights.T, num_samples, replacement=True).T  # [S,B]
-        taken = {}
-        for name, value in self.latents.items():
-            after = len(vae.layout.latents[name].event_shape)
-            inner = value.dim() - 2 - after
-            index = chosen.reshape(num_samples, *[1] * inner, chosen.shape[1], *[1] * after)
-            taken[name] = value.gather(0, index.expand(num_samples, *value.shape[1:]))
-        likelihood = {name: value.gather(0, chosen) for name, value in self.log_likelihood.items()}
-        return _Drawn(taken, likelihood, self.log_weights.gather(0, chosen), self.khat)
-
-
-def _from_the_guide(vae: VAE, batch: Batch, num_samples: int) -> _Drawn:
-    """Draws of q(z|x) and their weights, in pieces, whose size depends on the data's alone."""
-    row_numbers = math.prod(batch.x.shape[1:]) + sum(s.numel for s in vae.layout.latents.values())
-    at_once = max(1, NUMBERS_AT_ONCE // (ROWS_AT_ONCE * max(1, row_numbers)))
-    pieces = []
-    for done in range(0, num_samples, at_once):
-        terms = row_terms(vae, batch, min(at_once, num_samples - done))
-        observed = {name: site.log_prob for name, site in terms.model_sites.items() if site.observed}
-        pieces.append((dict(terms.latents), observed, {"log_weight": terms.log_weights.double()}))
-    latents, likelihood, weights = (
-        {name: torch.cat([one[name] for one in part]) for name in part[0]}
-        for part in zip(*pieces, strict=True)
-    )
-    return _Drawn(latents, likelihood, weights["log_weight"], pareto_k(weights["log_weight"]))
-
-
-def _groups(vae: VAE, batch: Batch, drawn: _Drawn) -> Groups:
+def _groups(vae: VAE, batch: Batch, drawn: WeightedDraws) -> Groups:
     """All groups for one block of rows, by site: [S, B, ...], those without draws [B, ...]."""
     layout, latents = vae.layout, drawn.latents
     num_samples = len(drawn.log_weights)
@@ -192,7 +147,7 @@ def _joined(blocks: list[Groups], group: str) -> dict[str, Tensor]:
     return {name: torch.cat([b[group][name] for b in blocks], row_dim(name)) for name in blocks[0][group]}
 
 
-def _wrap(groups: dict[str, xr.Dataset]) -> Any:
+def _wrap(groups: dict[str, xr.Dataset]) -> Tree:
     import arviz  # not at the top: it takes a second
 
     if int(arviz.__version__.split(".")[0]) < 1:

@@ -6,17 +6,17 @@ The only module that needs scikit-learn to be imported: `from pyrovae.estimator 
 from __future__ import annotations
 
 from collections.abc import Callable
-from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyro
 import torch
 
 from pyrovae.checks import check_count
 from pyrovae.evidence.marginal import log_marginal
-from pyrovae.exchange.representation import feature_names, features
+from pyrovae.exchange.features import feature_names, features
 from pyrovae.random_state import fixed_seed
 from pyrovae.training.fitting import fit
 from pyrovae.training.optimizers import OptimizerFactory
@@ -30,6 +30,9 @@ except ImportError as problem:
     raise ModuleNotFoundError(
         'pyrovae.estimator needs scikit-learn 1.6 or newer: pip install "pyrovae[sklearn]".', name="sklearn"
     ) from problem
+
+if TYPE_CHECKING:
+    from sklearn.utils import Tags
 
 
 class VAEEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -79,7 +82,7 @@ class VAEEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         objective: pyro.infer.ELBO | None = None,
         optimizer: OptimizerFactory | None = None,
         num_samples: int = 100,
-        random_state: Any = None,
+        random_state: int | np.random.RandomState | None = None,
         device: str | torch.device | None = None,
         progress: bool = False,
     ) -> None:
@@ -96,7 +99,7 @@ class VAEEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     vae_: VAE
     history_: pd.DataFrame
 
-    def fit(self, X: Any, y: Any = None) -> VAEEstimator:
+    def fit(self, X: npt.ArrayLike, y: object = None) -> VAEEstimator:
         """Make a VAE and train it on rows X [N, D]; `y` is not used."""
         X = self._checked(X, reset=True)
         check_count("num_samples", self.num_samples)
@@ -124,7 +127,7 @@ class VAEEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.vae_, self.history_ = vae, history
         return self
 
-    def transform(self, X: Any) -> np.ndarray:
+    def transform(self, X: npt.ArrayLike) -> np.ndarray:
         """Posterior means E[z|x] of all latent sites side by side, [N, K].
 
         Exact where the guide's family has a mean in closed form.
@@ -134,7 +137,7 @@ class VAEEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         with fixed_seed(self._seed(), self.vae_.device):
             return features(self.vae_, X).cpu().numpy()
 
-    def score_samples(self, X: Any) -> np.ndarray:
+    def score_samples(self, X: npt.ArrayLike) -> np.ndarray:
         """log p(x) of each row by importance sampling, in nats, [N].
 
         A Monte Carlo estimate from `num_samples` draws that errs low: see `pyrovae.log_marginal`, which says by how
@@ -146,7 +149,7 @@ class VAEEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             self.vae_, X, num_samples=self.num_samples, seed=self._seed()
         ).log_marginal.numpy()
 
-    def score(self, X: Any, y: Any = None) -> float:
+    def score(self, X: npt.ArrayLike, y: object = None) -> float:
         """The mean of `score_samples`, in nats per row; `y` is not used."""
         return float(self.score_samples(X).mean())
 
@@ -158,12 +161,12 @@ class VAEEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError(f"the model observes {list(rows)}: draw its sites with vae_.generate().")
         return rows.cpu().numpy()
 
-    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+    def get_feature_names_out(self, input_features: object = None) -> np.ndarray:
         """The names of the columns of `transform`: site and place, as z[0], z[1]; of a single number the site."""
         check_is_fitted(self, "vae_")
         return np.asarray(feature_names(self.vae_), dtype=object)
 
-    def __sklearn_tags__(self) -> Any:
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = []  # networks compute in torch's default dtype, whatever X has
         return tags
@@ -171,11 +174,11 @@ class VAEEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "vae_")
 
-    def _checked(self, X: Any, *, reset: bool = False) -> np.ndarray:
+    def _checked(self, X: npt.ArrayLike, *, reset: bool = False) -> np.ndarray:
         dtype = torch.empty(0).numpy().dtype  # torch's default
         return validate_data(self, X, reset=reset, dtype=dtype, copy=True)
 
     def _seed(self) -> int:
-        if isinstance(self.random_state, Integral):
+        if isinstance(self.random_state, int | np.integer):
             return int(self.random_state)
         return int(check_random_state(self.random_state).randint(2**31 - 1))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 from torch import Tensor
 
@@ -36,8 +36,8 @@ class Names:
     def __init__(
         self,
         layout: Layout,
-        constant: Mapping[str, Any],
-        coords: Mapping[str, Any],
+        constant: Mapping[str, object],
+        coords: Mapping[str, Collection[object]],
         dims: Mapping[str, Sequence[str]],
         num_rows: int,
     ) -> None:
@@ -64,9 +64,9 @@ class Names:
                 )
         self.coords = coords
 
-    def dataset(self, group: str, values: Mapping[str, Any]) -> xr.Dataset:
+    def dataset(self, group: str, values: Mapping[str, object]) -> xr.Dataset:
         """One group: values [S, B, ...] by site, or [B, ...] in groups without draws."""
-        variables: dict[str, Any] = {}
+        variables: dict[str, tuple[Sequence[str], npt.ArrayLike]] = {}
         for name, value in values.items():
             variable = self.variables.get(name, _variable(name))
             if not isinstance(value, Tensor):
@@ -80,8 +80,7 @@ class Names:
             else:
                 variables[variable] = ([*SAMPLE_DIMS, ROW_DIM, *event], array[None])
         dataset = xr.Dataset(variables, attrs={"inference_library": "pyrovae"})
-        labels = {dim: np.arange(size) for dim, size in dataset.sizes.items()}
-        labels |= {dim: self.coords[str(dim)] for dim in dataset.sizes if dim in self.coords}
+        labels = {dim: self.coords.get(str(dim), np.arange(size)) for dim, size in dataset.sizes.items()}
         return dataset.assign_coords(labels)
 
     def _dims(self, name: str, count: int, dims: Mapping[str, Sequence[str]]) -> list[str]:

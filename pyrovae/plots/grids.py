@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyrovae.plots.style import as_array, axes_or_new
+from pyrovae.plots.style import Values, as_array, axes_or_new
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +18,7 @@ MOST_LABELS = 16  # of strips, before one overlaps the next
 
 
 def image_grid(
-    lines: Sequence[Any],
+    lines: Sequence[Values],
     image_shape: ImageShape | None = None,
     *,
     labels: Sequence[str] | None = None,

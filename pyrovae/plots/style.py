@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
+import pandas as pd
 from torch import Tensor
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+Values = Tensor | npt.ArrayLike
 
 # Okabe & Ito, "Color Universal Design" (2008), https://jfly.uni-koeln.de/color/, less the yellow, too faint on white.
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
@@ -25,12 +29,12 @@ def axes_or_new(ax: Axes | None, figsize: tuple[float, float] = (6.0, 4.0)) -> A
     return Figure(figsize=figsize, layout="constrained").subplots()
 
 
-def as_array(values: Any) -> np.ndarray:
+def as_array(values: Values) -> np.ndarray:
     """Tensors, arrays and lists as arrays."""
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
-def columns_of(frame: Any, needed: tuple[str, ...], maker: str) -> None:
+def columns_of(frame: pd.DataFrame, needed: tuple[str, ...], maker: str) -> None:
     """Raise unless a table has the columns.
 
     Raises:

@@ -16,7 +16,7 @@ from pyrovae.data import Batch
 from pyrovae.evidence.marginal import LogMarginal
 from pyrovae.pair.rates import entry_rates
 from pyrovae.pair.running import row_terms
-from pyrovae.plots import panels
+from pyrovae.plots.panels.importance_weights import of_weights
 from pyrovae.random_state import fixed_seed, seeds_from
 from tests.components import MODELS
 from tests.oracles import ExactGuide, LinearGaussian, WideGuide
@@ -543,7 +543,7 @@ def test_a_gap_of_little_with_few_large_k_is_no_poor_guide():
     assert "may err low, usually little here" in str(page)
     assert "calibrate()" not in str(page)
     assert f"{page.bad_k} rows with heavy tails" in page.advice()[0]
-    sentence = panels.of_weights(page.quality).sentence
+    sentence = of_weights(page.quality).sentence
     assert "usually little" in sentence
     assert "richer guide" not in sentence
 

@@ -1,26 +1,20 @@
-"""The scikit-learn estimator, probes and clusters: scikit-learn's own checks, and exact oracles."""
+"""The scikit-learn estimator: scikit-learn's own checks, and exact oracles."""
 
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
-from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import adjusted_rand_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 import pyrovae as pv
 from pyrovae.estimator import VAEEstimator
-from pyrovae.exchange.representation import feature_names
-from tests.pairs import PAIRS, binary_rows
+from tests.exchange.digits import digits
 
 
 def make_vae(num_features):
@@ -36,11 +30,6 @@ def make_pca(num_features):
     """Already at its optimum, with its exact posterior: one epoch of no learning changes nothing."""
     model = pv.models.LinearGaussian(4, num_features).set_maximum_likelihood(digits()[0])
     return pv.VAE(model, pv.guides.ExactGuide(model))
-
-
-def digits():
-    data = load_digits()
-    return torch.as_tensor(data.data / 16).float(), data.target
 
 
 def at_rest(parameters):
@@ -149,124 +138,3 @@ class TestUse:
             VAEEstimator(make_vae, epochs=0).fit(x)
         with pytest.raises(ValueError, match="num_samples is 0"):
             VAEEstimator(make_vae, num_samples=0).fit(x)
-
-    @pytest.mark.parametrize(
-        "use, message",
-        [
-            ("import pyrovae.estimator", "pyrovae.estimator needs scikit-learn 1.6 or newer"),
-            (
-                "import torch, pyrovae as pv\n"
-                "m = pv.models.LinearGaussian(2, 4)\n"
-                "pv.cluster(pv.VAE(m, pv.guides.ExactGuide(m)), torch.randn(9, 4), num_clusters=2)",
-                "cluster() needs scikit-learn",
-            ),
-        ],
-    )
-    def test_without_scikit_learn_it_says_so(self, use, message):
-        code = f"import sys\nsys.modules['sklearn'] = None\n{use}"
-        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert f"ModuleNotFoundError: {message}" in result.stderr
-        assert "pyrovae[sklearn]" in result.stderr
-
-
-@pytest.fixture(scope="module")
-def exact():
-    x, y = digits()
-    model = pv.models.LinearGaussian(4, 64).set_maximum_likelihood(x)
-    return pv.VAE(model, pv.guides.ExactGuide(model)), x[:300], y[:300]
-
-
-class TestProbe:
-    def test_it_is_the_same_classifier_on_principal_components(self, exact):
-        vae, x, y = exact
-        held_out = digits()[0][300:500]
-        result = pv.probe(vae, x, labels=y, held_out=held_out, held_out_labels=digits()[1][300:500])
-        # Posterior means are the components up to scale, and standardized anyway.
-        components = PCA(4).fit(digits()[0].numpy())
-        theirs = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-        theirs.fit(components.transform(x.numpy()), y)
-        predicted = theirs.predict(components.transform(held_out.numpy()))
-        assert result.accuracy == pytest.approx((predicted == digits()[1][300:500]).mean(), abs=0.011)
-        smoothed = (200 * result.accuracy + 1) / 202
-        assert result.std_error == pytest.approx(np.sqrt(smoothed * (1 - smoothed) / 202))
-        assert "held out" in str(result)
-
-    def test_labels_at_random_are_not_read(self, exact):
-        vae, x, _ = exact
-        labels = np.random.default_rng(0).permutation(np.arange(300) % 2)
-        result = pv.probe(vae, x, labels=labels)
-        assert abs(result.accuracy - 0.5) < 5 * result.std_error  # false alarm below 1e-5
-        assert result.majority == 0.5
-        assert "may have collapsed, diagnose() tells" in str(result)
-
-    def test_every_row_right_leaves_an_error(self):
-        x = torch.cat([torch.randn(20, 4), torch.randn(20, 4) + 9])
-        model = pv.models.LinearGaussian(2, 4).set_maximum_likelihood(x)
-        result = pv.probe(pv.VAE(model, pv.guides.ExactGuide(model)), x, labels=[0] * 20 + [1] * 20)
-        assert result.accuracy == 1.0
-        assert result.std_error == pytest.approx((41 / 42 * 1 / 42 / 42) ** 0.5)
-        assert "collapsed" not in str(result)
-
-    def test_a_scale_of_the_latent_does_not_matter_and_a_penalty_does(self, exact):
-        vae, x, y = exact
-        assert pv.probe(vae, x, labels=y, penalty=1e6).accuracy < pv.probe(vae, x, labels=y).accuracy - 0.05
-
-    @pytest.mark.parametrize(
-        "choices, message",
-        [
-            ({"labels": [0, 1]}, r"labels has shape \[2\]: expected \[300\]"),
-            ({"labels": np.zeros(300)}, "labels holds one class"),
-            ({"labels": np.arange(300) // 2}, "num_folds is 5: expected between 2 and 2"),
-            ({"labels": np.arange(300) % 2, "held_out": torch.zeros(3, 64)}, "together"),
-            ({"labels": np.arange(300) % 2, "penalty": 0.0}, "penalty is 0.0"),
-        ],
-    )
-    def test_wrong_choices_are_refused(self, exact, choices, message):
-        with pytest.raises(ValueError, match=message):
-            pv.probe(*exact[:2], **choices)
-
-
-class TestCluster:
-    def test_separate_groups_are_found(self):
-        generator = torch.Generator().manual_seed(0)
-        truth = torch.arange(90) % 3
-        x = torch.randn(90, 6, generator=generator) + 20 * torch.eye(6)[truth]
-        model = pv.models.LinearGaussian(2, 6).set_maximum_likelihood(x)
-        result = pv.cluster(pv.VAE(model, pv.guides.ExactGuide(model)), x, num_clusters=3, truth=truth)
-        assert result.adjusted_rand == result.normalized_mutual_information == pytest.approx(1.0)
-        assert result.silhouette > 0.8
-        assert adjusted_rand_score(truth, result.labels) == 1.0
-        assert "adjusted Rand index 1.00" in str(result)
-
-    def test_an_unrelated_truth_is_told(self, exact):
-        vae, x, _ = exact
-        truth = np.random.default_rng(0).integers(5, size=300)
-        assert abs(pv.cluster(vae, x, num_clusters=5, truth=truth).adjusted_rand) < 0.05
-        assert pv.cluster(vae, x, num_clusters=5).adjusted_rand is None
-
-    def test_a_collapsed_encoder_has_nothing_to_cluster(self):
-        model = pv.models.LinearGaussian(2, 6)
-        with torch.no_grad():
-            model.loading.zero_()
-        vae = pv.VAE(model, pv.guides.ExactGuide(model))
-        message = "num_clusters is 3, and the 9 rows have 1 different posterior means.*collapsed, diagnose"
-        with pytest.raises(ValueError, match=message):
-            pv.cluster(vae, torch.randn(9, 6), num_clusters=3)
-
-    @pytest.mark.parametrize(
-        "number, message", [(1, "between 2 and 299"), (300, "between 2 and 299"), (0, "whole")]
-    )
-    def test_wrong_numbers_are_refused(self, exact, number, message):
-        with pytest.raises(ValueError, match=message):
-            pv.cluster(*exact[:2], num_clusters=number)
-
-
-def test_features_of_several_sites_lie_side_by_side():
-    make, context = PAIRS["methods"]
-    vae, x = make(), binary_rows(8)
-    torch.manual_seed(0)
-    found = pv.features(vae, x, *context(8))
-    torch.manual_seed(0)
-    means = vae.encode(x, *context(8))
-    assert torch.equal(found, torch.cat([means["a"], means["b"].unsqueeze(-1)], 1))
-    assert feature_names(vae) == ["a[0]", "a[1]", "b"]

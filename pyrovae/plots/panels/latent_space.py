@@ -1,13 +1,18 @@
-"""Where rows lie in latent space."""
+"""The latent map: where rows lie in latent space."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
+from torch import Tensor
 
-from pyrovae.plots.style import BLUE, COLOURS, as_array, axes_or_new
+from pyrovae.exchange.features import feature_names, features
+from pyrovae.plots.panel import Content
+from pyrovae.plots.style import BLUE, COLOURS, Values, as_array, axes_or_new
+from pyrovae.plots.subject import Subject
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,7 +22,7 @@ MARKERS = "osD^vP*X<>"
 
 
 def latent_map(
-    means: Any, labels: Any = None, *, names: Sequence[str] | None = None, ax: Axes | None = None
+    means: Values, labels: Values | None = None, *, names: Sequence[str] | None = None, ax: Axes | None = None
 ) -> Axes:
     """Posterior means [N, K], on their first two principal components where K > 2.
 
@@ -38,25 +43,26 @@ def latent_map(
     points = as_array(means).astype(float)
     if points.ndim != 2:
         raise ValueError(f"means has shape {list(points.shape)}: expected [N, K].")
-    if labels is not None and len(labels) != len(points):
-        raise ValueError(f"got {len(labels)} labels for {len(points)} rows.")
+    classes = None if labels is None else as_array(labels)
+    if classes is not None and len(classes) != len(points):
+        raise ValueError(f"got {len(classes)} labels for {len(points)} rows.")
     if names is None:
         names = [f"z[{k}]" for k in range(points.shape[1])]
     if len(names) != points.shape[1]:
         raise ValueError(f"got {len(names)} names for {points.shape[1]} columns.")
     ax = axes_or_new(ax)
     points, axis_names = _in_the_plane(points, names)
-    if labels is None:
+    if classes is None:
         ax.scatter(points[:, 0], points[:, 1], s=12, color=BLUE, alpha=0.7, linewidths=0)
     else:
-        _by_label(ax, points, as_array(labels))
+        _by_label(ax, points, classes)
     ax.set(xlabel=axis_names[0], ylabel=axis_names[1], title="Latent map")
     if not axis_names[1]:
         ax.set_yticks([])
     return ax
 
 
-def principal_shares(means: Any) -> np.ndarray:
+def principal_shares(means: Values) -> np.ndarray:
     """The share of the variance along each principal component of some means [N, K]."""
     points = as_array(means).astype(float)
     singular = np.linalg.svd(points - points.mean(0), compute_uv=False)
@@ -100,3 +106,25 @@ def _by_label(ax: Axes, points: np.ndarray, labels: np.ndarray) -> None:
         )
     if not short:
         ax.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def of_latents(means: Tensor, labels: Values | None, names: list[str]) -> Content:
+    """How the rows lie."""
+    shares = principal_shares(means)
+    sentence = f"Posterior means of {len(means)} rows in {means.shape[1]} dimensions"
+    if not shares.any():
+        sentence += ", of which none differs from row to row."
+    else:
+        sentence += f"; the plane shown holds {shares[:2].sum():.0%} of their variance."
+    if shares.any() and shares[:2].sum() < 0.5:
+        sentence += " Classes that overlap here may lie apart in the others: probe() and cluster() tell."
+    table = pd.DataFrame(
+        {"share of variance": shares}, index=[f"component {i + 1}" for i in range(len(shares))]
+    )
+    return Content(lambda ax: latent_map(means, labels, names=names, ax=ax), sentence, table.head(10))
+
+
+def latent_map_panel(subject: Subject) -> Content:
+    """If latents have means."""
+    means = features(subject.vae, subject.data)
+    return of_latents(means, subject.labels, feature_names(subject.vae))

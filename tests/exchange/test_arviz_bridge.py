@@ -6,15 +6,13 @@ from pathlib import Path
 import arviz
 import matplotlib
 import numpy as np
-import pyro
-import pyro.distributions as dist
 import pytest
 import torch
 
 import pyrovae as pv
 from pyrovae.evidence.psis import pareto_k
 from tests.oracles import ExactGuide, LinearGaussian, WideGuide
-from tests.pairs import PAIRS, Methods, binary_rows
+from tests.pairs import PAIRS, binary_rows
 
 matplotlib.use("agg")
 FIRST_GENERATION = int(arviz.__version__.split(".")[0]) < 1
@@ -28,12 +26,6 @@ GROUPS = [
     "prior_predictive",
     "observed_data",
 ]
-
-
-@pytest.fixture
-def linear():
-    model = LinearGaussian(K=2, D=3)
-    return pv.VAE(model, WideGuide(model)), model.data(5)
 
 
 def test_groups_dims_and_numbers(linear):
@@ -85,42 +77,6 @@ def test_a_seed_decides_and_the_random_state_is_left(linear):
     assert a.prior_predictive.equals(b.prior_predictive)
 
 
-def test_users_dims_and_coords(linear):
-    vae, x = linear
-    tree = pv.to_arviz(
-        vae,
-        x,
-        num_samples=3,
-        dims={"x": ["feature"]},
-        coords={"feature": ["a", "b", "c"], "row": list("vwxyz")},
-    )
-    assert tree.observed_data["x"].sel(row="w", feature="b") == x[1, 1]
-    assert tree.posterior["z"].sel(row="w").sizes == {"chain": 1, "draw": 3, "z_dim_0": 2}
-
-
-WRONG_NAMES = {
-    "another number of dims": ({"dims": {"x": ["a", "b"]}}, r"dims gives \['a', 'b'\] for 'x', which has 1"),
-    "a string for a list": ({"dims": {"x": "a"}}, "expected a list of 1"),
-    "dims of no site": ({"dims": {"y": ["a"]}}, r"dims names \['y'\]: there are \['x', 'z'\]"),
-    "a dim named as a site": ({"dims": {"x": ["z"]}}, "the dims of 'x' cannot be named"),
-    "a dim named row": ({"dims": {"x": ["row"]}}, "the dims of 'x' cannot be named"),
-    "one dim, two lengths": ({"dims": {"x": ["a"], "z": ["a"]}}, "dim 'a' has length"),
-    "coords of no dim": ({"coords": {"feature": "abc"}}, "coords names the dim 'feature'"),
-    "coords of another length": ({"coords": {"row": ["a"]}}, "coords gives 1 labels for 'row'"),
-    "fewer proposals than draws": (
-        {"resample_from": 2},
-        "resample_from is 2: expected at least num_samples = 3",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", WRONG_NAMES)
-def test_wrong_choices_are_refused(case, linear):
-    choices, message = WRONG_NAMES[case]
-    with pytest.raises(ValueError, match=message):
-        pv.to_arviz(*linear, num_samples=3, **choices)
-
-
 @pytest.mark.parametrize("name", PAIRS)
 def test_any_pair_to_a_file_and_back(name, tmp_path):
     make, context = PAIRS[name]
@@ -132,111 +88,6 @@ def test_any_pair_to_a_file_and_back(name, tmp_path):
         assert again[group].equals(tree[group])
     if name == "methods":
         np.testing.assert_array_equal(again["constant_data"]["context_1"], context(8)[0])
-
-
-class Awkward(torch.nn.Module):
-    """Names that files and dims do not take, scalar rows, a plate inside the row, an enumerated latent, flags."""
-
-    def model(self, x, weight):
-        with pyro.plate("rows", len(x)):
-            row = pyro.sample("row", dist.Normal(0.0, 1.0))
-            k = pyro.sample("k", dist.Categorical(torch.tensor([0.3, 0.7])), infer={"enumerate": "parallel"})
-            with pyro.plate("parts", 3, dim=-2):
-                part = pyro.sample("part/z.1", dist.Normal(row, 1.0))
-            location = part.sum(-2, keepdim=True) + k
-            pyro.sample("draw", dist.Normal(location, weight), obs=x)
-
-    def guide(self, x, weight):
-        with pyro.plate("rows", len(x)):
-            row = pyro.sample("row", dist.Normal(x / 2, 1.0))
-            with pyro.plate("parts", 3, dim=-2):
-                pyro.sample("part/z.1", dist.Normal(row / 2, 1.0))
-
-
-def test_any_site_names_and_shapes(tmp_path):
-    pair = Awkward()
-    vae = pv.VAE(pair.model, pair.guide)
-    x, weight = torch.linspace(-1, 2, 5), torch.full((5,), 0.5)
-    tree = pv.to_arviz(vae, x, weight, num_samples=6, seed=0, dims={"part/z.1": ["part"]})
-    posterior = tree.posterior
-    assert {name: value.dims for name, value in posterior.data_vars.items()} == {
-        "row_": ("chain", "draw", "row"),
-        "part.z.1": ("chain", "draw", "row", "part"),
-        "k": ("chain", "draw", "row"),
-    }
-    assert set(np.unique(posterior["k"])) <= {0, 1}
-    assert tree.log_likelihood["draw_"].dims == ("chain", "draw", "row")
-    np.testing.assert_array_equal(tree.observed_data["draw_"], x)
-    np.testing.assert_array_equal(tree.constant_data["context_1"], weight)
-    # log p(x|z) with the enumerated latent summed out, by hand.
-    z = torch.as_tensor(posterior["part.z.1"].values[0]).sum(-1)
-    by_hand = torch.logsumexp(
-        torch.stack(
-            [dist.Normal(z + k, 0.5).log_prob(x) + torch.tensor(p).log() for k, p in enumerate([0.3, 0.7])]
-        ),
-        0,
-    )
-    np.testing.assert_allclose(tree.log_likelihood["draw_"].values[0], by_hand, rtol=1e-5)
-    path = str(tmp_path / "awkward.nc")
-    tree.to_netcdf(path)
-    assert arviz.from_netcdf(path)["posterior"].equals(posterior)
-
-
-def test_two_sites_of_one_name_are_refused():
-    def model(x):
-        with pyro.plate("rows", len(x)):
-            pyro.sample("a/b", dist.Normal(0.0, 1.0))
-            z = pyro.sample("a.b", dist.Normal(0.0, 1.0))
-            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
-
-    with pytest.raises(ValueError, match="would all be 'a.b' in ArviZ"):
-        pv.to_arviz(pv.VAE(model), torch.zeros(4))
-
-
-class TestResampling:
-    """Against the exact posterior of the linear-Gaussian pair, from a guide that is wide and shifted."""
-
-    def test_moments_become_the_exact_posteriors(self):
-        model = LinearGaussian(K=2, D=3)
-        vae, x, S = pv.VAE(model, WideGuide(model)), model.data(60), 1000
-        exact = model.posterior(x)
-        spread = exact.variance.sqrt().detach().numpy()
-
-        def deviation(**choices):
-            z = pv.to_arviz(vae, x, num_samples=S, seed=0, **choices).posterior["z"].values[0]
-            return (z.mean(0) - exact.mean.detach().numpy()) / spread, z.std(0) / spread
-
-        # Averaged over 120 independent means, each with an error of about 1 / sqrt(S) (1 + S / ESS) ** 0.5.
-        shift, width = (part.mean() for part in deviation())
-        assert shift > 0.2
-        assert width > 1.2
-        shift, width = (part.mean() for part in deviation(resample_from=20000))
-        assert abs(shift) < 5 * 1.2 / np.sqrt(S * 120)
-        # The exact posterior's marginals, correlated or not, have width 1.
-        assert abs(width - 1) < 5 * 1.2 / np.sqrt(2 * S * 120)
-
-    def test_latents_of_one_draw_stay_together_and_say_their_own_densities(self):
-        module = Methods()
-        vae, x, y = pv.VAE(module.model, module.guide), binary_rows(9), torch.eye(3)[torch.arange(9) % 3]
-        tree = pv.to_arviz(vae, x, y, 2.0, num_samples=50, resample_from=500, seed=0)
-        a, b = (torch.as_tensor(tree.posterior[name].values[0]) for name in "ab")
-        features = torch.cat([a, b.unsqueeze(-1), y.expand(50, 9, 3)], -1)
-        expected = dist.Bernoulli(logits=module.decoder(features) / 2.0).log_prob(x).sum(-1)
-        np.testing.assert_allclose(tree.log_likelihood["x"].values[0], expected.detach(), rtol=1e-4)
-        mean = module.encoder(torch.cat([x, y], -1))
-        log_prior = dist.Normal(0.0, 1.0).log_prob(a).sum(-1) + dist.Normal(a.sum(-1), 1.0).log_prob(b)
-        log_guide = dist.Normal(mean[:, :2], 0.7).log_prob(a).sum(-1)
-        log_guide = log_guide + dist.Normal(mean[:, 2] + a.sum(-1) / 2, 0.8).log_prob(b)
-        weight = (expected + log_prior - log_guide).detach()
-        np.testing.assert_allclose(tree.sample_stats["log_weight"].values[0], weight, rtol=1e-4, atol=1e-4)
-        assert tree.constant_data["context_2"] == 2.0
-        assert "500 draws" in tree.posterior.attrs["draws_of"]
-
-    def test_rows_without_weights_are_named(self, linear):
-        vae, x = linear
-        x[3] = 1e200
-        with pytest.raises(ValueError, match=r"weights of row 3 are all zero or not finite \(1 such rows"):
-            pv.to_arviz(vae, x, num_samples=3, resample_from=5)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # ArviZ 0.23 beside newer pandas and matplotlib

@@ -1,0 +1,67 @@
+"""Draws of the guide with their weights, and draws of these that come nearer to the posterior."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyrovae.data import Batch
+from pyrovae.evidence.marginal import NUMBERS_AT_ONCE, ROWS_AT_ONCE
+from pyrovae.evidence.psis import pareto_k, smoothed
+from pyrovae.evidence.weights import refuse_rows
+from pyrovae.pair.running import row_terms
+from pyrovae.vae import VAE
+
+
+@dataclass(frozen=True)
+class WeightedDraws:
+    """Latents of one block of rows in Pyro's layout; log p(x|z) by site and log weights [S,B]; Pareto k [B]."""
+
+    latents: dict[str, Tensor]
+    log_likelihood: dict[str, Tensor]
+    log_weights: Tensor
+    khat: Tensor
+
+    def resampled(self, vae: VAE, num_samples: int, first_row: int) -> WeightedDraws:
+        """Draw S of these for each row, with replacement, by their Pareto smoothed weights.
+
+        Raises:
+            ValueError: rows all of whose weights are zero or not finite.
+
+        """
+        finite = self.log_weights < math.inf  # false for NaN as well
+        bad = ~finite.all(0) | (self.log_weights == -math.inf).all(0)
+        refuse_rows(
+            bad,
+            first_row,
+            "there is nothing to resample. Take the guide's draws, resample_from=None, and look at log_weight.",
+        )
+        weights = smoothed(self.log_weights).softmax(0)
+        chosen = torch.multinomial(weights.T, num_samples, replacement=True).T  # [S,B]
+        taken = {}
+        for name, value in self.latents.items():
+            after = len(vae.layout.latents[name].event_shape)
+            inner = value.dim() - 2 - after
+            index = chosen.reshape(num_samples, *[1] * inner, chosen.shape[1], *[1] * after)
+            taken[name] = value.gather(0, index.expand(num_samples, *value.shape[1:]))
+        likelihood = {name: value.gather(0, chosen) for name, value in self.log_likelihood.items()}
+        return WeightedDraws(taken, likelihood, self.log_weights.gather(0, chosen), self.khat)
+
+
+def weighted_draws(vae: VAE, batch: Batch, num_samples: int) -> WeightedDraws:
+    """Draws of q(z|x) and their weights, in pieces, whose size depends on the data's alone."""
+    row_numbers = math.prod(batch.x.shape[1:]) + sum(s.numel for s in vae.layout.latents.values())
+    at_once = max(1, NUMBERS_AT_ONCE // (ROWS_AT_ONCE * max(1, row_numbers)))
+    pieces = []
+    for done in range(0, num_samples, at_once):
+        terms = row_terms(vae, batch, min(at_once, num_samples - done))
+        observed = {name: site.log_prob for name, site in terms.model_sites.items() if site.observed}
+        pieces.append((dict(terms.latents), observed, {"log_weight": terms.log_weights.double()}))
+    latents, likelihood, weights = (
+        {name: torch.cat([one[name] for one in part]) for name in part[0]}
+        for part in zip(*pieces, strict=True)
+    )
+    return WeightedDraws(latents, likelihood, weights["log_weight"], pareto_k(weights["log_weight"]))

@@ -1,0 +1,91 @@
+"""Importance weights: can log p(x) be believed?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pyrovae.evidence.marginal import LogMarginal
+from pyrovae.plots.panel import Content
+from pyrovae.plots.style import BLUE, GREY, VERMILLION, as_array, axes_or_new
+from pyrovae.plots.subject import Subject
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def khat(result: LogMarginal, *, ax: Axes | None = None) -> Axes:
+    """Pareto k of every row's importance weights; not below `LogMarginal.good_k` a row's figures are not to be trusted.
+
+    "Pareto Smoothed Importance Sampling" (Vehtari et al., 2024), https://jmlr.org/papers/v25/19-556.html.
+    The picture of `arviz.plot_khat`, the same under both generations of ArviZ; figures that are not finite are
+    drawn at the upper or lower edge.
+
+    Args:
+        result: from `pyrovae.log_marginal`.
+        ax: to draw on; None makes a figure.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> model = pv.models.LinearGaussian(2, 4)
+        >>> vae = pv.VAE(model, pv.guides.AmortizedGuide(pv.guides.DiagonalNormal(pv.nn.MLP(4, (2, 2)))))
+        >>> khat(pv.log_marginal(vae, torch.zeros(5, 4), num_samples=100)).get_ylabel()
+        'Pareto k'
+
+    """
+    values, limit = as_array(result.khat), result.good_k
+    unknown, bad = as_array(result.unknown), as_array(result.unreliable)
+    finite = values[np.isfinite(values)]
+    low = min(-0.2, float(finite.min(initial=0.0)) - 0.1)
+    high = max(1.1, float(finite.max(initial=0.0)) + 0.1)
+    shown = np.where(np.isnan(values), high, np.clip(values, low, high))
+    ax = axes_or_new(ax)
+    place = np.arange(len(values))
+    for chosen, colour, marker, label in (
+        (~bad & ~unknown, BLUE, "o", f"below {limit:.2f}"),
+        (bad, VERMILLION, "x", f"{limit:.2f} or above"),
+        (unknown, GREY, "+", "unknown"),
+    ):
+        if chosen.any():
+            round_one = marker == "o"
+            ax.scatter(
+                place[chosen],
+                shown[chosen],
+                s=14 if round_one else 26,
+                c=colour,
+                marker=marker,
+                linewidths=0 if round_one else 1.5,
+                label=f"{label}: {chosen.mean():.1%} of rows",
+            )
+    ax.axhline(limit, color=GREY, linestyle="--", linewidth=1)
+    ax.set_ylim(low - 0.05, high + 0.25 * (high - low))  # room for the legend
+    ax.set(xlabel="row", ylabel="Pareto k", title=f"Importance weights, {result.num_samples} a row")
+    ax.legend(frameon=False, loc="upper center", ncols=2, fontsize="small")
+    return ax
+
+
+def of_weights(result: LogMarginal) -> Content:
+    """Can log p(x) be believed?"""
+    verdict = {
+        "unknown": "take more samples to see whether log p(x) can be relied on.",
+        "good": "log p(x) and its error can be relied on.",
+        "tails": "log p(x) and its error can be relied on but for the others, where it may err low, usually little: "
+        "the weights' tails are heavier than so many draws can tell.",
+        "poor": "for the others log p(x) is more likely too low than too high: take a richer guide, refine() it, or "
+        "more samples.",
+    }[result.verdict]
+    sentence = f"{result.reliability}; {verdict}"
+    # An infinite k (too few draws to tell) would make every mean infinite; its rows count in the sentence.
+    table = (
+        result.to_frame()
+        .replace([np.inf, -np.inf], np.nan)
+        .describe()
+        .loc[["mean", "min", "25%", "50%", "75%", "max"]]
+    )
+    return Content(lambda ax: khat(result, ax=ax), sentence, table)
+
+
+def weights_panel(subject: Subject) -> Content:
+    """Those of the diagnosis."""
+    return of_weights(subject.diagnosis.quality)

@@ -1,0 +1,141 @@
+"""Predictive checks: does the model generate data like these?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pandas as pd
+
+from pyrovae.exchange.arviz_bridge import Tree, to_arviz
+from pyrovae.plots.panel import Content
+from pyrovae.plots.style import BLACK, SKY, axes_or_new
+from pyrovae.plots.subject import Subject
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FALSE_ALARMS = 0.05  # of a panel whose model is right
+NUM_DRAWS = 100  # data sets of the panel
+
+Statistic = Callable[[np.ndarray], np.ndarray]
+Group = Literal["posterior_predictive", "prior_predictive"]
+
+
+def row_mean(values: np.ndarray) -> np.ndarray:
+    """The mean over a row's entries: [N, ...] to [N]."""
+    return values.reshape(len(values), -1).mean(1)
+
+
+def predictive_check(
+    tree: Tree,
+    *,
+    group: Group = "posterior_predictive",
+    site: str | None = None,
+    statistic: Statistic = row_mean,
+    num_draws: int = 50,
+    ax: Axes | None = None,
+) -> Axes:
+    """How a statistic of the rows is distributed: in the data, and in data sets that the model draws.
+
+    One empirical distribution function for the data and one for each replicated data set. Gelman, Meng, Stern,
+    "Posterior Predictive Assessment of Model Fitness via Realized Discrepancies" (1996). Posterior predictive
+    draws know the row that they are compared with, through its latents; prior predictive draws do not, and show
+    whether the model *generates* such data.
+
+    Args:
+        tree: from `pyrovae.to_arviz`.
+        group: which draws.
+        site: the observed site; None where there is one.
+        statistic: from rows [N, *event] to [N]; their means over entries if left out.
+        num_draws: how many replicated data sets are drawn at most.
+        ax: to draw on; None makes a figure.
+
+    Raises:
+        ValueError: a site or group that is not there, or a statistic that does not give one number a row.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> model = pv.models.LinearGaussian(2, 4)
+        >>> tree = pv.to_arviz(pv.VAE(model, pv.guides.ExactGuide(model)), torch.randn(9, 4), num_samples=20)
+        >>> predictive_check(tree, group="prior_predictive").get_title()
+        'Prior predictive check of x'
+
+    """
+    if group not in ("posterior_predictive", "prior_predictive"):
+        raise ValueError(f"group is {group!r}: expected 'posterior_predictive' or 'prior_predictive'.")
+    names = [str(name) for name in tree.observed_data.data_vars]
+    if site is None and len(names) != 1:
+        raise ValueError(f"the model observes {names}: say which, with site=.")
+    site = names[0] if site is None else site
+    if site not in names:
+        raise ValueError(f"site is '{site}': the model observes {names}.")
+    observed, replicated = statistics_of(tree, group, site, statistic, num_draws)
+    ax = axes_or_new(ax)
+    for place, one in enumerate(replicated):
+        ax.ecdf(one, color=SKY, linewidth=0.8, alpha=0.5, label="drawn" if place == 0 else None)
+    ax.ecdf(observed, color=BLACK, linewidth=2, label="observed")
+    name = "mean of a row's entries" if statistic is row_mean else getattr(statistic, "__name__", "statistic")
+    kind = "Posterior" if group == "posterior_predictive" else "Prior"
+    ax.set(xlabel=name, ylabel="share of rows", title=f"{kind} predictive check of {site}")
+    ax.legend(frameon=False, loc="lower right")
+    return ax
+
+
+def statistics_of(
+    tree: Tree, group: Group, site: str, statistic: Statistic, num_draws: int
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """A statistic of the observed rows [N], and of some replicated data sets, [N] each."""
+    observed = np.asarray(statistic(np.asarray(tree.observed_data[site])))
+    draws = np.asarray(getattr(tree, group)[site])
+    draws = draws.reshape(-1, *draws.shape[2:])
+    chosen = np.unique(np.linspace(0, len(draws) - 1, num_draws).round().astype(int))
+    replicated = [np.asarray(statistic(one)) for one in draws[chosen]]
+    if observed.shape != (len(draws[0]),):
+        raise ValueError(
+            f"the statistic gave shape {list(observed.shape)} for {len(draws[0])} rows: expected one number a row."
+        )
+    return observed, replicated
+
+
+def of_predictive(tree: Tree, site: str) -> Content:
+    """Does the model generate data like these?"""
+    group: Group = "prior_predictive"
+    observed, drawn = statistics_of(tree, group, site, row_mean, 200)
+    means, spreads = np.array([one.mean() for one in drawn]), np.array([one.std() for one in drawn])
+    pairs = (observed.mean(), means), (observed.std(), spreads)
+    rounding = 1e-6 * (abs(observed.mean()) + observed.std())
+    above = [_share_above(drawn_figures, figure, rounding) for figure, drawn_figures in pairs]
+    table = pd.DataFrame(
+        {
+            "observed": [figure for figure, _ in pairs],
+            "drawn": [drawn_figures.mean() for _, drawn_figures in pairs],
+            "share of data sets drawn above": above,
+        },
+        index=["mean over rows", "standard deviation over rows"],
+    )
+    # The observed data set is as extreme as one of n + 1; two figures, each on two sides.
+    tail = np.minimum(above, 1 - np.array(above)) * len(drawn)
+    odd = [str(name) for name in table.index[(tail + 1) / (len(drawn) + 1) <= FALSE_ALARMS / 4]]
+    sentence = (
+        f"Data sets drawn from the prior against {len(observed)} rows, by the mean of a row's entries. "
+    )
+    sentence += (
+        f"The model misses the statistic's {' and '.join(odd)}: few data sets that it draws have one so extreme."
+        if odd
+        else "Mean and spread over rows are such as the model draws."
+    )
+    return Content(lambda ax: predictive_check(tree, group=group, site=site, ax=ax), sentence, table)
+
+
+def _share_above(drawn: np.ndarray, observed: float, rounding: float) -> float:
+    """How many of the figures drawn lie above the observed one; of those equal to it, half."""
+    equal = np.abs(drawn - observed) <= rounding
+    return float(((drawn > observed) & ~equal).mean() + equal.mean() / 2)
+
+
+def predictive_panel(subject: Subject) -> Content:
+    """Of the first site, by data sets drawn from the prior."""
+    tree = to_arviz(subject.vae, subject.few, num_samples=NUM_DRAWS, seed=subject.seed)
+    return of_predictive(tree, str(next(iter(tree.observed_data.data_vars))))

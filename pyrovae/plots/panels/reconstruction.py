@@ -1,0 +1,89 @@
+"""Reconstructions: what the latents keep of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pyrovae.checks import check_count
+from pyrovae.plots.decoded import observed_rows, one_site, site_of
+from pyrovae.plots.grids import ImageShape, image_grid, is_strips
+from pyrovae.plots.panel import Content
+from pyrovae.plots.style import Values, as_array
+from pyrovae.plots.subject import Subject
+from pyrovae.vae import VAE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def reconstructions(
+    vae: VAE,
+    x: object,
+    *context: object,
+    image_shape: ImageShape | None = None,
+    site: str | None = None,
+    num_columns: int = 8,
+    ax: Axes | None = None,
+) -> Axes:
+    """The first rows over their reconstructions, means of p(x|z) at the posterior means of z.
+
+    Args:
+        vae: the pair.
+        x: [N, ...]
+        context: what the pair takes beside `x`.
+        image_shape: see `image_grid`.
+        site: the observed site; None where there is one.
+        num_columns: rows in a line; two lines are drawn if there are that many.
+        ax: to draw on; None makes a figure.
+
+    Raises:
+        ValueError: as `VAE.reconstruct`; a site that is not there.
+
+    Example:
+        >>> import pyrovae as pv
+        >>> model = pv.models.LinearGaussian(2, 4)
+        >>> ax = reconstructions(pv.VAE(model, pv.guides.ExactGuide(model)), torch.rand(9, 4))
+
+    """
+    check_count("num_columns", num_columns)
+    shown = vae.rows(x, *context)[: 2 * num_columns]
+    means = as_array(one_site(vae.reconstruct(shown), vae, site))
+    originals = as_array(observed_rows(vae, shown)[site_of(vae, site)]).reshape(means.shape)
+    lines = []
+    whole = max(1, len(means) // num_columns)
+    columns = min(num_columns, len(means))
+    for first in range(0, whole * columns, columns):
+        lines += [originals[first : first + columns], means[first : first + columns]]
+    labels = ["x", "E[x|z]"] * whole
+    if is_strips(lines[0], image_shape):
+        labels = ["x", "E[x|z]"]
+        lines = [originals[:columns], means[:columns]]
+    return image_grid(lines, image_shape, labels=labels, title="Rows and their reconstructions", ax=ax)
+
+
+def of_reconstructions(
+    originals: Values, means: Values, reconstruction: float, draw: Callable[[Axes], Axes]
+) -> Content:
+    """What the latents keep of a row."""
+    x, mean = as_array(originals).astype(float), as_array(means).astype(float)
+    error, spread = ((x - mean) ** 2).mean(), ((x - x.mean(0)) ** 2).mean()
+    sentence = (
+        f"E[x|z] at the posterior means leaves {error / spread:.0%} of the variance of the entries unexplained; "
+        f"E_q[log p(x|z)] is {reconstruction:.2f} nats."
+        if spread > 0
+        else f"E_q[log p(x|z)] is {reconstruction:.2f} nats."
+    )
+    return Content(draw, sentence)
+
+
+def reconstructions_panel(subject: Subject) -> Content:
+    """If p(x|z) has a mean."""
+    vae, site = subject.vae, subject.site
+    means = one_site(vae.reconstruct(subject.few), vae, site)
+    return of_reconstructions(
+        observed_rows(vae, subject.few)[site],
+        means,
+        float(subject.diagnosis.summary["value"]["reconstruction"]),
+        lambda ax: reconstructions(vae, subject.data, image_shape=subject.image_shape, site=site, ax=ax),
+    )
