@@ -12,13 +12,14 @@ import inspect
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, TensorDataset
 
 from pyrovae.data import ARRAYS, Batch, OnDisk, Rows, blocks
+from pyrovae.pair.programs import Program
 from pyrovae.pair.support import check_support
 from pyrovae.random_state import fixed_seed, same_random_state
 from pyrovae.training.course import Transform
@@ -68,7 +69,7 @@ class Batches(Protocol):
 
 
 def batches_of(
-    vae: VAE, data: Any, batch_size: int | None, transform: Transform | None, share: Share
+    vae: VAE, data: object, batch_size: int | None, transform: Transform | None, share: Share
 ) -> Batches:
     """The batches that `data` give, checked against the pair.
 
@@ -88,7 +89,7 @@ def batches_of(
     return GatheredBatches(vae, checked, min(size, len(checked)), transform, share)
 
 
-def as_source(data: Any, batch_size: int) -> Any:
+def as_source(data: object, batch_size: int) -> object:
     """A Dataset as the tensors that it holds, or as a DataLoader; other data as they are.
 
     Raises:
@@ -153,7 +154,9 @@ class GatheredBatches:
 class LoadedBatches:
     """Minibatches that a torch DataLoader makes: `x`, or `(x, *context)`, or a dict by the model's arguments."""
 
-    def __init__(self, vae: VAE, loader: DataLoader[Any], transform: Transform | None, share: Share) -> None:
+    def __init__(
+        self, vae: VAE, loader: DataLoader[object], transform: Transform | None, share: Share
+    ) -> None:
         if share.of > 1 and isinstance(loader.sampler, DistributedSampler):
             raise ValueError(
                 "the DataLoader has a DistributedSampler: leave it out, for each process takes its share of each "
@@ -183,7 +186,7 @@ class LoadedBatches:
             if number >= first:
                 yield self._minibatch(loaded, number)
 
-    def _drawn(self, seed: int) -> Iterator[Any]:
+    def _drawn(self, seed: int) -> Iterator[object]:
         """What the loader gives, drawing from a stream of its own: the noise of training is left alone."""
         cpu = torch.device("cpu")
         generators = {id(g): g for g in map(_generator, (self.loader, self.loader.sampler)) if g is not None}
@@ -200,7 +203,7 @@ class LoadedBatches:
                 loaded = next(iterator, None)
                 state = torch.get_rng_state()
 
-    def _minibatch(self, loaded: Any, number: int) -> Minibatch:
+    def _minibatch(self, loaded: object, number: int) -> Minibatch:
         try:
             whole = Rows(as_arguments(loaded, self.vae))
             own = torch.arange(len(whole))[self.share.rank :: self.share.of]
@@ -218,7 +221,7 @@ class LoadedBatches:
         return f"{_fingerprint(self._first)} of {self.steps} batches"
 
 
-def _generator(drawing: Any) -> torch.Generator | None:
+def _generator(drawing: object) -> torch.Generator | None:
     generator = getattr(drawing, "generator", None)
     return generator if isinstance(generator, torch.Generator) else None
 
@@ -238,7 +241,7 @@ def _fingerprint(data: Rows) -> str:
     return f"{len(data)} rows, {digest.hexdigest()[:32]}"
 
 
-def as_arguments(data: Any, vae: VAE) -> tuple[Any, ...]:
+def as_arguments(data: object, vae: VAE) -> tuple[object, ...]:
     """Data as the positional arguments of model and guide.
 
     Raises:
@@ -263,7 +266,7 @@ def transformed(batch: Batch, transform: Transform | None) -> Batch:
     return Batch(made if isinstance(made, tuple) else (made, *batch.context))
 
 
-def checked_rows(vae: VAE, data: Any, transform: Transform | None = None) -> Rows:
+def checked_rows(vae: VAE, data: object, transform: Transform | None = None) -> Rows:
     """Rows that fit the pair and lie in the likelihood's support, all of them, once transformed."""
     given = as_arguments(data, vae) if not isinstance(data, Rows) else data.arguments
     if transform is None:
@@ -281,7 +284,7 @@ def checked_rows(vae: VAE, data: Any, transform: Transform | None = None) -> Row
     return found
 
 
-def _argument_names(program: Any) -> list[str]:
+def _argument_names(program: Program) -> list[str]:
     function = program.forward if isinstance(program, torch.nn.Module) else program
     if isinstance(function, functools.partial):
         function = function.func

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from pyrovae.checks import check_count
 from pyrovae.training.training import Training
@@ -36,7 +36,7 @@ class Callback:
     def on_end(self, training: Training) -> None:
         """After the last epoch, also where training was stopped early."""
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """What a checkpoint keeps of it."""
         return {}
 
@@ -70,7 +70,7 @@ class EarlyStopping(Callback):
 
     def _forget(self) -> None:
         self.best, self.best_epoch = -math.inf, 0
-        self._weights: dict[str, Any] = {}
+        self._weights: dict[str, Tensor] = {}
 
     def on_start(self, training: Training) -> None:
         """Forgets an earlier training."""
@@ -98,7 +98,7 @@ class EarlyStopping(Callback):
                 stacklevel=2,
             )
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """The best ELBO, its epoch and its weights."""
         return {"best": self.best, "best_epoch": self.best_epoch, "weights": dict(self._weights)}
 

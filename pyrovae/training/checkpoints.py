@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pyrovae.checks import check_count
 from pyrovae.files import load_tensors, remove_leftovers, save_tensors
@@ -53,7 +53,7 @@ class Checkpoint:
 class Keeper:
     """Saves one training, and brings back what it saved."""
 
-    def __init__(self, checkpoint: Checkpoint, settings: Mapping[str, Any]) -> None:
+    def __init__(self, checkpoint: Checkpoint, settings: Mapping[str, object]) -> None:
         self.checkpoint, self.settings = checkpoint, dict(settings)
         self.path = Path(checkpoint.path)
         self.last_good = self.path.with_name(f"{self.path.name}.last_good")
@@ -77,8 +77,7 @@ class Keeper:
                 f"{self.path} belongs to another training: {'; '.join(different)}. Resume with what it was started "
                 "with, or give another checkpoint file to start anew."
             )
-        state: dict[str, Any] = unpack(facts["state"], tensors)
-        return state
+        return cast("dict[str, Any]", unpack(facts["state"], tensors))
 
     def check(self, training: Training) -> None:
         """Raise TypeError where a callback, scheduler or optimizer has a state that no file can hold."""
@@ -113,7 +112,7 @@ class Keeper:
         return every is not None and training.step % every == 0
 
 
-def _difference(old: Any, new: Any) -> str:
+def _difference(old: object, new: object) -> str:
     """In words; of texts of many lines the first that differ."""
     for was, now in zip(str(old).splitlines(), str(new).splitlines(), strict=False):
         if was != now:
@@ -121,6 +120,6 @@ def _difference(old: Any, new: Any) -> str:
     return f"was {_shown(old)} and is now {_shown(new)}"
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = str(value)
     return text if len(text) <= 100 else text[:97] + "..."

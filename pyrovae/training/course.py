@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from pyrovae.checks import check_count
 
 OnNonFinite: TypeAlias = Literal["stop", "skip"]
 # From (x, *context) to a new x, or to all arguments anew.
-Transform: TypeAlias = Callable[..., Any]
+Transform: TypeAlias = Callable[..., object]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import functools
 import inspect
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +19,7 @@ def without_addresses(text: str) -> str:
     return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
 
 
-def described_program(program: Any) -> str | None:
+def described_program(program: object) -> str | None:
     """A module by its parts, a function by its name."""
     if program is None:
         return None
@@ -45,7 +44,7 @@ def described_optimizer(optimizer: torch.optim.Optimizer) -> str:
     return f"{type(optimizer).__name__} {groups}"
 
 
-def described_scheduler(scheduler: Any) -> str:
+def described_scheduler(scheduler: object) -> str:
     """Its kind, and those of its settings that do not change while it runs."""
     names = set(inspect.signature(type(scheduler).__init__).parameters) - {"last_epoch"}
     kept = {name: value for name, value in vars(scheduler).items() if name in names} if scheduler else {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 import pyro.infer
@@ -25,7 +24,7 @@ from pyrovae.vae import VAE
 
 def fit(
     vae: VAE,
-    data: Any,
+    data: object,
     *,
     epochs: int = 100,
     batch_size: int | None = None,
@@ -35,7 +34,7 @@ def fit(
     schedule_steps: bool = False,
     clip_norm: float | None = None,
     accumulate: int = 1,
-    validation: Any = None,
+    validation: object = None,
     transform: Transform | None = None,
     seed: int | None = None,
     device: str | torch.device | None = None,

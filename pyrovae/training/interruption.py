@@ -6,7 +6,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 
 class Interruption:
@@ -25,7 +24,7 @@ class Interruption:
             yield
             return
 
-        def ask(number: int, frame: Any) -> None:
+        def ask(number: int, frame: object) -> None:
             if self.asked:
                 raise KeyboardInterrupt
             self.asked = True

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NoReturn
 
 import pandas as pd
 import torch
@@ -133,7 +133,7 @@ class Loop(Training):
         self._optimization.forget_gradients()
         self.processes.wait()  # so that all find the last checkpoint
 
-    def _bar(self) -> tqdm[Any]:
+    def _bar(self) -> tqdm[NoReturn]:
         steps = self._batches.steps
         return tqdm(
             total=None if steps is None else steps * self.settings.epochs,
@@ -144,7 +144,7 @@ class Loop(Training):
             mininterval=0.5,
         )
 
-    def _run_epoch(self, bar: tqdm[Any]) -> None:
+    def _run_epoch(self, bar: tqdm[NoReturn]) -> None:
         started = time.perf_counter()
         for minibatch in self._batches.epoch(self._seeds.order(self.epoch), self._batch_number):
             self._advance_objective()
@@ -173,7 +173,7 @@ class Loop(Training):
         self._seconds += time.perf_counter() - started
         self._end_epoch(bar)
 
-    def _end_epoch(self, bar: tqdm[Any]) -> None:
+    def _end_epoch(self, bar: tqdm[NoReturn]) -> None:
         sums, count = self._totals.read()
         if not count:
             raise NonFiniteLossError(
@@ -273,7 +273,7 @@ class Loop(Training):
         history.attrs |= {"engine": self.engine, "skipped": self._watch.skipped}
         return history
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """All that a resumed training needs."""
         return {
             "weights": self.vae.tensors(),

@@ -98,7 +98,7 @@ class Optimization:
         for p in self._parameters:
             p.grad = None
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """What a resumed training needs of it."""
         parts = {"optimizer": self.optimizer, "scheduler": self.scheduler, "scaler": self._scaler}
         return {name: None if part is None else part.state_dict() for name, part in parts.items()}

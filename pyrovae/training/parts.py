@@ -43,8 +43,8 @@ class Chosen:
 
 def built(
     vae: VAE,
-    data: Any,
-    validation: Any,
+    data: object,
+    validation: object,
     chosen: Chosen,
     course: Course,
     machine: Machine,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 Precision: TypeAlias = Literal["32-true", "bf16-mixed", "16-mixed"]
 
-_PRODUCTS: set[Any] = {
+_PRODUCTS: set[Callable[..., object]] = {
     F.linear,
     torch.matmul,
     Tensor.matmul,
@@ -47,8 +47,12 @@ class ProductsIn(TorchFunctionMode):
         self.dtype = dtype
 
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+        self,
+        func: Callable[..., Tensor],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         kwargs = kwargs or {}
         if func not in _PRODUCTS:
             return func(*args, **kwargs)
@@ -58,11 +62,11 @@ class ProductsIn(TorchFunctionMode):
         result = func(*map(self._lower, args), **{name: self._lower(a) for name, a in kwargs.items()})
         return result.float()
 
-    def _lower(self, argument: Any) -> Any:
+    def _lower(self, argument: object) -> object:
         return argument.to(self.dtype) if isinstance(argument, Tensor) else argument
 
 
-_CONTEXTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+_CONTEXTS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "32-true": nullcontext,
     "bf16-mixed": lambda: ProductsIn(torch.bfloat16),
     "16-mixed": lambda: ProductsIn(torch.float16),
@@ -71,7 +75,7 @@ _CONTEXTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
 
 def arithmetic(
     precision: Precision, parameters: Iterable[Tensor]
-) -> Callable[[], AbstractContextManager[Any]]:
+) -> Callable[[], AbstractContextManager[object]]:
     """The context in which losses of these parameters are computed at this precision.
 
     Raises:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch.utils.data import DataLoader
 
@@ -27,7 +25,7 @@ class Validation:
 
     """
 
-    def __init__(self, vae: VAE, data: Any, transform: Transform | None) -> None:
+    def __init__(self, vae: VAE, data: object, transform: Transform | None) -> None:
         self.vae = vae
         try:
             size = None if isinstance(data, DataLoader) else ROWS_AT_ONCE
