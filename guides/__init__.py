@@ -7,11 +7,12 @@ from pyrovae.guides.amortized import AmortizedGuide
 from pyrovae.guides.auto import AutoGuide
 from pyrovae.guides.empty import EmptyGuide
 from pyrovae.guides.exact import ExactGuide
-from pyrovae.guides.flows import CouplingFlow, Flow, InverseAutoregressiveFlow, NeuralSplineFlow
+from pyrovae.guides.flows import CouplingFlow, InverseAutoregressiveFlow, NeuralSplineFlow
 from pyrovae.guides.hierarchical import BottomUpGuide, HierarchicalGuide, LadderGuide
 from pyrovae.guides.mixture import MixtureOfNormals
 from pyrovae.guides.posteriors import DiagonalNormal, FullNormal, IsotropicNormal, LowRankNormal
 from pyrovae.guides.sequence import MarkovPosterior
+from pyrovae.models.flow import Flow
 
 __all__ = [
     "AmortizedGuide",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pyro
 from torch import Tensor, nn
 
+from pyrovae.conditional_distribution import ConditionalDistribution
+
 
 class AmortizedGuide(nn.Module):
     """q(z|x): each row's latent "z" is sampled from a posterior, one network serving all rows.
@@ -21,7 +23,7 @@ class AmortizedGuide(nn.Module):
 
     """
 
-    def __init__(self, posterior: nn.Module, site: str = "z") -> None:
+    def __init__(self, posterior: ConditionalDistribution, site: str = "z") -> None:
         super().__init__()
         self.posterior = posterior
         self.site = site

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import cast
 
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import TorchDistribution
 from pyro.infer.inspect import get_dependencies
+from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor, nn
 
+from pyrovae.conditional_distribution import as_module
 from pyrovae.data import Batch
-from pyrovae.guides.families import diagonal_normal
+from pyrovae.guides.families import Family, diagonal_normal
 from pyrovae.guides.features import RowFeatures
 from pyrovae.guides.inversion import faithful_inverse
-from pyrovae.guides.latent_site import JOINT, LatentSite, latent_site
+from pyrovae.guides.latent_site import JOINT, LatentSite, TracedSite, latent_site
 from pyrovae.guides.posteriors import DiagonalNormal
 from pyrovae.guides.sequence import MarkovPosterior
-from pyrovae.models.sequences import MarkovSequence
+from pyrovae.models.sequences import MarkovSequence, SequenceDistribution
 from pyrovae.nn import GRU, MLP, ConvEncoder
 from pyrovae.pair.running import plain_trace
 from pyrovae.pair.sites import sample_sites
-
-Family: TypeAlias = Callable[[int, int, Sequence[int]], nn.Module]
 
 
 class AutoGuide(nn.Module):
@@ -65,7 +67,7 @@ class AutoGuide(nn.Module):
 
     def __init__(
         self,
-        model: Any,
+        model: Callable[..., object],
         *,
         family: Family = diagonal_normal,
         joint: bool = False,
@@ -83,7 +85,7 @@ class AutoGuide(nn.Module):
         self.heads = nn.ModuleDict()
         self.sites: dict[str, LatentSite] = {}
         self.parents: dict[str, list[str]] = {}
-        self._rows: Any = None
+        self._rows: CondIndepStackFrame | None = None
         self._reads_model = False
         self._is_built = False
 
@@ -92,32 +94,39 @@ class AutoGuide(nn.Module):
         """Whether the guide has seen its model run."""
         return self._is_built
 
-    def build(self, *arguments: Any) -> None:
+    def build(self, x: Tensor, *context: object) -> None:
         """Read the model's structure off a run on some rows (x, *context), and make the networks."""
         if self.is_built:
             return
+        batch = Batch((x, *context))
         with torch.enable_grad():  # shows supports that depend on parameters
-            trace = plain_trace(self._model[0], Batch(arguments))
-        traced = dict(sample_sites(trace))
+            trace = plain_trace(self._model[0], batch)
+        traced: dict[str, TracedSite] = dict(sample_sites(trace))
         hidden = {n: s for n, s in traced.items() if not s["is_observed"]}
         enumerated = [n for n, s in hidden.items() if s["infer"].get("enumerate") == "parallel"]
         depth = max(
-            (-1 - f.dim for s in traced.values() for f in s["cond_indep_stack"] if f.vectorized), default=0
+            (-1 - f.dim for s in traced.values() for f in s["cond_indep_stack"] if f.dim is not None),
+            default=0,
         )
         sites = {n: latent_site(n, s, depth) for n, s in hidden.items() if n not in enumerated}
         if not hidden:
             raise ValueError("the model has no latents: there is nothing for a guide to sample.")
         self._rows = _row_frame(traced)
-        dependencies: Any = get_dependencies(self._model[0], arguments)["prior_dependencies"]
+        dependencies = cast(
+            Mapping[str, Mapping[str, object]],
+            get_dependencies(self._model[0], batch.arguments)["prior_dependencies"],
+        )
         parents = {n: [p for p in dependencies.get(n, ()) if p != n] for n in traced}
         self.parents = faithful_inverse(parents, list(sites), enumerated)
         self.sites = sites
-        self._reads_model = any(hidden[n]["mask"] is not None or _ragged(hidden[n]["fn"]) for n in sites)
+        self._reads_model = any(
+            hidden[n]["mask"] is not None or _real_steps(hidden[n]["fn"]) is not None for n in sites
+        )
         if sites:
-            self._make_networks(arguments, hidden)
+            self._make_networks(batch, hidden)
         self._is_built = True
 
-    def forward(self, x: Tensor, *context: Any) -> None:
+    def forward(self, x: Tensor, *context: object) -> None:
         """Sample the latents of rows x, [B, *event], and their context."""
         if not self.is_built:
             self.build(x, *context)
@@ -129,11 +138,12 @@ class AutoGuide(nn.Module):
             if self.joint:
                 self._sample_joint(features)
             else:
-                self._sample_by_site(features, x, context, model_sites)
+                self._sample_by_site(features, x, model_sites)
 
-    def _row_plate(self, num_rows: int) -> Any:
+    def _row_plate(self, num_rows: int) -> AbstractContextManager[object]:
         """The model's plate over rows, for these."""
         frame = self._rows
+        assert frame is not None
         if frame.full_size is None:  # it was given no size
             return pyro.plate(frame.name, dim=-1)
         if frame.size == frame.full_size:
@@ -155,11 +165,12 @@ class AutoGuide(nn.Module):
 
     # Building
 
-    def _make_networks(self, arguments: tuple[Any, ...], hidden: dict[str, Any]) -> None:
+    def _make_networks(self, batch: Batch, hidden: Mapping[str, TracedSite]) -> None:
+        x = batch.x
         if self.encoder is None:
-            self.encoder = _default_encoder(arguments, self.hidden)
-        self.encoder.to(arguments[0].device)
-        width = self._encode(*arguments).shape[-1]
+            self.encoder = _default_encoder(batch, self.hidden)
+        self.encoder.to(x.device)
+        width = self._encode(*batch.arguments).shape[-1]
         if self.joint:
             discrete = [name for name, site in self.sites.items() if site.discrete]
             chains = [name for name in self.sites if isinstance(hidden[name]["fn"], MarkovSequence)]
@@ -175,50 +186,41 @@ class AutoGuide(nn.Module):
                 latent = [p for p in above if p in self.sites]
                 in_features = sum(self.sites[p].num_features for p in latent)
                 in_features += width if len(latent) < len(above) else 0
-                self.heads[_key(name)] = self._site_head(
-                    name, max(in_features, 1), bool(latent), hidden, arguments
-                )
-        self.heads.to(arguments[0].device)
+                layers = (self.hidden[-1],) if latent else ()
+                self.heads[_key(name)] = self._site_head(name, hidden[name], x, max(in_features, 1), layers)
+        self.heads.to(x.device)
 
     def _site_head(
-        self,
-        name: str,
-        in_features: int,
-        has_parents: bool,
-        hidden: dict[str, Any],
-        arguments: tuple[Any, ...],
+        self, name: str, traced: TracedSite, x: Tensor, in_features: int, layers: Sequence[int]
     ) -> nn.Module:
-        site, fn = self.sites[name], hidden[name]["fn"]
+        site, fn = self.sites[name], traced["fn"]
         if isinstance(fn, MarkovSequence):
-            return _chain_posterior(fn, arguments[0], self.hidden[-1])
-        layers = (self.hidden[-1],) if has_parents else ()
+            return _chain_posterior(fn, x, self.hidden[-1])
         if site.discrete:
             return MLP(in_features, site.size, layers)
         return self._head(in_features, site.size, layers)
 
     def _head(self, in_features: int, size: int, layers: Sequence[int]) -> nn.Module:
         family = self.family if size > 1 else diagonal_normal
-        return family(in_features, size, layers)
+        return as_module(family(in_features, size, layers))
 
     # Sampling
 
-    def _encode(self, *arguments: Any) -> Tensor:
+    def _encode(self, x: Tensor, *context: object) -> Tensor:
         assert self.encoder is not None
-        features = self.encoder(*arguments)
-        B = len(arguments[0])
+        features = self.encoder(x, *context)
+        B = len(x)
         if not isinstance(features, Tensor) or features.dim() != 2 or len(features) != B:
             shape = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise ValueError(f"the encoder gave {shape} for {B} rows: expected features [{B}, H].")
         return features
 
-    def _model_sites(self, *arguments: Any) -> dict[str, Any]:
+    def _model_sites(self, *arguments: object) -> dict[str, TracedSite]:
         """The model's own sites on these rows: their masks and lengths are not the guide's to know."""
         with torch.no_grad(), poutine.block():
             return dict(sample_sites(plain_trace(self._model[0], Batch(arguments))))
 
-    def _sample_by_site(
-        self, features: Tensor, x: Tensor, context: tuple[Any, ...], model_sites: dict[str, Any]
-    ) -> None:
+    def _sample_by_site(self, features: Tensor, x: Tensor, model_sites: Mapping[str, TracedSite]) -> None:
         drawn: dict[str, Tensor] = {}
         for name, above in self.parents.items():
             site, head = self.sites[name], self.heads[_key(name)]
@@ -228,7 +230,7 @@ class AutoGuide(nn.Module):
             mask = model_sites[name]["mask"] if self._reads_model else None
             with poutine.mask(mask=True if mask is None else mask):
                 if isinstance(head, MarkovPosterior):
-                    real_steps = model_sites[name]["fn"].real_steps if self._reads_model else None
+                    real_steps = _real_steps(model_sites[name]["fn"]) if self._reads_model else None
                     fn = head(x.flatten(2), None if real_steps is None else real_steps.sum(-1))
                     drawn[name] = pyro.sample(name, fn).flatten(-2)
                 else:
@@ -242,7 +244,7 @@ class AutoGuide(nn.Module):
             site.place(part)
 
 
-def _row_frame(traced: dict[str, Any]) -> Any:
+def _row_frame(traced: Mapping[str, TracedSite]) -> CondIndepStackFrame:
     for name, site in traced.items():
         for frame in site["cond_indep_stack"]:
             if frame.dim == -1:
@@ -253,20 +255,20 @@ def _row_frame(traced: dict[str, Any]) -> Any:
     raise ValueError("the model has no sample statements.")
 
 
-def _default_encoder(arguments: tuple[Any, ...], hidden: Sequence[int]) -> nn.Module:
-    x, *context = arguments
-    if x.dim() == 4 and not context and x.is_floating_point():
+def _default_encoder(batch: Batch, hidden: Sequence[int]) -> nn.Module:
+    x = batch.x
+    if x.dim() == 4 and not batch.context and x.is_floating_point():
         return nn.Sequential(ConvEncoder(tuple(x.shape[1:]), hidden[-1]), nn.ReLU())
-    features = RowFeatures(arguments)
+    features = RowFeatures(batch.arguments)
     return _Sequential(features, MLP(features.size, hidden[-1], hidden[:-1]), nn.ReLU())
 
 
 class _Sequential(nn.Sequential):
     """nn.Sequential whose first module takes several arguments."""
 
-    def forward(self, *arguments: Any) -> Any:
+    def forward(self, *arguments: object) -> Tensor:
         first, *rest = self
-        features = first(*arguments)
+        features: Tensor = first(*arguments)
         for module in rest:
             features = module(features)
         return features
@@ -279,8 +281,9 @@ def _chain_posterior(fn: MarkovSequence, x: Tensor, width: int) -> MarkovPosteri
     return MarkovPosterior(network, step, latent_size)
 
 
-def _ragged(fn: Any) -> bool:
-    return getattr(fn, "real_steps", None) is not None
+def _real_steps(fn: TorchDistribution) -> Tensor | None:
+    """Which steps of a sequence are real, [..., T]; None where all are."""
+    return fn.real_steps if isinstance(fn, SequenceDistribution) else None
 
 
 def _key(name: str) -> str:

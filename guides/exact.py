@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 import pyro
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 
 class KnowsPosterior(Protocol):
     """A model with p(z|x) in closed form, such as `pyrovae.models.LinearGaussian`."""
 
-    def posterior(self, x: Tensor, *context: Tensor) -> Any:
-        """p(z|x): a Pyro distribution over one row's latent."""
+    @property
+    def posterior(self) -> Callable[..., TorchDistribution]:
+        """p(z|x): from x (and context) to a distribution over one row's latent."""
 
 
 class ExactGuide(nn.Module):

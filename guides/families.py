@@ -1,66 +1,57 @@
 """Families of posteriors for guides that are derived: functions (in_features, latent_size, hidden) -> posterior.
 
-Each makes an `MLP` with the outputs that its posterior takes. Write one for a family of your own.
+Any posterior that states the sizes of its head makes one, `partial(headed, MyPosterior)`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Protocol, TypeAlias
 
-from torch import nn
-
+from pyrovae.conditional_distribution import ConditionalDistribution
 from pyrovae.guides.flows import CouplingFlow, InverseAutoregressiveFlow, NeuralSplineFlow
 from pyrovae.guides.mixture import MixtureOfNormals
 from pyrovae.guides.posteriors import DiagonalNormal, FullNormal, IsotropicNormal, LowRankNormal
+from pyrovae.models.flow import Flow
 from pyrovae.nn import MLP
 
-CONTEXT_SIZE = 32
-NUM_COMPONENTS = 8
-RANK = 2
+Family: TypeAlias = Callable[[int, int, Sequence[int]], ConditionalDistribution]
+"""(in_features, latent_size, hidden) -> a posterior over K numbers from so many, its hidden layers of these sizes."""
 
 
-def isotropic_normal(in_features: int, latent_size: int, hidden: Sequence[int] = ()) -> nn.Module:
-    """One scale for all dimensions of a row."""
-    return IsotropicNormal(MLP(in_features, (latent_size, 1), hidden))
+class Headed(Protocol):
+    """A class of posteriors, each around a network, that states the sizes of what the network gives."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> ConditionalDistribution:
+        """The posterior around a network, the first argument."""
+
+    def head_sizes(self, latent_size: int, /) -> tuple[int, ...]:
+        """The sizes of the network's outputs for K latent dimensions."""
 
 
-def diagonal_normal(in_features: int, latent_size: int, hidden: Sequence[int] = ()) -> nn.Module:
-    """One scale a dimension."""
-    return DiagonalNormal(MLP(in_features, (latent_size, latent_size), hidden))
+def headed(
+    posterior: Headed, in_features: int, latent_size: int, hidden: Sequence[int] = ()
+) -> ConditionalDistribution:
+    """A posterior around an `MLP` with a head of the sizes that its class states.
+
+    Example:
+        >>> headed(FullNormal, 64, 8, [128])(torch.zeros(5, 64)).event_shape
+        torch.Size([8])
+
+    """
+    sizes = posterior.head_sizes(latent_size)
+    network = MLP(in_features, sizes, hidden)
+    # The layers of a flow have sizes too.
+    is_flow = isinstance(posterior, type) and issubclass(posterior, Flow)
+    return posterior(network, latent_size, sizes[-1]) if is_flow else posterior(network)
 
 
-def low_rank_normal(in_features: int, latent_size: int, hidden: Sequence[int] = ()) -> nn.Module:
-    """Correlations of rank 2."""
-    rank = min(RANK, latent_size)
-    return LowRankNormal(MLP(in_features, (latent_size, latent_size, latent_size * rank), hidden))
-
-
-def full_normal(in_features: int, latent_size: int, hidden: Sequence[int] = ()) -> nn.Module:
-    """All correlations."""
-    sizes = (latent_size, latent_size, latent_size * (latent_size - 1) // 2)
-    return FullNormal(MLP(in_features, sizes, hidden))
-
-
-def mixture_of_normals(in_features: int, latent_size: int, hidden: Sequence[int] = ()) -> nn.Module:
-    """Eight modes."""
-    size = NUM_COMPONENTS * latent_size
-    return MixtureOfNormals(MLP(in_features, (size, size, NUM_COMPONENTS), hidden))
-
-
-def inverse_autoregressive_flow(in_features: int, latent_size: int, hidden: Sequence[int] = ()) -> nn.Module:
-    """Two autoregressive layers on a diagonal normal."""
-    return InverseAutoregressiveFlow(_network(in_features, latent_size, hidden), latent_size, CONTEXT_SIZE)
-
-
-def coupling_flow(in_features: int, latent_size: int, hidden: Sequence[int] = ()) -> nn.Module:
-    """Four affine couplings on a diagonal normal."""
-    return CouplingFlow(_network(in_features, latent_size, hidden), latent_size, CONTEXT_SIZE)
-
-
-def neural_spline_flow(in_features: int, latent_size: int, hidden: Sequence[int] = ()) -> nn.Module:
-    """Two layers of splines on a diagonal normal."""
-    return NeuralSplineFlow(_network(in_features, latent_size, hidden), latent_size, CONTEXT_SIZE)
-
-
-def _network(in_features: int, latent_size: int, hidden: Sequence[int]) -> MLP:
-    return MLP(in_features, (latent_size, latent_size, CONTEXT_SIZE), hidden)
+isotropic_normal = partial(headed, IsotropicNormal)
+diagonal_normal = partial(headed, DiagonalNormal)
+low_rank_normal = partial(headed, LowRankNormal)
+full_normal = partial(headed, FullNormal)
+mixture_of_normals = partial(headed, MixtureOfNormals)
+inverse_autoregressive_flow = partial(headed, InverseAutoregressiveFlow)
+coupling_flow = partial(headed, CouplingFlow)
+neural_spline_flow = partial(headed, NeuralSplineFlow)

@@ -12,74 +12,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import cast
 
-import pyro.distributions as dist
 import torch
 from pyro.distributions import transforms
 from pyro.nn import ConditionalAutoRegressiveNN
 from torch import Tensor, nn
 
-from pyrovae.guides.encoding import check_size, encode
-from pyrovae.nn import MLP, positive
+from pyrovae.models.flow import Flow, Layer, check_flow_sizes, with_reversals
+from pyrovae.nn import MLP
 
 # Factor on the initial weights of the layers' networks: small enough for a stable start near the identity,
 # and not zero, so that gradients reach every layer from the first step.
 _START = 0.1
 _SMALLEST_SLOPE = 1e-3  # what Pyro adds to the slopes of its splines
-
-
-class Flow(nn.Module):
-    """A posterior made of an encoder and conditional transforms; the named flows are short aliases of it.
-
-        z = m(x) + s(x) * T_n(...T_1(e; h(x))...; h(x)),    e ~ N(0, I)
-
-    Kingma, Salimans, Jozefowicz, Chen, Sutskever, Welling, "Improving Variational Inference with Inverse
-    Autoregressive Flow" (2016), https://arxiv.org/abs/1606.04934, algorithm 1, with the encoder's affine map
-    as the last step instead of the first.
-
-    Args:
-        network: from x (and context) to (location [..., K], raw scale [..., K], context h [..., context_size]).
-        latent_size: K, at least 2.
-        context_size: the size of h.
-        layers: Pyro's conditional transforms of [..., K], given h; applied in order.
-
-    Raises:
-        TypeError: at a call, a network that gives another number of tensors.
-        ValueError: `latent_size` below 2 or `context_size` below 1; at a call, sizes that do not fit (says
-            both).
-
-    Example:
-        >>> flow = Flow(MLP(64, (2, 2, 16)), 2, 16, [transforms.conditional_planar(2, context_dim=16)])
-        >>> flow(torch.zeros(5, 64)).rsample().shape
-        torch.Size([5, 2])
-
-    """
-
-    def __init__(
-        self, network: nn.Module, latent_size: int, context_size: int, layers: Sequence[nn.Module]
-    ) -> None:
-        super().__init__()
-        _check_sizes(latent_size, context_size, len(layers))
-        self.network = network
-        self.latent_size = latent_size
-        self.context_size = context_size
-        self.layers = nn.ModuleList(layers)
-        self.zero: Tensor
-        self.register_buffer("zero", torch.zeros(latent_size), persistent=False)
-
-    def forward(self, *inputs: Tensor) -> dist.TorchDistribution:
-        """The distribution of z given the inputs."""
-        family = type(self).__name__
-        location, raw, context = encode(family, self.network, inputs, ("location", "raw scale", "context"))
-        check_size(family, "location", location, self.latent_size, "latent_size")
-        check_size(family, "raw scale", raw, self.latent_size, "latent_size")
-        check_size(family, "context", context, self.context_size, "context_size")
-        layers: Any = self.layers
-        steps = [layer.condition(context) for layer in layers]
-        steps.append(transforms.AffineTransform(location, positive(raw), event_dim=1, cache_size=1))
-        base = dist.Normal(self.zero, torch.ones_like(self.zero)).to_event(1)
-        return dist.TransformedDistribution(base, steps)
 
 
 class InverseAutoregressiveFlow(Flow):
@@ -122,7 +68,7 @@ class InverseAutoregressiveFlow(Flow):
         num_layers: int = 2,
         hidden: Sequence[int] = (64,),
     ) -> None:
-        _check_sizes(latent_size, context_size, num_layers)
+        check_flow_sizes(latent_size, context_size, num_layers)
         _check_hidden(latent_size, hidden)
         layers = [_affine_autoregressive(n, latent_size, context_size, hidden) for n in range(num_layers)]
         super().__init__(network, latent_size, context_size, layers)
@@ -165,12 +111,10 @@ class CouplingFlow(Flow):
         num_layers: int = 4,
         hidden: Sequence[int] = (64,),
     ) -> None:
-        _check_sizes(latent_size, context_size, num_layers)
-        layers: list[nn.Module] = []
-        for _ in range(num_layers):
-            conditioner = _Conditioner(latent_size, context_size, hidden)
-            coupling: Any = transforms.ConditionalAffineCoupling
-            layers += [coupling(latent_size // 2, conditioner), _Reverse(latent_size)]
+        check_flow_sizes(latent_size, context_size, num_layers)
+        layers = with_reversals(
+            _affine_coupling(latent_size, context_size, hidden) for _ in range(num_layers)
+        )
         super().__init__(network, latent_size, context_size, layers)
 
 
@@ -217,13 +161,13 @@ class NeuralSplineFlow(Flow):
         num_bins: int = 8,
         bound: float = 4.0,
     ) -> None:
-        _check_sizes(latent_size, context_size, num_layers)
+        check_flow_sizes(latent_size, context_size, num_layers)
         _check_hidden(latent_size, hidden)
         if num_bins < 2:
             raise ValueError(f"num_bins is {num_bins}: expected at least 2.")
         if not 0 < bound < math.inf:
             raise ValueError(f"bound is {bound}: expected a positive, finite number.")
-        layers: list[nn.Module] = []
+        layers: list[Layer] = []
         for n in range(num_layers):
             layers += [
                 _spline_autoregressive(n, latent_size, context_size, hidden, num_bins, bound),
@@ -251,17 +195,12 @@ class _Conditioner(nn.Module):
         return shift + linear_shift, log_scale + linear_log_scale
 
 
-class _Reverse(nn.Module):
-    """Turns the order of the dimensions around, whatever the context."""
-
-    def __init__(self, latent_size: int) -> None:
-        super().__init__()
-        self.order: Tensor
-        self.register_buffer("order", torch.arange(latent_size).flip(0), persistent=False)
-
-    def condition(self, context: Tensor) -> transforms.Permute:
-        permute: Any = transforms.Permute
-        return permute(self.order)
+def _affine_coupling(
+    latent_size: int, context_size: int, hidden: Sequence[int]
+) -> transforms.ConditionalAffineCoupling:
+    return transforms.ConditionalAffineCoupling(
+        latent_size // 2, _Conditioner(latent_size, context_size, hidden)
+    )
 
 
 def _affine_autoregressive(
@@ -278,7 +217,7 @@ def _spline_autoregressive(
     # The identity: equal bins (zeros do that), and slopes of one at the knots between them.
     slope = math.log(math.expm1(1 - _SMALLEST_SLOPE))
     with torch.no_grad():
-        network.layers[-1].bias.view(-1, latent_size)[2 * num_bins :] = slope
+        network.layers[-1].get_parameter("bias").view(-1, latent_size)[2 * num_bins :] = slope
     return transforms.ConditionalSplineAutoregressive(
         latent_size, network, count_bins=num_bins, bound=bound, order="quadratic"
     )
@@ -286,39 +225,29 @@ def _spline_autoregressive(
 
 def _masked_network(
     n: int, latent_size: int, context_size: int, hidden: Sequence[int], outputs: list[int]
-) -> Any:
+) -> ConditionalAutoRegressiveNN:
     order = torch.arange(latent_size)
-    masked: Any = ConditionalAutoRegressiveNN
-    network = masked(
+    if n % 2:
+        order = order.flip(0)
+    network = ConditionalAutoRegressiveNN(
         latent_size,
         context_size,
         list(hidden),
         param_dims=outputs,
-        permutation=order.flip(0) if n % 2 else order,
+        permutation=cast(torch.LongTensor, order),
         skip_connections=True,
     )
-    _shrink(network.layers[-1])
-    _shrink(network.skip_layer)
+    assert network.skip_layer is not None
+    for layer in (network.layers[-1], network.skip_layer):
+        _shrink(layer)
     return network
 
 
-def _shrink(layer: Any) -> None:
+def _shrink(layer: nn.Module) -> None:
     with torch.no_grad():
-        layer.weight.mul_(_START)
+        layer.get_parameter("weight").mul_(_START)
         if layer.bias is not None:
-            layer.bias.zero_()
-
-
-def _check_sizes(latent_size: int, context_size: int, num_layers: int) -> None:
-    if latent_size < 2:
-        raise ValueError(
-            f"latent_size is {latent_size}: a flow couples dimensions, so expected at least 2. For a single one "
-            "use DiagonalNormal or MixtureOfNormals."
-        )
-    if context_size < 1:
-        raise ValueError(f"context_size is {context_size}: expected at least 1.")
-    if num_layers < 1:
-        raise ValueError(f"the number of layers is {num_layers}: expected at least 1.")
+            layer.get_parameter("bias").zero_()
 
 
 def _check_hidden(latent_size: int, hidden: Sequence[int]) -> None:

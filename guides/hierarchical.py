@@ -10,13 +10,13 @@ The true posterior has the first two factorizations. All take their parts from t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyrovae.conditional_distribution import ConditionalDistribution, as_module
 from pyrovae.models.hierarchical import HierarchicalModel
 
 
@@ -39,10 +39,12 @@ class HierarchicalGuide(nn.Module):
 
     """
 
-    def __init__(self, posteriors: Sequence[nn.Module], features: nn.Module | None = None) -> None:
+    def __init__(
+        self, posteriors: Sequence[ConditionalDistribution], features: nn.Module | None = None
+    ) -> None:
         super().__init__()
         _check_posteriors(posteriors)
-        self.posteriors = nn.ModuleList(posteriors)
+        self.posteriors = nn.ModuleList(map(as_module, posteriors))
         self.features = nn.Identity() if features is None else features
 
     def forward(self, x: Tensor, *context: Tensor) -> None:
@@ -76,10 +78,10 @@ class BottomUpGuide(nn.Module):
 
     """
 
-    def __init__(self, posteriors: Sequence[nn.Module]) -> None:
+    def __init__(self, posteriors: Sequence[ConditionalDistribution]) -> None:
         super().__init__()
         _check_posteriors(posteriors)
-        self.posteriors = nn.ModuleList(posteriors)
+        self.posteriors = nn.ModuleList(map(as_module, posteriors))
 
     def forward(self, x: Tensor, *context: Tensor) -> None:
         """Sample the latents of rows x, [B, *event]."""
@@ -127,7 +129,7 @@ class LadderGuide(nn.Module):
     def __init__(
         self,
         model: HierarchicalModel,
-        estimates: Sequence[nn.Module],
+        estimates: Sequence[ConditionalDistribution],
         path: Sequence[nn.Module] | None = None,
     ) -> None:
         super().__init__()
@@ -143,7 +145,7 @@ class LadderGuide(nn.Module):
                 )
         # In a tuple, so that the model's parameters do not become this module's too.
         self._shared = (model,)
-        self.estimates = nn.ModuleList(estimates)
+        self.estimates = nn.ModuleList(map(as_module, estimates))
         self.path = None if path is None else nn.ModuleList(path)
 
     def forward(self, x: Tensor, *context: Tensor) -> None:
@@ -167,7 +169,7 @@ class LadderGuide(nn.Module):
         return features[:-1]
 
 
-def product_of_normals(a: Any, b: Any) -> dist.TorchDistribution:
+def product_of_normals(a: dist.TorchDistribution, b: dist.TorchDistribution) -> dist.TorchDistribution:
     """The normalized product of two diagonal normal densities: precisions add, locations are their average.
 
         N(z; m_a, s_a^2) N(z; m_b, s_b^2) ~ N(z; m, s^2),    1/s^2 = 1/s_a^2 + 1/s_b^2
@@ -194,6 +196,6 @@ def product_of_normals(a: Any, b: Any) -> dist.TorchDistribution:
     return dist.Normal(location, a.scale * ratio).to_event(1)
 
 
-def _check_posteriors(posteriors: Sequence[nn.Module]) -> None:
+def _check_posteriors(posteriors: Sequence[ConditionalDistribution]) -> None:
     if not posteriors:
         raise ValueError("posteriors is empty: expected one conditional distribution for each level.")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.distributions import TorchDistribution
+from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor, nn
 from torch.distributions import biject_to, constraints
 
@@ -18,11 +21,21 @@ from pyrovae.pair.sites import family_name
 
 JOINT = "_latents"
 
-_DISCRETE: dict[str, Callable[[Tensor], Any]] = {
+_DISCRETE: dict[str, Callable[[Tensor], TorchDistribution]] = {
     "Bernoulli": lambda logits: dist.Bernoulli(logits=logits.squeeze(-1)),
     "Categorical": lambda logits: dist.Categorical(logits=logits),
     "OneHotCategorical": lambda logits: dist.OneHotCategorical(logits=logits),
 }
+
+
+class TracedSite(TypedDict):
+    """What a derived guide reads of a sample statement of a trace."""
+
+    fn: TorchDistribution
+    is_observed: bool
+    mask: torch.BoolTensor | bool | None
+    infer: Mapping[str, object]
+    cond_indep_stack: tuple[CondIndepStackFrame, ...]
 
 
 @dataclass(frozen=True)
@@ -31,7 +44,7 @@ class LatentSite:
 
     name: str
     event_shape: torch.Size
-    support: Any
+    support: constraints.Constraint | None
     plates: tuple[tuple[str, int, int], ...]  # name, size and dim of those inside the rows
     depth: int  # how many plate dimensions the model has inside the rows
     discrete: str = ""  # the family's name, if it is discrete
@@ -101,8 +114,11 @@ class LatentSite:
         self._in_plates(dist.Delta(value, log_density=log_density, event_dim=len(self.event_shape)))
         return draw
 
-    def _in_plates(self, distribution: Any) -> Tensor:
-        with _plates(self.plates):
+    def _in_plates(self, distribution: TorchDistribution) -> Tensor:
+        plates = [pyro.plate(name, size, dim=dim) for name, size, dim in self.plates]
+        with ExitStack() as stack:
+            for plate in plates:
+                stack.enter_context(plate)
             return pyro.sample(self.name, distribution)
 
     def _spread(self, numbers: Tensor, shape: torch.Size) -> Tensor:
@@ -121,7 +137,7 @@ class LatentSite:
         return value.reshape(*value.shape[: row_dim - self.depth + 1], -1)
 
 
-def _refuse_inner_mask(name: str, fn: Any) -> None:
+def _refuse_inner_mask(name: str, fn: object) -> None:
     """A mask inside the distribution cannot be seen from outside, and the guide would count what it leaves out."""
     while fn is not None:
         if isinstance(fn, dist.MaskedDistribution):
@@ -132,7 +148,7 @@ def _refuse_inner_mask(name: str, fn: Any) -> None:
         fn = getattr(fn, "base_dist", None)
 
 
-def _refuse_moving_support(name: str, support: Any) -> None:
+def _refuse_moving_support(name: str, support: object) -> None:
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     bounds = [getattr(support, side, None) for side in ("lower_bound", "upper_bound")]
@@ -144,7 +160,7 @@ def _refuse_moving_support(name: str, support: Any) -> None:
         )
 
 
-def latent_site(name: str, traced: Any, depth: int) -> LatentSite:
+def latent_site(name: str, traced: TracedSite, depth: int) -> LatentSite:
     """Read a latent site off a trace.
 
     Raises:
@@ -152,8 +168,8 @@ def latent_site(name: str, traced: Any, depth: int) -> LatentSite:
 
     """
     fn = traced["fn"]
-    frames = [frame for frame in traced["cond_indep_stack"] if frame.vectorized and frame.dim != -1]
-    plates = tuple((frame.name, frame.size, frame.dim) for frame in frames)
+    frames = traced["cond_indep_stack"]
+    plates = tuple((f.name, f.size, f.dim) for f in frames if f.dim is not None and f.dim != -1)
     _refuse_inner_mask(name, fn)
     support = fn.support
     _refuse_moving_support(name, support)
@@ -183,22 +199,7 @@ def latent_site(name: str, traced: Any, depth: int) -> LatentSite:
     return LatentSite(name, fn.event_shape, support, plates, depth)
 
 
-def _is_real(support: Any) -> bool:
+def _is_real(support: object) -> bool:
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     return support in (constraints.real, constraints.real_vector)
-
-
-class _plates:  # noqa: N801 - reads as a statement
-    """Several plates at once."""
-
-    def __init__(self, plates: Sequence[tuple[str, int, int]]) -> None:
-        self.opened = [pyro.plate(name, size, dim=dim) for name, size, dim in plates]
-
-    def __enter__(self) -> None:
-        for plate in self.opened:
-            plate.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        for plate in reversed(self.opened):
-            plate.__exit__(*error)

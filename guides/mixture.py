@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.guides.encoding import check_size, encode
+from pyrovae.models.parameters import check_size, outputs_of
 from pyrovae.nn import positive
 
 
@@ -38,19 +38,22 @@ class MixtureOfNormals(nn.Module):
         super().__init__()
         self.network = network
 
+    @staticmethod
+    def head_sizes(latent_size: int, num_components: int = 8) -> tuple[int, ...]:
+        """What the network gives: locations, raw scales, logits of the weights."""
+        return num_components * latent_size, num_components * latent_size, num_components
+
     def forward(self, *inputs: Tensor) -> dist.TorchDistribution:
         """The distribution of z given the inputs."""
         names = ("locations", "raw scales", "logits")
-        locations, raw, logits = encode("MixtureOfNormals", self.network, inputs, names)
+        locations, raw, logits = outputs_of(self, self.network(*inputs), names)
         C = logits.shape[-1]
         if C == 0 or locations.shape[-1] % C:
             raise ValueError(
                 f"the network of MixtureOfNormals gave locations of size {locations.shape[-1]} and {C} logits: "
                 "expected C*K locations, a multiple of the C logits."
             )
-        check_size(
-            "MixtureOfNormals", "vector of raw scales", raw, locations.shape[-1], "the locations' size"
-        )
+        check_size(self, "vector of raw scales", raw, locations.shape[-1], "the locations' size")
         components = dist.Normal(
             locations.unflatten(-1, (C, -1)), positive(raw).unflatten(-1, (C, -1))
         ).to_event(1)
@@ -91,10 +94,10 @@ class PathwiseMixture(dist.MixtureSameFamily):  # type: ignore[misc]
 
     has_rsample = True
 
-    def rsample(self, sample_shape: Any = ()) -> Tensor:
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draw [*sample_shape, *batch, K], differentiable in all parameters."""
         z: Tensor = self.sample(torch.Size(sample_shape))
-        normals: Any = self.component_distribution.base_dist
+        normals = self.component_distribution.base_dist
         logits: Tensor = self.mixture_distribution.logits
         with torch.no_grad():
             standard = (z.unsqueeze(-2) - normals.loc) / normals.scale

@@ -20,17 +20,40 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from pyrovae.guides.encoding import check_size, encode
-from pyrovae.models.likelihoods import Normal as DiagonalNormal
+from pyrovae.models.likelihoods import Normal
+from pyrovae.models.parameters import check_size, outputs_of
 from pyrovae.nn import positive
-
-# A normal with a network inside is a likelihood of z and a posterior of x alike; guides know it by this name.
-__all__ = ["DiagonalNormal", "FullNormal", "IsotropicNormal", "LowRankNormal"]
 
 # Squares of scales up to here, and sums of them, are finite at float32.
 _LARGEST_SCALE = 1e15
 # The factor of LowRankNormal in units of the scales: bounded, I + V'S^-2 V has a Cholesky factor at float32.
 _LARGEST_FACTOR = 100.0
+
+
+class DiagonalNormal(Normal):
+    """A normal with one scale for each dimension of a row: `pyrovae.models.Normal` by its name as a posterior.
+
+        q(z|x) = N(z; m(x), diag(s(x))^2)
+
+    Args:
+        network: from x (and context) to (location [..., K], raw scale [..., K]), or to the location alone.
+        scale: None where the network gives it, else as in `pyrovae.models.Normal`.
+
+    Raises:
+        ValueError: a scale that is not positive.
+        TypeError: at a call, a network that gives another number of tensors.
+
+    Example:
+        >>> from pyrovae.nn import MLP
+        >>> DiagonalNormal(MLP(64, (8, 8)))(torch.zeros(5, 64)).event_shape
+        torch.Size([8])
+
+    """
+
+    @staticmethod
+    def head_sizes(latent_size: int) -> tuple[int, ...]:
+        """What the network gives: location, raw scale."""
+        return latent_size, latent_size
 
 
 class IsotropicNormal(nn.Module):
@@ -56,10 +79,15 @@ class IsotropicNormal(nn.Module):
         super().__init__()
         self.network = network
 
+    @staticmethod
+    def head_sizes(latent_size: int) -> tuple[int, ...]:
+        """What the network gives: location, raw scale."""
+        return latent_size, 1
+
     def forward(self, *inputs: Tensor) -> dist.TorchDistribution:
         """The distribution of z given the inputs."""
-        location, raw = encode("IsotropicNormal", self.network, inputs, ("location", "raw scale"))
-        check_size("IsotropicNormal", "raw scale", raw, 1, "one scale for all dimensions of a row")
+        location, raw = outputs_of(self, self.network(*inputs), ("location", "raw scale"))
+        check_size(self, "raw scale", raw, 1, "one scale for all dimensions of a row")
         return dist.Normal(location, positive(raw)).to_event(1)
 
 
@@ -96,12 +124,17 @@ class LowRankNormal(nn.Module):
         super().__init__()
         self.network = network
 
+    @staticmethod
+    def head_sizes(latent_size: int, rank: int = 2) -> tuple[int, ...]:
+        """What the network gives: location, raw scale, factor of this rank, or of K where that is less."""
+        return latent_size, latent_size, latent_size * min(rank, latent_size)
+
     def forward(self, *inputs: Tensor) -> dist.TorchDistribution:
         """The distribution of z given the inputs."""
         names = ("location", "raw scale", "factor")
-        location, raw, factor = encode("LowRankNormal", self.network, inputs, names)
+        location, raw, factor = outputs_of(self, self.network(*inputs), names)
         K = location.shape[-1]
-        check_size("LowRankNormal", "raw scale", raw, K, "the location's size")
+        check_size(self, "raw scale", raw, K, "the location's size")
         if factor.shape[-1] not in range(K, K * K + 1, K):
             raise ValueError(
                 f"the network of LowRankNormal gave a factor of size {factor.shape[-1]}: expected K*R for the "
@@ -140,14 +173,19 @@ class FullNormal(nn.Module):
         super().__init__()
         self.network = network
 
+    @staticmethod
+    def head_sizes(latent_size: int) -> tuple[int, ...]:
+        """What the network gives: location, raw scale, entries below the diagonal."""
+        return latent_size, latent_size, latent_size * (latent_size - 1) // 2
+
     def forward(self, *inputs: Tensor) -> dist.TorchDistribution:
         """The distribution of z given the inputs."""
         names = ("location", "raw scale", "entries below the diagonal")
-        location, raw, below = encode("FullNormal", self.network, inputs, names)
+        location, raw, below = outputs_of(self, self.network(*inputs), names)
         K = location.shape[-1]
-        check_size("FullNormal", "raw scale", raw, K, "the location's size")
+        check_size(self, "raw scale", raw, K, "the location's size")
         below_size = K * (K - 1) // 2
-        check_size("FullNormal", "vector below the diagonal", below, below_size, f"K*(K-1)/2 for K = {K}")
+        check_size(self, "vector below the diagonal", below, below_size, f"K*(K-1)/2 for K = {K}")
         row, column = torch.tril_indices(K, K, offset=-1, device=location.device)
         factor = torch.diag_embed(positive(raw))
         factor[..., row, column] = below

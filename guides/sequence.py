@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from pyrovae.conditional_distribution import ConditionalDistribution
 from pyrovae.models.sequences import MarkovSequence
 
 
@@ -35,7 +36,7 @@ class MarkovPosterior(nn.Module):
 
     """
 
-    def __init__(self, network: nn.Module, step: nn.Module, latent_size: int) -> None:
+    def __init__(self, network: nn.Module, step: ConditionalDistribution, latent_size: int) -> None:
         super().__init__()
         if latent_size < 1:
             raise ValueError(f"latent_size is {latent_size}: expected at least 1.")

@@ -46,7 +46,7 @@ class Poisson(nn.Module):
     def forward(self, *inputs: Tensor) -> dist.TorchDistribution:
         """The distribution of x given the inputs."""
         inputs, library = _split(self, inputs)
-        (raw,) = outputs_of(self, self.network(*inputs), [], ["mean"])
+        (raw,) = outputs_of(self, self.network(*inputs), ["raw mean"])
         events = event_dim(raw, inputs)
         return dist.Poisson(_mean(raw, library, events)).to_event(events)
 
@@ -85,9 +85,8 @@ class NegativeBinomial(nn.Module):
     def forward(self, *inputs: Tensor) -> dist.TorchDistribution:
         """The distribution of x given the inputs."""
         inputs, library = _split(self, inputs)
-        raw, *others = outputs_of(
-            self, self.network(*inputs), [], ["mean", *["dispersion"] * (self.dispersion is None)]
-        )
+        names = ["raw mean", *["raw dispersion"] * (self.dispersion is None)]
+        raw, *others = outputs_of(self, self.network(*inputs), names)
         events = event_dim(raw, inputs)
         mean = _mean(raw, library, events)
         return independent(distributions.NegativeBinomial(mean, spread(self.dispersion, others)), events)
@@ -126,8 +125,8 @@ class ZeroInflatedNegativeBinomial(nn.Module):
     def forward(self, *inputs: Tensor) -> dist.TorchDistribution:
         """The distribution of x given the inputs."""
         inputs, library = _split(self, inputs)
-        own = ["dispersion"] * (self.dispersion is None)
-        gate_logits, raw, *others = outputs_of(self, self.network(*inputs), ["gate logits"], ["mean", *own])
+        names = ["gate logits", "raw mean", *["raw dispersion"] * (self.dispersion is None)]
+        gate_logits, raw, *others = outputs_of(self, self.network(*inputs), names)
         events = event_dim(raw, inputs)
         mean = _mean(raw, library, events)
         counts = distributions.NegativeBinomial(mean, spread(self.dispersion, others))
@@ -170,9 +169,9 @@ class Multinomial(nn.Module):
         """The distribution of x given the inputs."""
         if self.total_count is None:
             inputs, totals = _last(self, inputs, "total count")
-            logits = self.network(*inputs)
+            (logits,) = outputs_of(self, self.network(*inputs), ["logits"])
             return distributions.Multinomial(logits, totals.squeeze(-1))
-        logits = self.network(*inputs)
+        (logits,) = outputs_of(self, self.network(*inputs), ["logits"])
         return distributions.Multinomial(logits, logits.new_tensor(self.total_count))
 
 

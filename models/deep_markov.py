@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyro
 from torch import Tensor, nn
 
+from pyrovae.conditional_distribution import ConditionalDistribution
 from pyrovae.models.sequences import MarkovSequence, PaddedSequence
 
 
@@ -35,7 +36,12 @@ class DeepMarkovModel(nn.Module):
 
     """
 
-    def __init__(self, initial: nn.Module, transition: nn.Module, emission: nn.Module) -> None:
+    def __init__(
+        self,
+        initial: ConditionalDistribution,
+        transition: ConditionalDistribution,
+        emission: ConditionalDistribution,
+    ) -> None:
         super().__init__()
         self.initial = initial
         self.transition = transition

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import pyro
 from torch import Tensor, nn
 
+from pyrovae.conditional_distribution import ConditionalDistribution, as_module
+
 
 class HierarchicalModel(nn.Module):
     """Latents "z1", ..., "zk" in a chain, each given the one above it, and "x" given the last.
@@ -35,11 +37,13 @@ class HierarchicalModel(nn.Module):
 
     """
 
-    def __init__(self, priors: Sequence[nn.Module], likelihood: nn.Module) -> None:
+    def __init__(
+        self, priors: Sequence[ConditionalDistribution], likelihood: ConditionalDistribution
+    ) -> None:
         super().__init__()
         if not priors:
             raise ValueError("priors is empty: expected one conditional distribution for each level.")
-        self.priors = nn.ModuleList(priors)
+        self.priors = nn.ModuleList(map(as_module, priors))
         self.likelihood = likelihood
 
     def forward(self, x: Tensor, *context: Tensor) -> None:

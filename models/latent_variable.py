@@ -5,6 +5,8 @@ from __future__ import annotations
 import pyro
 from torch import Tensor, nn
 
+from pyrovae.conditional_distribution import ConditionalDistribution
+
 
 class LatentVariableModel(nn.Module):
     """p(z|c) p(x|z,c): each row has a latent "z" of the prior, and "x" is observed given it.
@@ -22,7 +24,7 @@ class LatentVariableModel(nn.Module):
 
     """
 
-    def __init__(self, prior: nn.Module, likelihood: nn.Module) -> None:
+    def __init__(self, prior: ConditionalDistribution, likelihood: ConditionalDistribution) -> None:
         super().__init__()
         self.prior = prior
         self.likelihood = likelihood

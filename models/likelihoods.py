@@ -33,7 +33,7 @@ class Bernoulli(nn.Module):
 
     def forward(self, *inputs: Tensor) -> dist.TorchDistribution:
         """The distribution of x given the inputs."""
-        logits = self.network(*inputs)
+        (logits,) = outputs_of(self, self.network(*inputs), ["logits"])
         return dist.Bernoulli(logits=logits).to_event(event_dim(logits, inputs))
 
 
@@ -61,7 +61,7 @@ class ContinuousBernoulli(nn.Module):
 
     def forward(self, *inputs: Tensor) -> dist.TorchDistribution:
         """The distribution of x given the inputs."""
-        logits = self.network(*inputs)
+        (logits,) = outputs_of(self, self.network(*inputs), ["logits"])
         return independent(distributions.ContinuousBernoulli(logits), event_dim(logits, inputs))
 
 
@@ -93,7 +93,7 @@ class Categorical(nn.Module):
 
     def forward(self, *inputs: Tensor) -> dist.TorchDistribution:
         """The distribution of x given the inputs."""
-        logits = self.network(*inputs)
+        (logits,) = outputs_of(self, self.network(*inputs), ["logits"])
         if self.num_options is not None:
             if logits.shape[-1] % self.num_options:
                 raise ValueError(
@@ -121,9 +121,8 @@ class LocationScale(nn.Module, ABC):
 
     def forward(self, *inputs: Tensor) -> dist.TorchDistribution:
         """The distribution of x given the inputs."""
-        location, *raw = outputs_of(
-            self, self.network(*inputs), ["location"], ["scale"] * (self.scale is None)
-        )
+        names = ["location", *["raw scale"] * (self.scale is None)]
+        location, *raw = outputs_of(self, self.network(*inputs), names)
         scale = spread(self.scale, raw)
         return self.family(location, scale).to_event(event_dim(location, inputs))
 

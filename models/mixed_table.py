@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import cast
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro.poutine.util import is_validation_enabled
 from torch import Tensor, nn
-from torch.distributions import Independent, transform_to
+from torch.distributions import Independent, constraints, transform_to
+
+from pyrovae.conditional_distribution import ConditionalDistribution, as_module
+from pyrovae.nn.mlp import Outputs
 
 
 class MixedTableModel(nn.Module):
@@ -43,7 +46,9 @@ class MixedTableModel(nn.Module):
 
     """
 
-    def __init__(self, prior: nn.Module, parts: Sequence[tuple[Sequence[int], nn.Module]]) -> None:
+    def __init__(
+        self, prior: ConditionalDistribution, parts: Sequence[tuple[Sequence[int], ConditionalDistribution]]
+    ) -> None:
         super().__init__()
         every = sorted(column for columns, _ in parts for column in columns)
         if not every or every != list(range(len(every))):
@@ -53,7 +58,7 @@ class MixedTableModel(nn.Module):
             )
         self.prior = prior
         self.columns = [list(columns) for columns, _ in parts]
-        self.likelihoods = nn.ModuleList(likelihood for _, likelihood in parts)
+        self.likelihoods = nn.ModuleList(as_module(likelihood) for _, likelihood in parts)
         self.num_columns = len(every)
 
     def forward(self, x: Tensor, observed: Tensor, *context: Tensor) -> None:
@@ -158,15 +163,13 @@ class MissingAsZero(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, x: Tensor, observed: Tensor, *context: Tensor) -> Tensor | tuple[Tensor, ...]:
+    def forward(self, x: Tensor, observed: Tensor, *context: Tensor) -> Outputs:
         """What the network gives."""
-        outputs: Tensor | tuple[Tensor, ...] = self.network(
-            torch.where(observed, x, 0.0), observed.to(x.dtype), *context
-        )
+        outputs: Outputs = self.network(torch.where(observed, x, 0.0), observed.to(x.dtype), *context)
         return outputs
 
 
-def _best_guess(entries: Any) -> Tensor:
+def _best_guess(entries: dist.TorchDistribution) -> Tensor:
     """From entries of batch [S, B, D]: their most probable category, or their mean, over the mixture of S; [B,D]."""
     if isinstance(entries, torch.distributions.Categorical):
         return entries.probs.mean(0).argmax(-1)
@@ -179,7 +182,7 @@ def _inside(entries: dist.TorchDistribution, like: Tensor) -> Tensor:
 
     A masked term is multiplied by zero in the backward pass, and zero times infinity is not a number.
     """
-    support: Any = entries.support
+    support = cast(constraints.Constraint, entries.support)
     if not support.is_discrete:
         return transform_to(support)(like.new_zeros(()))
     return like.new_tensor(getattr(support, "lower_bound", 0))

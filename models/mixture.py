@@ -6,6 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from pyrovae.conditional_distribution import ConditionalDistribution
 from pyrovae.models.priors import check_latent_size
 from pyrovae.nn import PositiveParameter
 
@@ -74,7 +75,7 @@ class VampPrior(nn.Module):
 
     def __init__(
         self,
-        posterior: nn.Module,
+        posterior: ConditionalDistribution,
         pseudo_inputs: Tensor,
         *pseudo_context: Tensor,
         low: float | Tensor = 0.0,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import pyro.distributions as dist
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ Spread: TypeAlias = float | nn.Module | None
 """A scale or the like: a number, a module that returns one, or None where the network gives it."""
 
 
-def independent(entries: Any, events: int) -> dist.TorchDistribution:
+def independent(entries: dist.TorchDistribution, events: int) -> dist.TorchDistribution:
     """Make the last batch dimensions of a distribution over scalars one row's event."""
     return entries.to_event(events)
 
@@ -33,21 +34,34 @@ def spread(given: Spread, raw: list[Tensor] | None = None) -> Tensor | float:
     return value
 
 
-def outputs_of(part: nn.Module, outputs: Any, plain: list[str], raw: list[str]) -> tuple[Tensor, ...]:
-    """Check that a part's network gave as many tensors as the part needs.
+def outputs_of(
+    part: nn.Module, outputs: Tensor | Sequence[Tensor], names: Sequence[str]
+) -> tuple[Tensor, ...]:
+    """Check that a part's network gave one tensor for each name.
 
-    `plain` names the parameters that the network always gives, `raw` those that it gives unconstrained.
+    Raises:
+        TypeError: it gave another number of tensors.
+
     """
     outputs = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
-    wanted = [*plain, *(f"raw {name}" for name in raw)]
-    if len(outputs) != len(wanted):
+    if len(outputs) != len(names):
         raise TypeError(
-            f"the network of {type(part).__name__} gave {_counted(len(outputs))} where {_counted(len(wanted))} "
-            f"({', '.join(wanted)}) {'is' if len(wanted) == 1 else 'are'} needed. A scale or the like is either "
-            "an argument of its own or an output of the network, e.g. MLP(in_features, (D, D)) gives two."
+            f"the network of {type(part).__name__} gave {len(outputs)} tensor{'s' * (len(outputs) != 1)}: expected "
+            f"{len(names)}, ({', '.join(names)}), e.g. of MLP(in_features, (size, size, ...)) with one size for each. "
+            "A scale or the like is either an output of the network or an argument of its own."
         )
     return outputs
 
 
-def _counted(number: int) -> str:
-    return "one tensor" if number == 1 else f"{number} tensors"
+def check_size(part: nn.Module, name: str, tensor: Tensor, expected: int, meaning: str) -> None:
+    """Raise unless the last dimension of what a part's network gave is as expected.
+
+    Raises:
+        ValueError: with both sizes, and what the expected one means.
+
+    """
+    if tensor.shape[-1] != expected:
+        raise ValueError(
+            f"the network of {type(part).__name__} gave a {name} of size {tensor.shape[-1]}: expected {expected} "
+            f"({meaning})."
+        )

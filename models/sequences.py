@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar, Self, cast
 
 import pyro.distributions as dist
 import torch
@@ -36,18 +36,18 @@ class SequenceDistribution(dist.TorchDistribution):
 
     """
 
-    arg_constraints: ClassVar[dict[str, Any]] = {}
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
 
     def __init__(
         self,
         batch_shape: torch.Size,
         step_shape: torch.Size,
-        step_support: Any,
+        step_support: constraints.Constraint | None,
         num_steps: int,
         lengths: Tensor | None,
     ) -> None:
         self.real_steps = None if lengths is None else step_mask(lengths, num_steps)
-        self.step_support = step_support
+        self.step_support = cast(constraints.Constraint, step_support)  # torch's types allow None
         if lengths is not None:
             batch_shape = torch.broadcast_shapes(batch_shape, lengths.shape)
         super().__init__(batch_shape, torch.Size([num_steps, *step_shape]))
@@ -61,7 +61,7 @@ class SequenceDistribution(dist.TorchDistribution):
         raise NotImplementedError
 
     @property
-    def support(self) -> Any:
+    def support(self) -> constraints.Constraint:
         """Sequences whose real steps lie in the steps' support."""
         if self.real_steps is None:
             return constraints.independent(self.step_support, 1)
@@ -94,7 +94,7 @@ class SequenceDistribution(dist.TorchDistribution):
         with torch.no_grad():
             return self._draw_real(sample_shape)
 
-    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> SequenceDistribution:
+    def expand(self, batch_shape: Sequence[int], _instance: Self | None = None) -> Self:
         """The same distribution for a larger batch."""
         larger = copy.copy(self)
         larger._batch_shape = torch.broadcast_shapes(torch.Size(batch_shape), self.batch_shape)
@@ -273,7 +273,7 @@ class CategoricalSequence(SequenceDistribution):
 class _RealSteps(constraints.Constraint):
     """Every real step in the base constraint; padding may hold anything."""
 
-    def __init__(self, base: Any, real_steps: Tensor) -> None:
+    def __init__(self, base: constraints.Constraint, real_steps: Tensor) -> None:
         self.base_constraint, self.real_steps = base, real_steps
         self.is_discrete = base.is_discrete
         self.event_dim = base.event_dim + 1

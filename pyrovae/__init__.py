@@ -7,6 +7,7 @@ its own, `to_arviz` hands it to ArviZ.
 
 from pyrovae import callbacks, guides, models, nn, objectives, plots
 from pyrovae._version import __version__
+from pyrovae.conditional_distribution import ConditionalDistribution
 from pyrovae.criticism.calibration import Calibration, calibrate
 from pyrovae.criticism.diagnosis import Diagnosis, diagnose
 from pyrovae.criticism.rate_distortion import rate_distortion
@@ -32,6 +33,7 @@ __all__ = [
     "Checkpoint",
     "Clustering",
     "Comparison",
+    "ConditionalDistribution",
     "Diagnosis",
     "Elbo",
     "ImportanceSampling",

@@ -1,24 +1,28 @@
-"""Every public prior, likelihood and model, small: the table over which properties are tested.
+"""Every public prior, likelihood, model, posterior and guide, small: the tables over which properties are tested.
 
-A new component is one entry. `tests/models/test_components.py` fails for a name of `pyrovae.models` that no
-entry shows.
+A new component is one entry, named as it is in `pyrovae.models` or `pyrovae.guides`, with a word more after a comma
+where it has several. `tests/test_components.py` fails for a public name without an entry.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import pyro.distributions.transforms as transforms
 import torch
 from torch import Tensor, nn
 
-from pyrovae import models
+from pyrovae import guides, models
 from pyrovae.guides import AmortizedGuide, DiagonalNormal, EmptyGuide, HierarchicalGuide, MarkovPosterior
+from pyrovae.guides.families import headed
 from pyrovae.nn import GRU, MLP, AutoregressiveGRU, GatedTransition, PositiveParameter, SequenceEncoder
 
 K = 2  # latent dimensions
 D = 3  # entries of a row
+H = 6  # context of a flow's layers
 OPTIONS = 4  # of a categorical entry
 
 
@@ -51,6 +55,27 @@ class Model:
 
     make: Callable[[], tuple[nn.Module, nn.Module]]
     data: Callable[[int], tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """`make(network, K)`: a posterior over K dimensions; `network(sizes)` is an encoder with outputs of these sizes.
+
+    `scales` finds the scales in its distribution; a flow runs `layer_networks` for one draw.
+    """
+
+    make: Callable[[Callable[[tuple[int, ...]], nn.Module], int], nn.Module]
+    scales: Callable[[Any], Tensor] = lambda q: q.base_dist.scale
+    layer_networks: int = 0
+    tolerance: float = 1e-9  # of a density by one pass, against another
+
+
+@dataclass(frozen=True)
+class Guide:
+    """`make(model)`: a guide of an entry of MODELS."""
+
+    model: str
+    make: Callable[[Any], nn.Module]
 
 
 def net(in_features: int, out_features: int | tuple[int, ...]) -> MLP:
@@ -248,3 +273,69 @@ MODELS = {
     "LatentVariableModel": Model(latent_variable, lambda B: (torch.bernoulli(torch.full((B, D), 0.5)),)),
     "MixedTableModel": Model(mixed_table, mixed_rows),
 }
+
+
+def of_flow(q: Any) -> Tensor:
+    return q.transforms[-1].scale
+
+
+def of_low_rank(q: Any) -> Tensor:
+    return torch.cat([q.cov_diag, q.cov_diag.sqrt(), q._capacitance_tril[..., 0]], -1)
+
+
+POSTERIORS = {
+    "IsotropicNormal": Posterior(lambda n, K: guides.IsotropicNormal(n((K, 1)))),
+    "DiagonalNormal": Posterior(lambda n, K: guides.DiagonalNormal(n((K, K)))),
+    "LowRankNormal": Posterior(lambda n, K: guides.LowRankNormal(n((K, K, K * 1))), of_low_rank),
+    "FullNormal": Posterior(
+        lambda n, K: guides.FullNormal(n((K, K, K * (K - 1) // 2))),
+        lambda q: q.scale_tril.diagonal(dim1=-2, dim2=-1),
+    ),
+    "MixtureOfNormals": Posterior(
+        lambda n, K: guides.MixtureOfNormals(n((3 * K, 3 * K, 3))),
+        lambda q: q.component_distribution.base_dist.scale,
+    ),
+    "Flow": Posterior(
+        lambda n, K: guides.Flow(n((K, K, H)), K, H, guides.CouplingFlow(n((K, K, H)), K, H).transforms),
+        of_flow,
+        layer_networks=4,
+    ),
+    "InverseAutoregressiveFlow": Posterior(
+        lambda n, K: guides.InverseAutoregressiveFlow(n((K, K, H)), K, H), of_flow, layer_networks=2
+    ),
+    "CouplingFlow": Posterior(
+        lambda n, K: guides.CouplingFlow(n((K, K, H)), K, H), of_flow, layer_networks=4
+    ),
+    # Pyro's splines shift their knots by 1e-6 where they look for a value's segment.
+    "NeuralSplineFlow": Posterior(
+        lambda n, K: guides.NeuralSplineFlow(n((K, K, H)), K, H), of_flow, layer_networks=4, tolerance=1e-4
+    ),
+}
+
+# For derived guides; the layers of a plain Flow are given and no family has them.
+FAMILIES = {name: partial(headed, getattr(guides, name)) for name in POSTERIORS if name != "Flow"}
+
+
+def diagonal(in_features: int) -> DiagonalNormal:
+    return DiagonalNormal(MLP(in_features, (K, K)))
+
+
+GUIDES = {
+    "AmortizedGuide": Guide("LatentVariableModel", lambda model: guide(D)),
+    "AutoGuide": Guide("LatentVariableModel", guides.AutoGuide),
+    "BottomUpGuide": Guide(
+        "HierarchicalModel", lambda model: guides.BottomUpGuide([diagonal(K), diagonal(D)])
+    ),
+    "EmptyGuide": Guide("GaussianMixture", lambda model: EmptyGuide()),
+    "ExactGuide": Guide("LinearGaussian", guides.ExactGuide),
+    "HierarchicalGuide": Guide(
+        "HierarchicalModel", lambda model: HierarchicalGuide([diagonal(D), diagonal(D + K)])
+    ),
+    "LadderGuide": Guide(
+        "HierarchicalModel", lambda model: guides.LadderGuide(model, [diagonal(D), diagonal(D)])
+    ),
+    "MarkovPosterior": Guide("DeepMarkovModel", lambda model: deep_markov()[1]),
+}
+
+# Neither distributions nor programs; a file of tests each.
+OTHERS = {"MissingAsZero": "tests/models/test_mixed_table.py"}

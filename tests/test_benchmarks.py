@@ -78,7 +78,7 @@ def test_that_count_would_see_a_loop():
 
     def calls(size):
         flow = FlowPrior(size, [Looping()])
-        flow.learned.append(network)
+        flow.layers.append(network)
         return speed.calls_to_draw(flow)
 
     network = MLP(1, 1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -28,7 +29,7 @@ class ContinuousBernoulli(TorchDistribution):
 
     """
 
-    arg_constraints: ClassVar[Any] = {"logits": constraints.real}
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {"logits": constraints.real}
     support = constraints.unit_interval
     has_rsample = True
 
@@ -36,7 +37,9 @@ class ContinuousBernoulli(TorchDistribution):
         self.logits = logits
         super().__init__(logits.shape, validate_args=validate_args)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> ContinuousBernoulli:
+    def expand(
+        self, batch_shape: Sequence[int], _instance: ContinuousBernoulli | None = None
+    ) -> ContinuousBernoulli:
         """The same distribution with another batch shape."""
         return expanded(self, ContinuousBernoulli, batch_shape, _instance, ("logits",))
 
@@ -56,9 +59,11 @@ class ContinuousBernoulli(TorchDistribution):
             near_zero, self.logits * (value - 0.5) - series, -self.logits.abs() * to_mode - rest
         )
 
-    def rsample(self, sample_shape: Any = ()) -> Tensor:
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """By the inverse distribution function, differentiable in the logits."""
-        u = torch.rand(self._extended_shape(sample_shape), dtype=self.logits.dtype, device=self.logits.device)
+        u = torch.rand(
+            self._extended_shape(torch.Size(sample_shape)), dtype=self.logits.dtype, device=self.logits.device
+        )
         slope = self.logits.abs().clamp(min=1e-6)
         # Of a negative logit, whose exponential cannot overflow; mirrored for a positive one.
         x = (torch.log1p(u * torch.expm1(-slope)) / -slope).clamp(0.0, 1.0)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -32,14 +33,19 @@ class NegativeBinomial(TorchDistribution):
 
     """
 
-    arg_constraints: ClassVar[Any] = {"mean": constraints.positive, "dispersion": constraints.positive}
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
+        "mean": constraints.positive,
+        "dispersion": constraints.positive,
+    }
     support = constraints.nonnegative_integer
 
     def __init__(self, mean: Tensor, dispersion: Tensor | float, validate_args: bool | None = None) -> None:
         self._mean, self.dispersion = broadcast_all(mean, dispersion)
         super().__init__(self._mean.shape, validate_args=validate_args)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> NegativeBinomial:
+    def expand(
+        self, batch_shape: Sequence[int], _instance: NegativeBinomial | None = None
+    ) -> NegativeBinomial:
         """The same distribution with another batch shape."""
         return expanded(self, NegativeBinomial, batch_shape, _instance, ("_mean", "dispersion"))
 
@@ -68,10 +74,10 @@ class NegativeBinomial(TorchDistribution):
         )
         return torch.where(stirling, limit, direct) - torch.lgamma(x + 1)
 
-    def sample(self, sample_shape: Any = ()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """A Poisson draw at a gamma-distributed rate."""
         with torch.no_grad():
-            r = (1 / self.dispersion).expand(self._extended_shape(sample_shape))
+            r = (1 / self.dispersion).expand(self._extended_shape(torch.Size(sample_shape)))
             return torch.poisson(torch._standard_gamma(r) * self.dispersion * self._mean)
 
     @property
@@ -104,14 +110,9 @@ class ZeroInflated(dist.ZeroInflatedDistribution):
     Pyro's subtracts the logit and adds it again, and cannot be expanded once it has been sampled.
     """
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> ZeroInflated:
+    def expand(self, batch_shape: Sequence[int], _instance: ZeroInflated | None = None) -> ZeroInflated:
         """The same distribution with another batch shape."""
-        new: Any = self._get_checked_instance(ZeroInflated, _instance)  # type: ignore[no-untyped-call]
-        batch_shape = torch.Size(batch_shape)
-        base, gate_logits = self.base_dist.expand(batch_shape), self.gate_logits.expand(batch_shape)
-        dist.ZeroInflatedDistribution.__init__(new, base, gate_logits=gate_logits, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
+        return expanded(self, ZeroInflated, batch_shape, _instance, ("base_dist", "gate_logits"))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """In nats."""
@@ -138,7 +139,7 @@ class Multinomial(TorchDistribution):
 
     """
 
-    arg_constraints: ClassVar[Any] = {
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
         "logits": constraints.real_vector,
         "total_count": constraints.nonnegative_integer,
     }
@@ -154,15 +155,9 @@ class Multinomial(TorchDistribution):
         """Counts that sum to the row's total."""
         return _CountsOfTotal(self.total_count)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Multinomial:
+    def expand(self, batch_shape: Sequence[int], _instance: Multinomial | None = None) -> Multinomial:
         """The same distribution with another batch shape."""
-        new: Any = self._get_checked_instance(Multinomial, _instance)  # type: ignore[no-untyped-call]
-        batch_shape = torch.Size(batch_shape)
-        new.logits = self.logits.expand(batch_shape + self.event_shape)
-        new.total_count = self.total_count.expand(batch_shape)
-        TorchDistribution.__init__(new, batch_shape, self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
+        return expanded(self, Multinomial, batch_shape, _instance, ("logits", "total_count"))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """In nats, [...]."""
@@ -172,10 +167,10 @@ class Multinomial(TorchDistribution):
         arrangements = torch.lgamma(value.sum(-1) + 1) - torch.lgamma(value + 1).sum(-1)
         return arrangements + (value * self.logits).sum(-1)
 
-    def sample(self, sample_shape: Any = ()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Counts in the logits' dtype; takes memory for the largest total."""
         with torch.no_grad():
-            shape = self._extended_shape(sample_shape)
+            shape = self._extended_shape(torch.Size(sample_shape))
             probs = self.logits.exp().expand(shape).reshape(-1, shape[-1])
             totals = self.total_count.expand(shape[:-1]).reshape(-1, 1)
             counts = torch.zeros_like(probs)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -34,14 +35,19 @@ class DiscretizedLogistic(TorchDistribution):
 
     """
 
-    arg_constraints: ClassVar[Any] = {"loc": constraints.real, "scale": constraints.positive}
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
+        "loc": constraints.real,
+        "scale": constraints.positive,
+    }
     support = constraints.integer_interval(0, 255)
 
     def __init__(self, loc: Tensor, scale: Tensor, validate_args: bool | None = None) -> None:
         self.loc, self.scale = broadcast_all(loc, scale)
         super().__init__(self.loc.shape, validate_args=validate_args)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> DiscretizedLogistic:
+    def expand(
+        self, batch_shape: Sequence[int], _instance: DiscretizedLogistic | None = None
+    ) -> DiscretizedLogistic:
         """The same distribution with another batch shape."""
         return expanded(self, DiscretizedLogistic, batch_shape, _instance, ("loc", "scale"))
 
@@ -57,10 +63,10 @@ class DiscretizedLogistic(TorchDistribution):
         first, last = value <= 0, value >= 255
         return torch.where(last, 0.0, up_to) + torch.where(first, 0.0, down_to) + (~first & ~last) * inside
 
-    def sample(self, sample_shape: Any = ()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Whole numbers in the parameters' dtype."""
         with torch.no_grad():
-            shape = self._extended_shape(sample_shape)
+            shape = self._extended_shape(torch.Size(sample_shape))
             u = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device)
             return (self.loc + self.scale * u.logit(eps=1e-7)).round().clamp(0, 255)
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pyrovae.nn.mlp import Heads, join, join_features
+from pyrovae.nn.mlp import Heads, Outputs, join, join_features
 
 
 class ConvEncoder(nn.Module):
@@ -57,7 +56,7 @@ class ConvEncoder(nn.Module):
         self.body = nn.Sequential(*layers)
         self.heads = Heads(depth * math.prod(sizes) + context_features, out_features)
 
-    def forward(self, image: Tensor, *context: Tensor) -> Any:
+    def forward(self, image: Tensor, *context: Tensor) -> Outputs:
         """[..., C, H, W] and context [..., features] -> [..., out_features], or a tuple of such."""
         if image.shape[-3:] != self.image_shape:
             raise ValueError(
@@ -70,7 +69,8 @@ class ConvEncoder(nn.Module):
         if context or self.context_features:
             given = join_features("the context of ConvEncoder", self.context_features, context)
             features = join(features, given)
-        return self.heads(features)
+        outputs: Outputs = self.heads(features)
+        return outputs
 
 
 class ConvDecoder(nn.Module):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
+
+Outputs: TypeAlias = Tensor | tuple[Tensor, ...]
 
 
 class MLP(nn.Module):
@@ -62,10 +64,11 @@ class MLP(nn.Module):
         self.body = nn.Sequential(*layers)
         self.heads = Heads(sizes[-1], out_features)
 
-    def forward(self, *inputs: Tensor) -> Any:
+    def forward(self, *inputs: Tensor) -> Outputs:
         """[..., in_features] -> [..., out_features], or a tuple of such."""
         joined = join_features("MLP", self.in_features, inputs)
-        return self.heads(self.body(joined))
+        outputs: Outputs = self.heads(self.body(joined))
+        return outputs
 
 
 class Heads(nn.ModuleList):
@@ -81,7 +84,7 @@ class Heads(nn.ModuleList):
         super().__init__(nn.Linear(in_features, size) for size in sizes)
         self.single = isinstance(out_features, int)
 
-    def forward(self, features: Tensor) -> Any:
+    def forward(self, features: Tensor) -> Outputs:
         """[..., in_features] -> [..., out_features], or a tuple of such."""
         outputs = tuple(linear(features) for linear in self)
         return outputs[0] if self.single else outputs

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pyrovae.nn.mlp import Heads
+from pyrovae.nn.mlp import Heads, Outputs
 from pyrovae.nn.ragged import step_mask
 
 
@@ -117,7 +116,7 @@ class SequenceEncoder(nn.Module):
         self.states = GRU(in_features, hidden_size, future=True, num_layers=num_layers)
         self.heads = Heads(self.states.out_features, out_features)
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Any:
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Outputs:
         """Steps and lengths [...] (None: all are full) -> [..., out_features], or a tuple of such."""
         if self.embedding is not None:
             x = self.embedding(x if lengths is None else x * step_mask(lengths, x.shape[-1]))
@@ -132,7 +131,8 @@ class SequenceEncoder(nn.Module):
                 *past.shape[:-2], 1, past.shape[-1]
             )
             last = past.gather(-2, place).squeeze(-2)
-        return self.heads(torch.cat([last, future[..., 0, :]], -1))
+        outputs: Outputs = self.heads(torch.cat([last, future[..., 0, :]], -1))
+        return outputs
 
 
 def _reverse(steps: Tensor, mask: Tensor) -> Tensor:

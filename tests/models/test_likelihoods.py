@@ -72,28 +72,29 @@ Z, ONE, TWO = torch.zeros(4, 2), MLP(2, 3), MLP(2, (3, 3))
         (
             lambda: models.Normal(ONE)(Z),
             TypeError,
-            r"network of Normal gave one tensor where 2 tensors \(location, raw",
+            r"network of Normal gave 1 tensor: expected 2, \(location, raw scale\)",
         ),
         (
             lambda: models.Laplace(TWO, 1.0)(Z),
             TypeError,
-            r"Laplace gave 2 tensors where one tensor \(location\) is",
+            r"Laplace gave 2 tensors: expected 1, \(location\)",
         ),
         (
             lambda: models.Poisson(TWO)(Z),
             TypeError,
-            r"Poisson gave 2 tensors where one tensor \(raw mean\) is",
+            r"Poisson gave 2 tensors: expected 1, \(raw mean\)",
         ),
         (
             lambda: models.NegativeBinomial(ONE)(Z),
             TypeError,
-            r"gave one tensor where 2 tensors \(raw mean, raw disp",
+            r"NegativeBinomial gave 1 tensor: expected 2, \(raw mean, raw dispersion\)",
         ),
         (
             lambda: models.ZeroInflatedNegativeBinomial(TWO)(Z),
             TypeError,
-            r"gave 2 tensors where 3 tensors \(gate logits, raw mean, raw dispersion\) are",
+            r"gave 2 tensors: expected 3, \(gate logits, raw mean, raw dispersion\)",
         ),
+        (lambda: models.Bernoulli(TWO)(Z), TypeError, r"Bernoulli gave 2 tensors: expected 1, \(logits\)"),
         (
             lambda: models.Categorical(ONE, 2)(Z),
             ValueError,
