@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -72,7 +72,7 @@ def compiled(graph: GraphModule, inputs: Sequence[Tensor]) -> Run:
         warnings.simplefilter("ignore")  # the compiler's own, of deprecated things that it imports
         import torch._inductor  # takes seconds
 
-        options: dict[str, Any] = {"fallback_random": True, "size_asserts": False}
+        options: dict[str, bool] = {"fallback_random": True, "size_asserts": False}
         if all(tensor.device.type == "cpu" for tensor in inputs):
             # Images are not moved to channels last: there that costs more than convolutions gain by it.
             options["layout_optimization"] = False

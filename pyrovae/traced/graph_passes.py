@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule, Interpreter, Node
+from torch.fx.node import Argument, Target
 
 _ATEN = torch.ops.aten
 # No effect once nothing is differentiated.
@@ -76,12 +76,12 @@ class _Recorder(Interpreter):
         self.tensors: dict[Node, Tensor] = {}
         self.changed: set[int] = set()
 
-    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+    def get_attr(self, target: Target, args: tuple[Argument, ...], kwargs: dict[str, object]) -> object:
         # As what operations take it for, so that views of it are seen to share its memory.
         value = super().get_attr(target, args, kwargs)
         return self.mode.from_tensor(value) if isinstance(value, Tensor) else value
 
-    def run_node(self, n: Node) -> Any:
+    def run_node(self, n: Node) -> object:
         result = super().run_node(n)
         if isinstance(result, Tensor):
             self.tensors[n] = result
@@ -118,7 +118,7 @@ def _remove_identities(graph: GraphModule, facts: _Facts) -> None:
     for node in list(graph.graph.nodes):
         if not facts.is_pure(node) or not node.args or not isinstance(node.args[0], Node):
             continue
-        source: Any = node.args[0]
+        source = node.args[0]
         neutral = _NEUTRAL.get(node.target)
         is_identity = (
             node.target in _DETACHING
@@ -131,7 +131,7 @@ def _remove_identities(graph: GraphModule, facts: _Facts) -> None:
             )
         )
         if node.target is _ATEN.t.default and source.target is _ATEN.t.default and facts.is_pure(source):
-            is_identity, source = True, source.args[0]
+            is_identity, source = True, source.all_input_nodes[0]
         if is_identity and _same_kind(facts.tensors[node], facts.tensors[source]):
             _replace(graph, node, source)
 
@@ -166,10 +166,10 @@ def _fold_constants(graph: GraphModule, facts: _Facts) -> None:
 
 
 def _remove_repetitions(graph: GraphModule, facts: _Facts) -> None:
-    first: dict[Any, Node] = {}
+    first: dict[Hashable, Node] = {}
     for node in list(graph.graph.nodes):
         if node.op == "get_attr":
-            key: Any = ("get_attr", node.target)
+            key: Hashable = ("get_attr", node.target)
         elif facts.is_pure(node):
             key = (node.target, _hashable(node.args), _hashable(dict(node.kwargs)))
         else:
@@ -196,7 +196,7 @@ def _separate_results(graph: GraphModule, facts: _Facts) -> None:
     output.args = (separate,)
 
 
-def _hashable(value: Any) -> Any:
+def _hashable(value: object) -> Hashable:
     if isinstance(value, dict):
         return tuple((name, _hashable(item)) for name, item in sorted(value.items()))
     if isinstance(value, list | tuple):

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from operator import attrgetter, getitem, is_
 from types import CellType, CodeType, ModuleType
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from pyrovae.vae import VAE
+from pyrovae.pair.parameters import PairParameters
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device)
 _CLOSED = (*PLAIN, Tensor, ModuleType)
@@ -25,8 +25,13 @@ _DEPTH = 4
 _GONE = object()
 _VERSION, _TRAINS = attrgetter("_version"), attrgetter("requires_grad")
 
+
+class _Holder(Protocol):
+    def __getitem__(self, key: Any, /) -> object: ...
+
+
 # What a value is called, and where it is read again: holder[key].
-Place: TypeAlias = tuple[str, Any, Any]
+Place: TypeAlias = tuple[str, _Holder, object]
 
 
 class ProgramState:
@@ -39,14 +44,14 @@ class ProgramState:
     lies deeper than four containers or functions.
     """
 
-    def __init__(self, vae: VAE) -> None:
+    def __init__(self, pair: PairParameters) -> None:
         seen: set[int] = set()
-        places = [*_walk("model", vae.model, _DEPTH, seen), *_walk("guide", vae.guide, _DEPTH, seen)]
+        places = [*_walk("model", pair.model, _DEPTH, seen), *_walk("guide", pair.guide, _DEPTH, seen)]
         self._names = [name for name, _, _ in places]
         self._holders, self._keys = [holder for _, holder, _ in places], [key for _, _, key in places]
         self._values = [_now(holder, key) for _, holder, key in places]
-        self._parameters = dict(vae.named_parameters())
-        inputs = {id(tensor) for tensor in (*vae.parameters(), *vae.buffers())}
+        self._parameters = dict(pair.named_parameters())
+        inputs = {id(tensor) for tensor in (*pair.parameters(), *pair.buffers())}
         # An inference tensor counts no changes.
         self._tensors = {
             name: value
@@ -72,7 +77,7 @@ class ProgramState:
         return [name for name, old, new in (*values, *marked) if not _same(old, new)]
 
 
-def _walk(name: str, value: Any, depth: int, seen: set[int]) -> Iterator[Place]:
+def _walk(name: str, value: object, depth: int, seen: set[int]) -> Iterator[Place]:
     """Into one object: a module, a function, a container or a plain object."""
     if depth == 0 or isinstance(value, _CLOSED) or id(value) in seen:
         return
@@ -86,14 +91,14 @@ def _walk(name: str, value: Any, depth: int, seen: set[int]) -> Iterator[Place]:
             yield from _walk(place, part, _DEPTH if isinstance(part, nn.Module) else depth - 1, seen)
 
 
-def _wrapped(value: Any) -> tuple[Any, ...]:
+def _wrapped(value: object) -> tuple[object, ...]:
     """What an object is another form of, and passes its name on to."""
     if inspect.ismethod(value):
         return (value.__self__, value.__func__)
     return (value.func, value.args, value.keywords) if isinstance(value, functools.partial) else ()
 
 
-def _holders(value: Any) -> Iterator[tuple[Any, list[Any]]]:
+def _holders(value: object) -> Iterator[tuple[_Holder, Collection[object]]]:
     """Where the parts of an object are bound, and to which keys there."""
     if isinstance(value, nn.Module):
         yield vars(value), [k for k in vars(value) if k not in _BOOKKEEPING and not k.startswith("_pyro")]
@@ -111,7 +116,7 @@ def _holders(value: Any) -> Iterator[tuple[Any, list[Any]]]:
         yield _Read(lambda _: len(value)), ["len()"]
     elif hasattr(value, "__dict__") and not isinstance(value, type):
         yield vars(value), list(vars(value))
-    own: Any = () if isinstance(value, type) else getattr(value, "__dict__", ())
+    own: Collection[str] = () if isinstance(value, type) else getattr(value, "__dict__", ())
     inherited = _class_values(value if isinstance(value, type) else type(value))
     yield _Read(functools.partial(getattr, value)), [key for key in inherited if key not in own]
 
@@ -119,14 +124,14 @@ def _holders(value: Any) -> Iterator[tuple[Any, list[Any]]]:
 class _Read:
     """What is read otherwise, read like entries."""
 
-    def __init__(self, read: Callable[[str], Any]) -> None:
+    def __init__(self, read: Callable[[str], object]) -> None:
         self._read = read
 
-    def __getitem__(self, key: str) -> Any:
+    def __getitem__(self, key: str) -> object:
         return self._read(key)
 
 
-def _contents(cell: CellType, variable: str) -> Any:
+def _contents(cell: CellType, variable: str) -> object:
     return cell.cell_contents
 
 
@@ -143,12 +148,12 @@ def _names_in(code: CodeType) -> Iterator[str]:
             yield from _names_in(constant)
 
 
-def _now(holder: Any, key: Any) -> Any:
+def _now(holder: _Holder, key: object) -> object:
     try:
         return holder[key]
     except (AttributeError, LookupError, ValueError):  # not there, or not bound yet
         return _GONE
 
 
-def _same(old: Any, new: Any) -> bool:
+def _same(old: object, new: object) -> bool:
     return old is new or (type(old) is type(new) and isinstance(old, PLAIN) and bool(old == new))

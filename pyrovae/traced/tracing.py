@@ -9,11 +9,10 @@ with the line that looks. The graph is simplified by `pyrovae.traced.graph_passe
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import pyro
 import pyro.util
@@ -80,7 +79,7 @@ class Reference:
 
     def __init__(self, function: GraphFunction, inputs: Sequence[Tensor], tolerance: float) -> None:
         self.function, self.inputs, self.tolerance = function, inputs, tolerance
-        self._expected = self._outcome(function)
+        self._expected = self._results_of(function)
 
     def verified(self, run: GraphFunction) -> GraphFunction:
         """The run, if it gives and leaves what the function does.
@@ -90,12 +89,12 @@ class Reference:
 
         """
         with torch.no_grad():
-            found = self._outcome(run)
+            found = self._results_of(run)
         if len(found) != len(self._expected) or not all(map(self._close, found, self._expected)):
             raise NotTraceableError("its trace gives other numbers than the program")
         return run
 
-    def _outcome(self, function: GraphFunction) -> list[Tensor]:
+    def _results_of(self, function: GraphFunction) -> list[Tensor]:
         with undone(self.inputs):
             return [t.detach().clone() for t in (*function(*self.inputs), *self.inputs)]
 
@@ -148,8 +147,12 @@ class _NoValues(TorchFunctionMode):
     """Refuses to look at values, except where Pyro's objectives do so to report a loss."""
 
     def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         if func not in _LOOKS:
             return func(*args, **(kwargs or {}))
         caller = _caller()
@@ -177,7 +180,7 @@ _LOOKS = _LOOKS_UNSEEN | {
 }
 # Where Pyro's objectives put a value into the loss that they report, and look for NaN in it.
 _REPORTS = {torch_item.__code__, pyro.util.torch_isnan.__code__, pyro.util.warn_if_nan.__code__}
-_FOR_PYRO: dict[Any, Callable[[Tensor], Any]] = {
+_FOR_PYRO: dict[Callable[..., object], Callable[..., object]] = {
     torch.Tensor.item: torch.Tensor.detach,
     torch.Tensor.__bool__: lambda tensor: False,
     torch.Tensor.register_hook: lambda tensor: None,

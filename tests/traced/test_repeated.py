@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import pyrovae as pv
-from pyrovae.traced import repeated
+from pyrovae.traced.traced import Traced
 from tests.oracles import LinearGaussian, WideGuide
 
 METHODS = {
@@ -37,14 +37,14 @@ def digits():
 def traced(monkeypatch):
     """How many computations were traced; however few calls."""
     runs = []
-    prepare = repeated.Repeated._prepared
+    trace = Traced._trace
 
     def counted(self, *given):
-        runs.append(prepare(self, *given))
+        runs.append(trace(self, *given))
         return runs[-1]
 
-    monkeypatch.setattr(repeated, "CALLS_TO_TRACE", 0)
-    monkeypatch.setattr(repeated.Repeated, "_prepared", counted)
+    monkeypatch.setattr("pyrovae.traced.repeated.CALLS_TO_TRACE", 0)
+    monkeypatch.setattr(Traced, "_trace", counted)
     return runs
 
 
@@ -76,7 +76,7 @@ def test_without_a_compiler_traced_operations_run(digits, traced, monkeypatch):
     def without(*given):
         raise RuntimeError("no compiler here")
 
-    monkeypatch.setattr(repeated, "compiled", without)
+    monkeypatch.setattr("pyrovae.traced.traced.compiled", without)
     vae, x = digits
     plain = pv.log_marginal(vae, x, num_samples=20, compile=False, seed=0)
     with pytest.warns(
@@ -88,7 +88,8 @@ def test_without_a_compiler_traced_operations_run(digits, traced, monkeypatch):
 
 def test_a_compiled_run_that_errs_is_not_used(digits, traced, monkeypatch):
     monkeypatch.setattr(
-        repeated, "compiled", lambda graph, given: lambda *some: [r * 1.001 for r in graph.forward(*some)]
+        "pyrovae.traced.traced.compiled",
+        lambda graph, given: lambda *some: [r * 1.001 for r in graph.forward(*some)],
     )
     vae, x = digits
     plain = pv.log_marginal(vae, x, num_samples=20, compile=False, seed=0)
@@ -155,7 +156,7 @@ def test_draws_outside_the_priors_support_weigh_nothing_where_nothing_checks_the
 
 def test_few_calls_are_not_traced_and_compile_is_checked(digits, monkeypatch):
     vae, x = digits
-    monkeypatch.setattr(repeated.Repeated, "_prepared", lambda self, *given: pytest.fail("traced"))
+    monkeypatch.setattr(Traced, "_trace", lambda self, *given: pytest.fail("traced"))
     pv.log_marginal(vae, x, num_samples=10)
     with pytest.raises(ValueError, match="compile is 'yes': expected 'auto', True or False"):
         pv.log_marginal(vae, x, num_samples=10, compile="yes")

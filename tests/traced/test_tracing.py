@@ -44,7 +44,7 @@ def assert_same_as_pyro(vae, arguments, plate_scale=1.0, rtol=1e-5):
     torch.manual_seed(3)
     statistics, gradients = traced(Batch(arguments))
     again, _ = traced(Batch(arguments))
-    assert traced.plain_because is None, traced.plain_because
+    assert traced.outcome.plain_because is None, traced.outcome.plain_because
     torch.manual_seed(3)
     loss = pyro.infer.Trace_ELBO()
     with vae.scope():
@@ -99,7 +99,7 @@ def check(name, vae, arguments):
         return
     steps = steps_of(vae, arguments)
     steps(Batch(arguments))
-    assert NOT_TRACED[name] in steps.plain_because
+    assert NOT_TRACED[name] in steps.outcome.plain_because
     assert steps.engine.startswith("plain Pyro (")
 
 
@@ -155,7 +155,7 @@ def test_what_looks_at_values_is_named_by_its_line():
 
     steps = steps_of(pv.VAE(Looking(), vae.guide), (torch.ones(B, 6),))
     steps(Batch((torch.ones(B, 6),)))
-    assert "traced/test_tracing.py, line" in steps.plain_because
+    assert "traced/test_tracing.py, line" in steps.outcome.plain_because
     with pytest.warns(UserWarning, match=r"plain Pyro: traced/test_tracing.py, line \d+, looks at values"):
         steps_of(pv.VAE(Looking(), vae.guide), (torch.ones(B, 6),), compile=True)(Batch((torch.ones(B, 6),)))
 
@@ -194,7 +194,7 @@ def test_a_changed_python_value_is_traced_anew():
             expected = pyro.infer.Trace_ELBO().loss(vae.model, vae.guide, x)
         assert losses[-1] == pytest.approx(expected, rel=1e-5)
     assert losses[0] == losses[2] != losses[1]
-    assert steps.plain_because is None
+    assert steps.outcome.plain_because is None
 
 
 class Reaching(nn.Module):
@@ -261,7 +261,7 @@ def test_rebound_tensors_and_values_are_traced_anew(change, monkeypatch):
             )
         change[1](pair, monkeypatch)
     assert losses[0] != losses[1]
-    assert steps.plain_because is None
+    assert steps.outcome.plain_because is None
 
 
 def test_a_program_that_rebinds_its_buffer_is_not_traced():
@@ -279,7 +279,7 @@ def test_a_program_that_rebinds_its_buffer_is_not_traced():
     before = float(pair.rows)
     for _ in range(3):
         steps(Batch((x,)))
-    assert steps.plain_because == "running the program changes model.rows"
+    assert steps.outcome.plain_because == "running the program changes model.rows"
     assert float(pair.rows) == before + 4 * B  # once more to find that out
 
 
@@ -290,7 +290,7 @@ def test_what_is_traced_anew_is_not_compiled_again(monkeypatch):
         compilations.append(graph)
         return graph.forward
 
-    monkeypatch.setattr("pyrovae.training.steps.compiled", counted)
+    monkeypatch.setattr("pyrovae.traced.traced.compiled", counted)
     pair, x = Weighted(), torch.randn(B)
     steps = steps_of(pv.VAE(pair.model, pair.guide), (x,), compile=True)
     steps(Batch((x,)))
@@ -338,7 +338,7 @@ def test_an_operation_without_a_fake_kernel_runs_as_plain_pyro():
         pair, x = Custom(), torch.randn(B)
         steps = steps_of(pv.VAE(pair.model, pair.guide), (x,))
         steps(Batch((x,)))
-        assert "same" in steps.plain_because
+        assert "same" in steps.outcome.plain_because
 
 
 def test_a_list_among_the_arguments_is_not_traced():
@@ -357,7 +357,7 @@ def test_a_list_among_the_arguments_is_not_traced():
         torch.manual_seed(0)
         losses.append(float(steps(Batch((x, shift)))[0][0]))
     assert losses[0] != losses[1]
-    assert steps.plain_because == "an argument is of type list, not a tensor, number or text"
+    assert steps.outcome.plain_because == "an argument is of type list, not a tensor, number or text"
 
 
 class Summed(nn.Module):
@@ -520,14 +520,14 @@ def test_a_value_that_never_rests_ends_in_plain_pyro():
     for count in range(30):
         pair.weight = 1.0 + count
         steps(Batch((x,)))
-    assert "weight changes again and again" in steps.plain_because
+    assert "weight changes again and again" in steps.outcome.plain_because
 
 
 def test_a_program_that_counts_its_calls_is_not_traced():
     pair, x = Weighted(counts=True), torch.randn(B)
     steps = steps_of(pv.VAE(pair.model, pair.guide), (x,))
     steps(Batch((x,)))
-    assert steps.plain_because == "running the program changes model.calls"
+    assert steps.outcome.plain_because == "running the program changes model.calls"
 
 
 def test_running_statistics_are_those_of_plain_pyro():
@@ -553,10 +553,10 @@ def test_a_ragged_batch_and_many_shapes():
     steps = steps_of(vae, (pairs.binary_rows(40),))
     for size in (40, 3, 40, 3):
         steps(Batch((pairs.binary_rows(size),)))
-    assert len(steps._traces) == 2
+    assert len(steps.traced.traces) == 2
     for size in range(4, 12):
         steps(Batch((pairs.binary_rows(size),)))
-    assert steps.plain_because == "batches come in more than 8 shapes"
+    assert steps.outcome.plain_because == "batches come in more than 8 shapes"
 
 
 def test_simplified_graphs_give_the_same_bits():
@@ -630,7 +630,7 @@ def test_without_a_compiler_steps_are_traced(monkeypatch):
     def missing(*arguments):
         raise RuntimeError("InvalidCxxCompiler: no C++ compiler here")
 
-    monkeypatch.setattr("pyrovae.training.steps.compiled", missing)
+    monkeypatch.setattr("pyrovae.traced.traced.compiled", missing)
     x = pairs.binary_rows(B)
     steps = steps_of(pairs.composed(), (x,), compile=True)
     with pytest.warns(UserWarning, match="traced but not compiled: RuntimeError: InvalidCxxCompiler"):

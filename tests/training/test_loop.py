@@ -19,7 +19,7 @@ from torch import nn
 import pyrovae as pv
 from pyrovae.callbacks import Callback, EarlyStopping, EncoderSteps
 from pyrovae.random_state import fixed_seed
-from pyrovae.training.steps import Steps
+from pyrovae.traced.traced import Traced
 from tests.pairs import binary_rows, composed
 from tests.training.test_fitting import Deterministic, Recording
 
@@ -101,7 +101,9 @@ def test_plateaus_are_those_of_the_validation(mode):
 def test_beta_changes_without_new_traces_and_the_history_logs_the_true_elbo():
     beta = pv.objectives.LinearWarmUp(steps=12, start=0.25, end=4.0)
     objective = pv.objectives.ELBO(beta=beta)
-    told = Noting(lambda t: (len(t._steps._traces), t._steps._retraces, float(objective.coefficients[0])))
+    told = Noting(
+        lambda t: (len(t._steps.traced.traces), t._steps.traced.retraces, float(objective.coefficients[0]))
+    )
     _, history = train(compile="auto", objective=objective, callbacks=[told], optimizer=sgd(0.0))
     assert history.attrs["engine"].startswith("traced")
     assert told.notes[-1][:2] == (2, 0)  # a full and a ragged batch
@@ -121,15 +123,15 @@ def test_beta_changes_without_new_traces_and_the_history_logs_the_true_elbo():
 
 
 def test_full_batches_are_traced_and_rare_ragged_ones_run_as_plain_pyro(monkeypatch):
-    plain, sizes = Steps._run_plain, []
+    plain, sizes = Traced._run_plain, []
 
-    def watched(steps, arguments):
-        sizes.append(len(arguments))
-        return plain(steps, arguments)
+    def watched(traced, arguments):
+        sizes.append(len(arguments[0]))
+        return plain(traced, arguments)
 
     monkeypatch.setattr("pyrovae.training.steps.MIN_STEPS", 10)  # between the 3 ragged steps and all 18
-    monkeypatch.setattr(Steps, "_run_plain", watched)
-    traces = Noting(lambda training: len(training._steps._traces))
+    monkeypatch.setattr(Traced, "_run_plain", watched)
+    traces = Noting(lambda training: len(training._steps.traced.traces))
     vae, history = train(compile="auto", callbacks=[traces])
     assert history.attrs["engine"] == "traced"
     assert sizes.count(N % 8) == 3
