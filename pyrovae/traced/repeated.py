@@ -6,6 +6,7 @@ observed numbers takes several passes over memory, of which a compiler makes one
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -43,7 +44,7 @@ class Repeated:
         self.function = function
         self._structure: TreeSpec | None = None
         policy = Policy("chunks", compile, calls, CALLS_TO_TRACE, TOLERANCE, one_shape=True)
-        self._traced = Traced(pair, self._of_leaves, policy)
+        self._traced = Traced(pair, functools.partial(_of_parts, function), policy)
 
     @torch.no_grad()
     def __call__(self, *inputs: object) -> Sequence[Tensor]:
@@ -55,8 +56,10 @@ class Repeated:
             self._structure = structure
         if structure != self._structure:
             return self.function(*inputs)
-        return [result for result in self._traced(leaves) if result is not None]
+        return [result for result in self._traced([structure, *leaves]) if result is not None]
 
-    def _of_leaves(self, leaves: Arguments) -> Results:
-        assert self._structure is not None
-        return list(self.function(*tree_unflatten(leaves, self._structure)))
+
+def _of_parts(function: Callable[..., Sequence[Tensor]], parts: Arguments) -> Results:
+    structure, *leaves = parts
+    assert isinstance(structure, TreeSpec)
+    return list(function(*tree_unflatten(leaves, structure)))

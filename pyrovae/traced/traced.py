@@ -126,9 +126,9 @@ class Traced:
             return untraceable
         if enumerated := self.pair.layout.enumerated:
             return f"the latents {sorted(enumerated)} are summed out"
-        return (
-            None if self.policy.traces else f"a trace does not pay for {self.policy.calls} {self.policy.what}"
-        )
+        if not self.policy.traces:
+            return f"a trace does not pay for {self.policy.calls} {self.policy.what}"
+        return None
 
     def _run_plain(self, arguments: Arguments) -> Results:
         with self.inside():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -55,27 +56,25 @@ class Steps:
         rows: int,
         arithmetic: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        self.vae, self.loss, self.divisor, self.rows = vae, loss, divisor, rows
-        self.arithmetic = arithmetic
         # Also what is frozen now: a callback may free it, or freeze others.
         self.parameters: list[Tensor] = [p for p in vae.parameters() if can_train(p)]
         self.loss_scale = torch.ones((), device=vae.device)
-        policy = Policy(
-            "steps",
-            compile,
-            steps,
-            MIN_STEPS,
-            TOLERANCE,
-            rare_calls=ragged_steps,
-            watched=True,
-            in_cuda_graph=True,
-        )
+        scale = self.loss_scale
         self.traced = Traced(
             vae,
-            self._step,
-            policy,
-            steady=lambda: (*loss.coefficients, self.loss_scale),
-            inside=self._inside,
+            _Step(loss, divisor, self.parameters, scale),
+            Policy(
+                "steps",
+                compile,
+                steps,
+                MIN_STEPS,
+                TOLERANCE,
+                rare_calls=ragged_steps,
+                watched=True,
+                in_cuda_graph=True,
+            ),
+            steady=lambda: (*loss.coefficients, scale),
+            inside=lambda: _inside(vae, arithmetic),
             is_rare=lambda arguments: len(Batch(tuple(arguments))) != rows,
             untraceable=loss.untraceable,
         )
@@ -104,13 +103,17 @@ class Steps:
         assert statistics is not None
         return statistics, gradients
 
-    @contextmanager
-    def _inside(self) -> Iterator[None]:
-        with self.vae.scope(), self.arithmetic():
-            yield
 
-    def _step(self, arguments: Arguments) -> Results:
-        """Statistics, and the gradients of all parameters: None where one has none."""
+@dataclass(frozen=True)
+class _Step:
+    """Of a batch's arguments: statistics, and the gradients of all parameters, None where one has none."""
+
+    loss: BatchLoss
+    divisor: float
+    parameters: list[Tensor]
+    loss_scale: Tensor
+
+    def __call__(self, arguments: Arguments) -> Results:
         factor = self.loss_scale / self.divisor
         trained = [p for p in self.parameters if p.requires_grad]
         if not trained:
@@ -119,6 +122,12 @@ class Steps:
         statistics, gradients = self.loss.statistics_and_gradients(batch, trained, factor)
         given = iter(_apart(gradients))
         return [statistics, *(next(given) if p.requires_grad else None for p in self.parameters)]
+
+
+@contextmanager
+def _inside(vae: VAE, arithmetic: Callable[[], AbstractContextManager[object]]) -> Iterator[None]:
+    with vae.scope(), arithmetic():
+        yield
 
 
 def can_train(parameter: Tensor) -> bool:

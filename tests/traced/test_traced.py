@@ -1,16 +1,22 @@
 """What is decided of a function that is called again and again, told as a value and in words."""
 
 import dataclasses
+import gc
 import logging
 import warnings
+import weakref
 
 import pytest
 import torch
 
+from pyrovae.data import Batch
 from pyrovae.traced import traced as module
 from pyrovae.traced.outcome import Kind, Outcome
 from pyrovae.traced.policy import Policy
+from pyrovae.traced.repeated import Repeated
 from pyrovae.traced.traced import MAX_SHAPES, Traced
+from pyrovae.training.batch_loss import batch_loss
+from pyrovae.training.steps import Steps
 from tests import pairs
 
 MANY = 1000
@@ -162,3 +168,26 @@ def test_what_is_neither_tensor_nor_plain_value_is_traced_where_nothing_changes_
         f.traced.function = lambda arguments: [arguments[0] + arguments[1][0]]
         f.traced([torch.rand(4), [2.0]])
         assert f.traced.outcome.kind is kind
+
+
+@pytest.mark.parametrize("of", ["steps", "chunks"])
+def test_what_is_traced_goes_with_its_last_user(of):
+    """At once, not when the garbage collector comes by: traces hold memory, of a GPU above all."""
+    vae, x = pairs.composed(), pairs.binary_rows(4)
+    vae.rows(x)
+    if of == "steps":
+        given = {"compile": "auto", "steps": MANY, "ragged_steps": 0, "rows": 4}
+        user = Steps(vae, batch_loss(vae, None), 1.0, **given)
+        user(Batch((x,)))
+        left = weakref.ref(user.traced)
+    else:
+        user = Repeated(vae, lambda x: [x + 1], MANY, "auto")
+        user(x)
+        left = weakref.ref(user._traced)
+    assert left().outcome.kind is Kind.TRACED
+    gc.disable()
+    try:
+        del user
+        assert left() is None
+    finally:
+        gc.enable()
