@@ -12,10 +12,12 @@ from pyrovae.criticism.calibration import Calibration, calibrate
 from pyrovae.criticism.diagnosis import Diagnosis, diagnose
 from pyrovae.criticism.rate_distortion import rate_distortion
 from pyrovae.evidence.annealing import AnnealedImportanceSampling
+from pyrovae.evidence.bound import elbo
 from pyrovae.evidence.comparison import Comparison, compare
 from pyrovae.evidence.importance import ImportanceSampling
-from pyrovae.evidence.marginal import Elbo, LogMarginal, elbo, log_marginal
+from pyrovae.evidence.marginal import log_marginal
 from pyrovae.evidence.refinement import Refinement, refine
+from pyrovae.evidence.results import Elbo, LogMarginal
 from pyrovae.evidence.simulated_bounds import SimulatedBounds, simulated_bounds
 from pyrovae.exchange.arviz_bridge import to_arviz
 from pyrovae.exchange.cluster import Clustering, cluster

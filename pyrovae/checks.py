@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from numbers import Integral
-from typing import Any
 
 
-def check_count(name: str, value: Any) -> None:
+def check_count(name: str, value: object) -> None:
     """Raise unless `value` is a whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} is {value!r}: expected a whole number of at least 1.")

@@ -10,18 +10,21 @@ import math
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils._pytree import register_pytree_node
+
+from pyrovae.block_sizes import BYTES_READ_AT_ONCE, ROWS_AT_ONCE, slices
 
 
 class OnDisk:
     """Rows of a memory-mapped array: `rows[index]` reads them, as tensors."""
 
-    def __init__(self, array: np.memmap[Any, Any]) -> None:
+    def __init__(self, array: np.memmap[tuple[int, ...], np.dtype[np.generic]]) -> None:
         self._array = array
         self.shape = torch.Size(array.shape)
         kind = torch.as_tensor(np.zeros((), array.dtype)).dtype
@@ -43,7 +46,17 @@ class OnDisk:
 
 
 ARRAYS = (Tensor, OnDisk)
-_BYTES_CHECKED_AT_ONCE = 2**22
+
+
+class HasNumpy(Protocol):
+    """An object of pandas or the like."""
+
+    def to_numpy(self) -> npt.NDArray[np.generic]:
+        """Its values."""
+
+
+Array: TypeAlias = Tensor | npt.NDArray[np.generic] | OnDisk | HasNumpy
+"""What has rows along dimension 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +73,7 @@ class Batch:
 
     """
 
-    arguments: tuple[Any, ...]
+    arguments: tuple[object, ...]
 
     def __len__(self) -> int:
         """B."""
@@ -76,11 +89,12 @@ class Batch:
     @property
     def x(self) -> Tensor:
         """The first argument, [B, ...]."""
-        x: Tensor = self.arguments[0]
+        x = self.arguments[0]
+        assert isinstance(x, Tensor)
         return x
 
     @property
-    def context(self) -> tuple[Any, ...]:
+    def context(self) -> tuple[object, ...]:
         """What the pair takes beside `x`."""
         return self.arguments[1:]
 
@@ -129,13 +143,13 @@ class Rows:
 
     """
 
-    def __init__(self, data: Any) -> None:
+    def __init__(self, data: object) -> None:
         arguments = data if isinstance(data, tuple) else (data,)
         if not arguments:
             raise ValueError("data is an empty tuple: give x, or (x, *context).")
         # Whoever has found these rows in the support of a likelihood of theirs need not look again.
-        self.checked_by: weakref.WeakSet[Any] = weakref.WeakSet()
-        self.arguments: tuple[Any, ...] = tuple(
+        self.checked_by: weakref.WeakSet[object] = weakref.WeakSet()
+        self.arguments: tuple[object, ...] = tuple(
             _as_tensor(a, _name(place)) for place, a in enumerate(arguments)
         )
         x = self.arguments[0]
@@ -169,7 +183,19 @@ class Rows:
 
     def __len__(self) -> int:
         """N."""
-        return len(self.arguments[0])
+        return len(self.x)
+
+    @property
+    def x(self) -> Tensor | OnDisk:
+        """The first argument, [N, ...]."""
+        x = self.arguments[0]
+        assert isinstance(x, ARRAYS)
+        return x
+
+    def in_blocks(self, device: torch.device) -> Iterator[tuple[int, Batch]]:
+        """The rows in blocks on a device, each with the place of its first row."""
+        for some in slices(len(self), ROWS_AT_ONCE):
+            yield some.start, self.take(some, device)
 
     def take(self, index: slice | Tensor, device: torch.device | None = None) -> Batch:
         """Some rows, by places or a slice, on a device."""
@@ -179,15 +205,17 @@ class Rows:
 
     def __getitem__(self, index: slice | Tensor) -> Rows:
         """Some of the rows, as checked as these are; what is on disk is read."""
-        return self._alike(tuple(_taken(a, index) if isinstance(a, ARRAYS) else a for a in self.arguments))
+        some = tuple(_taken(a, index) if isinstance(a, ARRAYS) else a for a in self.arguments)
+        return self._alike(some, weakref.WeakSet(self.checked_by))
 
     def to(self, device: torch.device) -> Rows:
-        """The same rows on a device; what is on disk stays there."""
-        return self._alike(tuple(a.to(device) if isinstance(a, Tensor) else a for a in self.arguments))
+        """The same rows on a device; what is on disk stays there. Who checks the ones has checked the others."""
+        there = tuple(a.to(device) if isinstance(a, Tensor) else a for a in self.arguments)
+        return self._alike(there, self.checked_by)
 
-    def _alike(self, arguments: tuple[Any, ...]) -> Rows:
+    def _alike(self, arguments: tuple[object, ...], checked_by: weakref.WeakSet[object]) -> Rows:
         other = object.__new__(Rows)
-        other.arguments, other.checked_by = arguments, weakref.WeakSet(self.checked_by)
+        other.arguments, other.checked_by = arguments, checked_by
         return other
 
 
@@ -205,16 +233,14 @@ def _moved(values: Tensor, device: torch.device | None) -> Tensor:
 def blocks(values: Tensor | OnDisk) -> Iterator[slice]:
     """All rows in pieces of some megabytes, for work that shall not hold them all in memory."""
     bytes_of_row = max(1, math.prod(values.shape[1:]) * values.dtype.itemsize)
-    at_once = max(1, _BYTES_CHECKED_AT_ONCE // bytes_of_row)
-    for first in range(0, len(values), at_once):
-        yield slice(first, first + at_once)
+    yield from slices(len(values), max(1, BYTES_READ_AT_ONCE // bytes_of_row))
 
 
 def _name(place: int) -> str:
     return "x" if place == 0 else f"context {place}"
 
 
-def _as_tensor(argument: Any, name: str) -> Any:
+def _as_tensor(argument: object, name: str) -> object:
     if hasattr(argument, "to_numpy") and not isinstance(argument, Tensor):
         argument = argument.to_numpy()
     if not isinstance(argument, np.ndarray):

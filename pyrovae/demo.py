@@ -17,8 +17,10 @@ import torch
 from pyrovae import guides, models, nn, plots
 from pyrovae.criticism.calibration import Calibration, calibrate
 from pyrovae.criticism.diagnosis import diagnose
-from pyrovae.evidence.marginal import LogMarginal, elbo, log_marginal
+from pyrovae.evidence.bound import elbo
+from pyrovae.evidence.marginal import log_marginal
 from pyrovae.evidence.psis import good_k
+from pyrovae.evidence.results import LogMarginal
 from pyrovae.exchange.arviz_bridge import to_arviz
 from pyrovae.exchange.cluster import cluster
 from pyrovae.exchange.probe import probe

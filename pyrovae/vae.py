@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyrovae.block_sizes import DECODED_AT_ONCE, ROWS_OF_A_PASS, slices
 from pyrovae.checks import check_count
 from pyrovae.data import Batch
 from pyrovae.files import load_tensors, save_tensors
@@ -30,9 +31,8 @@ from pyrovae.pair.running import (
 )
 from pyrovae.random_state import fixed_seed
 
-ROWS_AT_ONCE = 1000
-# Of the latents that are summed out, over which a reconstruction is averaged; and rows times draws of one pass.
-DRAWS, DRAWS_AT_ONCE = 100, 10000
+# Of the latents that are summed out, over which a reconstruction is averaged.
+DRAWS = 100
 
 
 class VAE(InspectedPair):
@@ -168,8 +168,8 @@ class VAE(InspectedPair):
         blocks = []
         with self.evaluating(), self._seeded(seed):
             means = self._posterior_means(batch, 100)
-            for block, some in _blocks(batch, DRAWS_AT_ONCE // num_draws):
-                latents = {}
+            for block in slices(len(batch), DECODED_AT_ONCE // num_draws):
+                latents, some = {}, batch[block]
                 for name, site in self.layout.latents.items():
                     mean = means[name][block]
                     latents[name] = pyro_layout(
@@ -285,8 +285,8 @@ class VAE(InspectedPair):
         if not self.layout.latents:
             return {}
         parts: dict[str, list[Tensor]] = {name: [] for name in self.layout.latents}
-        for _, some in _blocks(batch, ROWS_AT_ONCE):
-            for name, mean in guide_means(self, some, num_samples).items():
+        for block in slices(len(batch), ROWS_OF_A_PASS):
+            for name, mean in guide_means(self, batch[block], num_samples).items():
                 parts[name].append(rows_first(mean, self.layout.latents[name])[0])
         return {name: torch.cat(means) for name, means in parts.items()}
 
@@ -321,10 +321,3 @@ class VAE(InspectedPair):
                 "needs of x into a context argument."
             )
         return Batch((without_data.blank(self.row_specs, num_rows, self.device), *rest))
-
-
-def _blocks(batch: Batch, num_rows: int) -> Iterator[tuple[slice, Batch]]:
-    """Some rows after the others, and where they are."""
-    for first in range(0, len(batch), num_rows):
-        block = slice(first, first + num_rows)
-        yield block, batch[block]

@@ -12,13 +12,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pyrovae.block_sizes import counts, draws_at_once
 from pyrovae.data import Batch, Rows
-from pyrovae.evidence.marginal import NUMBERS_AT_ONCE, row_blocks
 from pyrovae.pair.layout import as_the_program_takes, canonical, rows_first
 from pyrovae.pair.rates import entry_rates, marginal_rates, over_entries
 from pyrovae.pair.running import guide_means, row_terms
 from pyrovae.pair.sites import family_name
-from pyrovae.pair.support import check_support
 from pyrovae.pair.terms import RowTerms
 from pyrovae.random_state import fixed_seed
 from pyrovae.vae import VAE
@@ -38,7 +37,8 @@ DRAWS = 100
 class Activity:
     """Rates and posterior means of all rows, gathered block by block.
 
-    Figures of entries are over the rows that count the entry: a mask, or the length of a sequence, may leave it out.
+    The rows are taken as checked. Figures of entries are over the rows that count the entry: a mask, or the length of
+    a sequence, may leave it out.
 
     Attributes:
         reconstruction, rate: of every row, [N].
@@ -51,7 +51,7 @@ class Activity:
         self.vae, self.notes = vae, [_enumerated_note(vae)] if vae.layout.enumerated else []
         self.names = list(vae.layout.latents)
         self.labels: set[str] = set()
-        blocks = [self._block(batch, first, seeds) for first, batch in row_blocks(vae, data)]
+        blocks = [self._block(batch, seeds) for _, batch in data.in_blocks(vae.device)]
         self.reconstruction = torch.cat([block["reconstruction"] for block in blocks])
         self.rate = torch.cat([block["rate"] for block in blocks])
         self.by_site = {name: torch.cat([block["sites"][name] for block in blocks]) for name in self.names}
@@ -69,20 +69,16 @@ class Activity:
         self._explain_missing_rates()
         self.means = self._means(data, seeds)
 
-    def _block(self, batch: Batch, first: int, seeds: Iterator[int]) -> dict[str, Any]:
+    def _block(self, batch: Batch, seeds: Iterator[int]) -> dict[str, Any]:
         """Averages over draws for one block of rows: [B] and, by entry, [B, *inner plates, *event]."""
-        numbers = max(1, math.prod(batch.x.shape), *(s.numel for s in self.vae.layout.latents.values()), 1)
-        at_once = max(1, min(DRAWS, NUMBERS_AT_ONCE // numbers))
+        numbers = max(math.prod(batch.x.shape), *(s.numel for s in self.vae.layout.latents.values()), 1)
         sums: dict[str, Any] = {"reconstruction": 0.0, "rate": 0.0, "sites": {}, "entries": {}}
 
         def add(totals: dict[str, Any], key: str, values: Tensor) -> None:
             totals[key] = totals.get(key, 0.0) + values.double().cpu().sum(0) / DRAWS
 
-        for start in range(0, DRAWS, at_once):
-            count = min(at_once, DRAWS - start)
+        for count in counts(DRAWS, draws_at_once(numbers, num_rows=1)):
             with self.vae.evaluating(), fixed_seed(next(seeds), self.vae.device):
-                if start == 0:
-                    check_support(self.vae.model, batch, first)
                 terms = row_terms(self.vae, batch, count)
                 add(sums, "reconstruction", terms.log_likelihood)
                 add(sums, "rate", terms.rate)
@@ -122,7 +118,7 @@ class Activity:
         if not names:
             return {}
         halves: list[dict[str, list[Tensor]]] = [{name: [] for name in names} for _ in range(2)]
-        for _, batch in row_blocks(self.vae, data):
+        for _, batch in data.in_blocks(self.vae.device):
             for half in halves:
                 with self.vae.evaluating(), fixed_seed(next(seeds), self.vae.device):
                     means = guide_means(self.vae, batch, DRAWS, names)

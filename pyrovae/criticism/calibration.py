@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pyrovae.block_sizes import NUMBERS_AT_ONCE, ROWS_AT_ONCE, slices
 from pyrovae.checks import check_count
 from pyrovae.criticism.simulated_ranks import GUIDE, LIKELIHOOD, NO_RANK, WEIGHTS_PER_DRAW, ranks_of_truth
 from pyrovae.criticism.uniformity import uniformity_p_value
 from pyrovae.data import Rows
-from pyrovae.evidence.marginal import NUMBERS_AT_ONCE, ROWS_AT_ONCE
 from pyrovae.evidence.simulated_data import AsX, simulated
 from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.vae import VAE
@@ -141,7 +139,7 @@ class Calibration:
 
 def calibrate(
     vae: VAE,
-    *context: Any,
+    *context: object,
     num_simulations: int = 500,
     num_draws: int = 99,
     false_alarm_rate: float = 0.05,
@@ -210,8 +208,7 @@ def calibrate(
     at_once = max(1, min(ROWS_AT_ONCE, NUMBERS_AT_ONCE // (numbers * WEIGHTS_PER_DRAW * num_draws)))
     parts = []
     with tqdm(total=num_simulations, desc="calibrate", unit=" rows", disable=not progress) as bar:
-        for first in range(0, num_simulations, at_once):
-            block = slice(first, first + at_once)
+        for block in slices(num_simulations, at_once):
             some = data.take(block, vae.device)
             with vae.evaluating(), fixed_seed(next(seeds), vae.device):
                 parts.append(ranks_of_truth(vae, some, {n: z[block] for n, z in truth.items()}, num_draws))
@@ -229,12 +226,12 @@ def calibrate(
     )
 
 
-def _cycled(context: tuple[Any, ...], num_simulations: int) -> tuple[Any, ...]:
+def _cycled(context: tuple[object, ...], num_simulations: int) -> tuple[object, ...]:
     """Context for every simulation: tensors' rows again and again."""
-    arrays = [c for c in context if isinstance(c, Tensor | np.ndarray) or hasattr(c, "to_numpy")]
-    if not arrays:
+    shapes = [shape for c in context if (shape := getattr(c, "shape", ()))]
+    if not shapes:
         return context
-    num_rows = len(arrays[0]) if arrays[0].ndim else 1
+    num_rows = shapes[0][0]
     place = torch.arange(num_simulations) % max(1, num_rows)
     return Rows((torch.zeros(num_rows), *context)).take(place).context
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 import torch
@@ -14,7 +13,10 @@ from pyrovae.checks import check_count
 from pyrovae.criticism.activity import Activity, mean_over_rows
 from pyrovae.criticism.inference_gap import inference_gap
 from pyrovae.criticism.information import Information, information
-from pyrovae.evidence.marginal import LogMarginal, log_marginal
+from pyrovae.data import Array, Rows
+from pyrovae.evidence.checked_data import checked_data
+from pyrovae.evidence.marginal import log_marginal
+from pyrovae.evidence.results import LogMarginal
 from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.vae import VAE
 
@@ -206,8 +208,8 @@ class Diagnosis:
 
 def diagnose(
     vae: VAE,
-    x: Any,
-    *context: Any,
+    x: Array | Rows,
+    *context: object,
     num_samples: int = 1000,
     gap_rows: int = 0,
     seed: int | None = None,
@@ -252,7 +254,7 @@ def diagnose(
 
     """
     check_count("num_samples", num_samples)
-    data = vae.rows(x, *context)
+    data = checked_data(vae, x, *context)
     N = len(data)
     if isinstance(gap_rows, bool) or not isinstance(gap_rows, int) or not 0 <= gap_rows <= N:
         raise ValueError(
@@ -261,7 +263,7 @@ def diagnose(
     seeds = seeds_from(seed)
     found = Activity(vae, data, seeds)
     notes = list(found.notes)
-    quality = log_marginal(vae, x, *context, num_samples=num_samples, seed=next(seeds), progress=progress)
+    quality = log_marginal(vae, data, num_samples=num_samples, seed=next(seeds), progress=progress)
     with vae.evaluating(), fixed_seed(next(seeds), vae.device):
         told = information(vae, data.take(_evenly(N, min(N, ROWS_FOR_INFORMATION)), vae.device))
     gaps = None

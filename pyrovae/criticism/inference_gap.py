@@ -18,7 +18,8 @@ from torch.distributions import (
 from pyrovae.criticism.activity import mean_over_rows
 from pyrovae.data import Rows
 from pyrovae.evidence.marginal import log_marginal
-from pyrovae.evidence.refinement import refine
+from pyrovae.evidence.refinement import Refinement, refine
+from pyrovae.evidence.results import LogMarginal
 from pyrovae.pair.running import run_guide
 from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.vae import VAE
@@ -38,7 +39,6 @@ def inference_gap(
     at least (>=) what is said.
     """
     seeds = seeds_from(seed)
-    notes = []
     with vae.evaluating(), fixed_seed(next(seeds), vae.device):
         drawn = run_guide(vae, data.take(slice(0, 1), vae.device), 1)
     normals = [_normal(site.distribution) for site in drawn.values()]
@@ -56,21 +56,6 @@ def inference_gap(
         empty = pd.DataFrame(math.nan, index=GAPS, columns=COLUMNS).astype({"bound": object})
         return empty, [f"no gaps: {str(error).splitlines()[0]}"]  # the trace of a program may follow
     best = log_marginal(refined.vae, data, num_samples=num_samples, seed=next(seeds))
-    if not is_known:
-        notes.append(
-            "ELBO* need not be the best of the guide's family, which is no single normal: what is said of the family "
-            "is at most its share."
-        )
-    if not refined.converged:
-        notes.append(
-            "refining did not converge: the amortization gap is at least what is said, the other at most."
-        )
-    bad = int(best.unreliable.sum())
-    if bad:
-        notes.append(
-            f"Pareto k of the refined guide is not below {best.good_k:.2f} for {bad} of {len(best)} rows: log p(x), "
-            "and with it the approximation gap, may be too low."
-        )
     found = refined.elbo_after.where(~refined.kept, refined.elbo_before + refined.gain)
     of_best = best.variance.sqrt()
     values = {
@@ -89,7 +74,28 @@ def inference_gap(
         )
         for name, (gap, a, b) in values.items()
     }
-    return pd.DataFrame.from_dict(lines, orient="index", columns=COLUMNS), notes
+    return pd.DataFrame.from_dict(lines, orient="index", columns=COLUMNS), _notes(refined, best, is_known)
+
+
+def _notes(refined: Refinement, best: LogMarginal, is_known: bool) -> list[str]:
+    """Why a gap may be other than what is said."""
+    notes = []
+    if not is_known:
+        notes.append(
+            "ELBO* need not be the best of the guide's family, which is no single normal: what is said of the family "
+            "is at most its share."
+        )
+    if not refined.converged:
+        notes.append(
+            "refining did not converge: the amortization gap is at least what is said, the other at most."
+        )
+    bad = int(best.unreliable.sum())
+    if bad:
+        notes.append(
+            f"Pareto k of the refined guide is not below {best.good_k:.2f} for {bad} of {len(best)} rows: log p(x), "
+            "and with it the approximation gap, may be too low."
+        )
+    return notes
 
 
 def _normal(distribution: Distribution) -> type[Distribution] | None:

@@ -16,14 +16,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyrovae.block_sizes import draws_at_once, slices
 from pyrovae.data import Batch
 from pyrovae.pair.running import run_guide, run_model
 from pyrovae.pair.sites import Site
 from pyrovae.pair.terms import RowTerms
 from pyrovae.vae import VAE
 
-# Numbers in the largest tensor of one pass.
-NUMBERS_AT_ONCE = 2**22
 # Draws of all rows together, at least.
 DRAWS = 1000
 # Draws at which a prior is looked at in every row, to see whether it depends on the row.
@@ -125,18 +124,13 @@ def _log_guide_everywhere(vae: VAE, batch: Batch, latents: Mapping[str, Tensor])
     """log q(z_n|x_m) for D draws of every row n under every row m: [D,N,N]."""
     N = len(batch)
     D = len(next(iter(latents.values())))
-    numbers = max(1, sum(site.numel for site in vae.layout.latents.values()))
-    at_once = max(1, NUMBERS_AT_ONCE // (N * numbers))
     parts = []
-    for first in range(0, D * N, at_once):
+    for some in slices(D * N, draws_at_once(vae.layout.latent_numbers, N)):
         given = {
-            name: _draws_of(
-                value, slice(first, first + at_once), N, len(vae.layout.latents[name].event_shape)
-            )
+            name: _draws_of(value, some, N, len(vae.layout.latents[name].event_shape))
             for name, value in latents.items()
         }
-        count = min(at_once, D * N - first)
-        scored = run_guide(vae, batch, count, latents=given)
+        scored = run_guide(vae, batch, some.stop - some.start, latents=given)
         parts.append(torch.stack([site.log_prob for site in scored.values()]).sum(0).double().cpu())
     return torch.cat(parts).reshape(D, N, N)
 

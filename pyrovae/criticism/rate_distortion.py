@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import pandas as pd
 from tqdm import tqdm
 
 from pyrovae.checks import check_count
-from pyrovae.evidence.marginal import elbo
+from pyrovae.data import Array, Rows
+from pyrovae.evidence.bound import elbo
 from pyrovae.random_state import seeds_from
 from pyrovae.vae import VAE
 
@@ -18,8 +18,8 @@ from pyrovae.vae import VAE
 def rate_distortion(
     fit_at: Callable[[float], VAE],
     betas: Iterable[float],
-    x: Any,
-    *context: Any,
+    x: Array | Rows,
+    *context: object,
     num_samples: int = 10,
     seed: int | None = None,
     progress: bool = False,
@@ -63,13 +63,14 @@ def rate_distortion(
     weights = [float(beta) for beta in betas]
     if not weights or not all(0 < beta < math.inf for beta in weights):
         raise ValueError(f"betas are {weights}: expected one or more positive numbers.")
-    seeds = seeds_from(seed)
+    data, seeds = None, seeds_from(seed)
     lines = []
     for beta in tqdm(weights, desc="rate-distortion", unit=" VAE", disable=not progress):
         vae = fit_at(beta)
         if not isinstance(vae, VAE):
             raise TypeError(f"fit_at({beta}) gave {type(vae).__name__}: expected the trained pyrovae.VAE.")
-        found = elbo(vae, x, *context, num_samples=num_samples, seed=next(seeds))
+        data = vae.rows(x, *context) if data is None else data
+        found = elbo(vae, data, num_samples=num_samples, seed=next(seeds))
         rate, distortion = found.rate, -found.reconstruction
         errors = [
             float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan

@@ -14,15 +14,14 @@ uniform ranks at its nominal rate or below.
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-# Simulated counts held at once.
-COUNTS_AT_ONCE = 2**18
+from pyrovae.block_sizes import NUMBERS_SIMULATED_AT_ONCE, slices
 
 Counts = npt.NDArray[np.int64]
+Probabilities = npt.NDArray[np.float64]
 
 
 def uniformity_p_value(ranks: Counts, num_draws: int, num_null: int = 2000) -> float:
@@ -47,7 +46,7 @@ def uniformity_p_value(ranks: Counts, num_draws: int, num_null: int = 2000) -> f
 
 
 @functools.lru_cache(maxsize=32)
-def _null(N: int, num_draws: int, num_null: int) -> tuple[Any, Any]:
+def _null(N: int, num_draws: int, num_null: int) -> tuple[Probabilities, Probabilities]:
     """Both-sided tail probabilities of C(r) by r and count, and sorted gammas of uniform ranks."""
     from scipy.stats import binom  # not at the top: it takes time to import
 
@@ -57,14 +56,12 @@ def _null(N: int, num_draws: int, num_null: int) -> tuple[Any, Any]:
     generator = np.random.default_rng(0)
     chances = np.full(num_draws + 1, 1 / (num_draws + 1))
     null = np.empty(num_null)
-    at_once = max(1, COUNTS_AT_ONCE // (num_draws + 1))
-    for first in range(0, num_null, at_once):
-        some = null[first : first + at_once]
-        some[:] = _gamma(generator.multinomial(N, chances, size=len(some)), tails)
+    for some in slices(num_null, max(1, NUMBERS_SIMULATED_AT_ONCE // (num_draws + 1))):
+        null[some] = _gamma(generator.multinomial(N, chances, size=some.stop - some.start), tails)
     return tails, np.sort(null)
 
 
-def _gamma(counts: Any, tails: Any) -> Any:
+def _gamma(counts: Counts, tails: Probabilities) -> Probabilities:
     """gamma of sets of ranks, from how many have each value: [sets, L + 1] -> [sets]."""
     cumulated = counts.cumsum(1)[:, :-1]
     return tails[np.arange(len(tails))[None], cumulated].min(1)

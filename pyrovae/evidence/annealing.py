@@ -10,28 +10,26 @@ high. Moves take place in unconstrained coordinates (see `pyrovae.evidence.uncon
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-import pyro
 import torch
 from torch import Tensor
-from torch.distributions.transforms import Transform
 
+from pyrovae.block_sizes import ROWS_AT_ONCE, counts, draws_at_once
 from pyrovae.checks import check_count
 from pyrovae.data import Batch, Rows
+from pyrovae.evidence.annealing_path import Path, Point, Score
 from pyrovae.evidence.importance import (
     PROBE_ROWS,
     Weigh,
     bytes_of_weights,
-    draws_of_prior,
     measured,
     refuse_auxiliary_sites,
 )
-from pyrovae.evidence.memory import NUMBERS_AT_ONCE, ROWS_AT_ONCE, Limits, Pieces
-from pyrovae.evidence.unconstrained import MakeTransform, checked_bijections, differentiable_recurrence
-from pyrovae.pair.layout import Layout
-from pyrovae.pair.running import plain_trace, run_guide, run_model
+from pyrovae.evidence.memory import Limits, Pieces
+from pyrovae.evidence.unconstrained import Unconstrained, bijections_of
+from pyrovae.pair.running import plain_trace
 from pyrovae.pair.sites import family_name
 from pyrovae.random_state import fixed_seed
 from pyrovae.traced.repeated import Repeated
@@ -42,6 +40,8 @@ PILOT_CHAINS = 16
 PILOT_MOVES = 20
 GAIN = 0.5
 ACCEPTANCE = 0.65
+# Positions, momenta, gradients and densities of a chain that moves, for each number of its latents.
+NUMBERS_OF_A_MOVE = 16
 # Steps differ by chain and move, for orbits that close must not keep chains from mixing.
 JITTER = 0.2
 
@@ -106,9 +106,9 @@ class AnnealedImportanceSampling:
         def weigh(batch: Batch, seeds: Iterator[int]) -> Iterator[tuple[int, Tensor]]:
             with vae.evaluating(), fixed_seed(next(seeds), vae.device):
                 steps = self.step_sizes(path, batch)
-            for first in range(0, num_samples, path.at_once):
+            for count in counts(num_samples, path.at_once):
                 with vae.evaluating(), fixed_seed(next(seeds), vae.device):
-                    start = path.draw(batch, min(path.at_once, num_samples - first))
+                    start = path.draw(batch, count)
                     log_weights = self.forward(path, batch, start, steps)
                 yield 0, log_weights
 
@@ -117,7 +117,7 @@ class AnnealedImportanceSampling:
     def path(self, vae: VAE, data: Rows, num_samples: int, limits: Limits) -> Path:
         """Check that the latents can be moved, and measure what scoring them takes."""
         _refuse_discrete(vae, data)
-        space = Unconstrained(vae.layout, checked_bijections(vae, data))
+        space = Unconstrained(vae.layout, bijections_of(vae, data))
         few = data.take(slice(0, PROBE_ROWS), vae.device)
         if self.from_guide:
             refuse_auxiliary_sites(
@@ -134,8 +134,8 @@ class AnnealedImportanceSampling:
             return path.at(few, u)
 
         footprint = measured(vae, run, few)
-        numbers = max(1, sum(latent.numel for latent in vae.layout.latents.values()))
-        at_once = max(1, NUMBERS_AT_ONCE // (ROWS_AT_ONCE * numbers * 16))
+        numbers = vae.layout.latent_numbers
+        at_once = draws_at_once(numbers * NUMBERS_OF_A_MOVE)
         num_rows, count = min(ROWS_AT_ONCE, len(data)), max(PILOT_CHAINS, min(at_once, num_samples))
         # Positions, momenta and gradients, before and after a move; step sizes of every temperature.
         taken = num_rows * (count * numbers * 8 * 10 + self.num_temperatures * 8)
@@ -198,152 +198,6 @@ class AnnealedImportanceSampling:
         accepted = gain.exp().clamp(max=1.0).nan_to_num(0.0)
         taken = torch.rand_like(accepted) < accepted
         return new.where(taken, point), accepted
-
-
-@dataclass(frozen=True)
-class Point:
-    """Where chains are, u [S,B,d], with densities [S,B] and gradients [S,B,d] of the start and of p(x, z) over it."""
-
-    u: Tensor
-    log_start: Tensor
-    log_ratio: Tensor
-    start_gradient: Tensor
-    ratio_gradient: Tensor
-
-    def log_target(self, beta: float) -> Tensor:
-        """log r + beta (log p(x, z) - log r), -inf where it is not defined."""
-        return (self.log_start + beta * self.log_ratio).nan_to_num(-math.inf, math.inf, -math.inf)
-
-    def gradient(self, beta: float) -> Tensor:
-        """Its gradient; 0 where it is not defined, where moves are refused anyhow."""
-        return (self.start_gradient + beta * self.ratio_gradient).nan_to_num(0.0, 0.0, 0.0)
-
-    def where(self, mask: Tensor, other: Point) -> Point:
-        """Itself where the mask [S,B] says so, else the other."""
-        wide = mask.unsqueeze(-1)
-        return Point(
-            self.u.where(wide, other.u),
-            self.log_start.where(mask, other.log_start),
-            self.log_ratio.where(mask, other.log_ratio),
-            self.start_gradient.where(wide, other.start_gradient),
-            self.ratio_gradient.where(wide, other.ratio_gradient),
-        )
-
-
-@dataclass(frozen=True)
-class Path:
-    """From the start, prior or guide, to p(x, z): draws of the start, and densities with their gradients."""
-
-    vae: VAE
-    space: Unconstrained
-    from_guide: bool
-    pieces: Pieces
-    at_once: int
-    score: Callable[[Batch, Tensor], Sequence[Tensor]]
-
-    def draw(self, batch: Batch, num_samples: int) -> Tensor:
-        """Draws of the start, u [S,B,d]."""
-        if self.from_guide:
-            sites = run_guide(self.vae, batch, num_samples)
-            return self.space.flatten({name: sites[name].value for name in self.vae.layout.latents})
-        parts = []
-        for samples, _ in Pieces(len(batch), 1)(num_samples, len(batch)):
-            count = len(range(num_samples)[samples])
-            parts.append(self.space.flatten(draws_of_prior(self.vae, batch, count)[0]))
-        return torch.cat(parts)
-
-    def at(self, batch: Batch, u: Tensor) -> Point:
-        """Densities and gradients, piece by piece."""
-        shape = u.shape[:2]
-        densities = u.new_empty(2, *shape, dtype=torch.float64)
-        gradients = u.new_empty(2, *u.shape)
-        for samples, some in self.pieces(*shape):
-            few = batch[some]
-            scores = self.score(few, u[samples, some])
-            densities[0, samples, some], densities[1, samples, some] = scores[:2]
-            gradients[0, samples, some], gradients[1, samples, some] = scores[2:]
-        if self.from_guide:  # the end is p(x, z); from the prior it is p(x|z), which is the ratio itself
-            densities[1] -= densities[0]
-            gradients[1] -= gradients[0]
-        return Point(u, densities[0], densities[1], gradients[0], gradients[1])
-
-
-@dataclass(frozen=True)
-class Score:
-    """Log densities of start and end at a piece of positions, and their gradients."""
-
-    vae: VAE
-    space: Unconstrained
-    from_guide: bool
-
-    def __call__(self, batch: Batch, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Densities [S,B] and gradients [S,B,d] at u [S,B,d]."""
-        u = u.detach().requires_grad_()
-        with torch.enable_grad(), differentiable_recurrence(self.vae):
-            try:
-                log_start, log_end = self._densities(batch, u)
-            except ValueError:
-                # A move that went astray, to where float32 ends: there densities are NaN, and it is refused.
-                with pyro.validation_enabled(False):
-                    log_start, log_end = self._densities(batch, u)
-            (start_gradient,) = torch.autograd.grad(log_start.sum(), u, retain_graph=True)
-            (end_gradient,) = torch.autograd.grad(log_end.sum(), u, materialize_grads=True)
-        return log_start.detach(), log_end.detach(), start_gradient, end_gradient
-
-    def _densities(self, batch: Batch, u: Tensor) -> tuple[Tensor, Tensor]:
-        latents, log_volume = self.space.unflatten(u)
-        sites = run_model(self.vae, batch, latents, len(u)).values()
-        log_prior = torch.stack([s.log_prob.double() for s in sites if not s.observed]).sum(0) + log_volume
-        log_likelihood = torch.stack([s.log_prob.double() for s in sites if s.observed]).sum(0)
-        if not self.from_guide:
-            return log_prior, log_likelihood
-        guide = run_guide(self.vae, batch, len(u), latents=latents).values()
-        log_guide = torch.stack([s.log_prob.double() for s in guide]).sum(0) + log_volume
-        return log_guide, log_prior + log_likelihood
-
-
-@dataclass(frozen=True)
-class Unconstrained:
-    """The latents of a row as one real vector u, [S,B,d]."""
-
-    layout: Layout
-    bijections: Mapping[str, MakeTransform | None]
-
-    def flatten(self, latents: Mapping[str, Tensor]) -> Tensor:
-        """From latents by site, [S, *inner plates, B, *event]."""
-        parts = []
-        for name, value in latents.items():
-            transform = self._transform(name)
-            u = value if transform is None else transform.inv(value)
-            row_dim = -self.layout.sample_dim - 1
-            parts.append(u.movedim(row_dim, 1).reshape(len(u), u.shape[row_dim], -1))
-        return torch.cat(parts, -1)
-
-    def unflatten(self, u: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Back to the latents, with log |dz/du| [S,B]."""
-        latents, first = {}, 0
-        log_volume = torch.zeros(u.shape[:2], dtype=torch.float64, device=u.device)
-        for name, latent in self.layout.latents.items():
-            transform = self._transform(name)
-            event = latent.event_shape if transform is None else transform.inverse_shape(latent.event_shape)
-            batch = [1] * (-self.layout.sample_dim - 2)
-            for dim, size in zip(latent.inner_dims, latent.inner_sizes, strict=True):
-                batch[dim + 1 + len(batch)] = size
-            count = math.prod(batch) * math.prod(event)
-            value = u[..., first : first + count].reshape(*u.shape[:2], *batch, *event)
-            value = value.movedim(1, 1 + len(batch))
-            first += count
-            if transform is not None:
-                z = transform(value)
-                log_det = transform.log_abs_det_jacobian(value, z).double()
-                log_volume = log_volume + (log_det.flatten(1, -2).sum(1) if batch else log_det)
-                value = z
-            latents[name] = value
-        return latents, log_volume
-
-    def _transform(self, name: str) -> Transform | None:
-        make = self.bijections[name]
-        return None if make is None else make()
 
 
 def _refuse_discrete(vae: VAE, data: Rows) -> None:

@@ -10,16 +10,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 from torch import Tensor
 
 from pyrovae.checks import check_count
-from pyrovae.data import Rows
-from pyrovae.evidence.marginal import LogMarginal, log_marginal
+from pyrovae.data import Array, Batch, Rows
+from pyrovae.evidence.marginal import log_marginal
+from pyrovae.evidence.results import LogMarginal
 from pyrovae.pair.observed import observations_of
 from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.vae import VAE
@@ -104,8 +105,8 @@ class Comparison:
 
 def compare(
     vaes: Mapping[str, VAE],
-    x: Any,
-    *context: Any,
+    x: Array | Rows,
+    *context: object,
     num_samples: int = 1000,
     seed: int | None = None,
     progress: bool = False,
@@ -145,21 +146,16 @@ def compare(
     """
     check_count("num_samples", num_samples)
     _check_mapping(vaes)
-    prepared = {}
-    for name, vae in vaes.items():
-        try:
-            prepared[name] = vae.rows(x, *context)
-        except (ValueError, TypeError) as error:
-            raise type(error)(f"the model '{name}': {error}") from error
-    if len(next(iter(prepared.values()))) < 2:
+    data = _data_of_all(vaes, x, *context)
+    if len(data) < 2:
         raise ValueError("there is one row: standard errors over rows need at least two.")
-    _check_same_numbers(vaes, prepared)
+    _check_same_numbers(vaes, data)
     seeds = seeds_from(seed)
     results = {}
     for name, vae in vaes.items():
         try:
             results[name] = log_marginal(
-                vae, x, *context, num_samples=num_samples, seed=next(seeds), progress=progress
+                vae, data, num_samples=num_samples, seed=next(seeds), progress=progress
             )
         except ValueError as error:
             raise ValueError(f"the model '{name}': {error}") from error
@@ -216,9 +212,9 @@ def stacking_weights(log_densities: Tensor) -> Tensor:
     density = (log_densities - log_densities.amax(1, keepdim=True)).exp().numpy()
     K = density.shape[1]
 
-    def loss(w: Any) -> Any:
+    def loss(w: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
         mixture = np.maximum(density @ w, np.finfo(float).tiny)
-        return -np.log(mixture).mean(), -(density / mixture[:, None]).mean(0)
+        return float(-np.log(mixture).mean()), -(density / mixture[:, None]).mean(0)
 
     found = minimize(
         loss,
@@ -238,7 +234,7 @@ def _error_of_sum(values: Tensor) -> float:
     return math.sqrt(len(values) * float(values.var(correction=0)))
 
 
-def _check_mapping(vaes: Any) -> None:
+def _check_mapping(vaes: object) -> None:
     if not isinstance(vaes, Mapping):
         raise TypeError(
             f'vaes is {type(vaes).__name__}: expected VAEs by name, such as {{"small": vae_a, "large": vae_b}}.'
@@ -252,12 +248,24 @@ def _check_mapping(vaes: Any) -> None:
         )
 
 
-def _check_same_numbers(vaes: Mapping[str, VAE], prepared: Mapping[str, Rows]) -> None:
+def _data_of_all(vaes: Mapping[str, VAE], x: Array | Rows, *context: object) -> Rows:
+    """The data, made to `Rows` once and checked against each pair."""
+    data = None
+    for name, vae in vaes.items():
+        try:
+            data = vae.rows(x, *context) if data is None else vae.rows(data)
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"the model '{name}': {error}") from error
+    assert data is not None
+    return data
+
+
+def _check_same_numbers(vaes: Mapping[str, VAE], data: Rows) -> None:
     """Every model must observe the same numbers of each row, each as discrete or as continuous alike."""
     first_name = ""
     first: dict[str, Tensor] = {}
     for name, vae in vaes.items():
-        batch = prepared[name].take(slice(0, ROWS_TO_CHECK), vae.device)
+        batch = data.take(slice(0, ROWS_TO_CHECK), vae.device)
         with vae.evaluating(), fixed_seed(0, vae.device):
             numbers = _numbers(vae, batch)
         if not first:
@@ -278,7 +286,7 @@ def _check_same_numbers(vaes: Mapping[str, VAE], prepared: Mapping[str, Rows]) -
             )
 
 
-def _numbers(vae: VAE, batch: Any) -> dict[str, Tensor]:
+def _numbers(vae: VAE, batch: Batch) -> dict[str, Tensor]:
     """The numbers that a model observes of each row, sorted, by kind: [B, count], NaN last for masked ones."""
     found = observations_of(vae, batch).values()
     B = len(batch)

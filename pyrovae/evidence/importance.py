@@ -16,17 +16,16 @@ from typing import Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from pyrovae.data import Batch, Rows
-from pyrovae.evidence.memory import (
+from pyrovae.block_sizes import (
     BYTES_OF_A_BLOCK,
-    NUMBERS_AT_ONCE,
     ROWS_AT_ONCE,
-    Footprint,
-    Limits,
-    Pieces,
     bytes_at_once,
+    counts,
+    draws_at_once,
     power_of_two,
 )
+from pyrovae.data import Batch, Rows
+from pyrovae.evidence.memory import Footprint, Limits, Pieces
 from pyrovae.evidence.psis import tail_length
 from pyrovae.evidence.weights import KEPT
 from pyrovae.pair.layout import slice_latents
@@ -145,10 +144,10 @@ class ImportanceSampling:
             sources.append(_FromPrior(share, draw))
 
         def weigh(batch: Batch, seeds: Iterator[int]) -> Iterator[tuple[int, Tensor]]:
-            for stratum, (source, size, count) in enumerate(zip(sources, sizes, at_once, strict=True)):
-                for first in range(0, size, count):
+            for stratum, (source, size, most) in enumerate(zip(sources, sizes, at_once, strict=True)):
+                for count in counts(size, most):
                     with vae.evaluating(), fixed_seed(next(seeds), vae.device):
-                        log_weights = source(batch, min(count, size - first))
+                        log_weights = source(batch, count)
                     yield stratum, log_weights
 
         return weigh
@@ -173,7 +172,7 @@ class _FromGuide:
         for samples, some in self.pieces(*shape):
             given = slice_latents(latents, self.vae.layout, samples, some)
             few = batch[some]
-            scores = self.score(len(range(count)[samples]), few, given)
+            scores = self.score(samples.stop - samples.start, few, given)
             log_prior[samples, some], log_likelihood[samples, some] = scores
         return log_likelihood + log_prior - _mixture(log_guide, log_prior, self.share)
 
@@ -223,8 +222,7 @@ def _draw_of_prior(vae: VAE, score_guide: bool, num_samples: int, batch: Batch) 
 
 
 def _guide_draws_at_once(vae: VAE, guide: Footprint) -> int:
-    latents = max(1, sum(latent.numel for latent in vae.layout.latents.values()))
-    most = max(1, NUMBERS_AT_ONCE // (ROWS_AT_ONCE * latents))
+    most = draws_at_once(vae.layout.latent_numbers)
     # A guide that runs on repeated rows holds its networks' activations for every draw.
     return min(power_of_two(most), power_of_two(BYTES_OF_A_BLOCK // (ROWS_AT_ONCE * guide.by_draw)))
 

@@ -13,9 +13,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from pyrovae.block_sizes import ROWS_OF_A_PASS
 from pyrovae.data import Batch
-
-ROWS_AT_ONCE = 1024
 
 
 class KnownRows(nn.Module):
@@ -119,5 +118,5 @@ def _bytes_of(batch: Batch) -> Tensor:
 
 def _keys(data: Tensor, factors: Tensor) -> Tensor:
     """A random linear hash modulo 2^64, [B]."""
-    parts = [(some.long() * factors).sum(1) for some in data.split(ROWS_AT_ONCE)]
+    parts = [(some.long() * factors).sum(1) for some in data.split(ROWS_OF_A_PASS)]
     return torch.cat(parts)

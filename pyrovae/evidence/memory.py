@@ -8,26 +8,19 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from pyrovae.block_sizes import ROWS_AT_ONCE, bytes_at_once, power_of_two, slices
 from pyrovae.traced.compilation import Compile
 
-ROWS_AT_ONCE = 256
-# Numbers in the largest tensor of draws: 2**22 floats are 16 MiB.
-NUMBERS_AT_ONCE = 2**22
+# Few samples, and more.
 PROBE_SAMPLES = (4, 16)
-# Beyond it a CPU's caches help less than larger products gain; a GPU wants more work at once.
-BYTES_AT_ONCE = {"cpu": 2**24}
-BYTES_AT_ONCE_ELSEWHERE = 2**29
-# What a block of draws may take, whose size no budget changes.
-BYTES_OF_A_BLOCK = 2**28
 
 
 class PeakMemory(TorchDispatchMode):
@@ -47,7 +40,13 @@ class PeakMemory(TorchDispatchMode):
         self.alive: dict[int, int] = {}
         self.now = self.peak = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: Iterable[type],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         """Run one operation and count what it made."""
         for leaf in tree_leaves((args, kwargs)):
             self._hold(leaf, given=True)
@@ -57,7 +56,7 @@ class PeakMemory(TorchDispatchMode):
         self.peak = max(self.peak, self.now)
         return made
 
-    def _hold(self, value: Any, *, given: bool) -> None:
+    def _hold(self, value: object, *, given: bool) -> None:
         """Note a tensor's storage: what an operation is given and none made was there before, a parameter say."""
         if not isinstance(value, Tensor):
             return
@@ -80,7 +79,7 @@ class Footprint:
     by_draw: int
 
     @staticmethod
-    def of(run: Callable[[int], Any], num_rows: int) -> Footprint:
+    def of(run: Callable[[int], object], num_rows: int) -> Footprint:
         """Measure `run(num_samples)` on some rows, once with few samples and once with more.
 
         What a run takes whatever the rows counts as theirs, so that a footprint errs on the large side.
@@ -99,16 +98,6 @@ class Footprint:
         return num_rows * (self.by_row + num_samples * self.by_draw)
 
 
-def power_of_two(number: int) -> int:
-    """The largest up to a number, and at least 1: steady where a measurement is not quite."""
-    return 1 << max(0, number.bit_length() - 1)
-
-
-def bytes_at_once(device: torch.device) -> int:
-    """What one pass should take of memory, for speed."""
-    return BYTES_AT_ONCE.get(device.type, BYTES_AT_ONCE_ELSEWHERE)
-
-
 @dataclass(frozen=True)
 class Pieces:
     """How S samples of B rows are cut into pieces that are scored at once: `rows` by `samples`."""
@@ -118,9 +107,9 @@ class Pieces:
 
     def __call__(self, num_samples: int, num_rows: int) -> Iterator[tuple[slice, slice]]:
         """Slices of samples and rows that together are all of them."""
-        for row in range(0, num_rows, self.rows):
-            for sample in range(0, num_samples, self.samples):
-                yield slice(sample, sample + self.samples), slice(row, row + self.rows)
+        for rows in slices(num_rows, self.rows):
+            for samples in slices(num_samples, self.samples):
+                yield samples, rows
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,14 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, cast
+from typing import cast
 
 import pyro.distributions as dist
 import torch
 from pyro import poutine
+from pyro.distributions.torch_distribution import TorchDistribution
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal, constraints
@@ -75,7 +77,7 @@ class MovedGuide(nn.Module):
             move.to_start(torch.ones(len(self.known), dtype=torch.bool, device=move.centre.device))
         return MovedGuide(self.start, self.known, moves, from_scratch=self.from_scratch)
 
-    def forward(self, *arguments: Any) -> None:
+    def forward(self, *arguments: object) -> None:
         """Sample the latents of rows `(x, *context)`."""
         moves = {move.name: move for move in self.of_sites()}
         replaced = _Moved(moves, self.known.find(Batch(arguments)), from_scratch=self.from_scratch)
@@ -252,7 +254,7 @@ class _Moved(Messenger):
         self.transforms: dict[str, Transform | None] = {}
         self.before: dict[str, Tensor] = {}
 
-    def _pyro_sample(self, msg: Any) -> None:
+    def _pyro_sample(self, msg: Message) -> None:
         move = self.moves.get(msg["name"])
         if move is None:
             return
@@ -274,7 +276,7 @@ class _Moved(Messenger):
             assert move.transform is not None
             msg["fn"] = dist.TransformedDistribution(start, [move.transform().inv, affine, transform])
 
-    def _pyro_post_sample(self, msg: Any) -> None:
+    def _pyro_post_sample(self, msg: Message) -> None:
         move = self.moves.get(msg["name"])
         if move is None:
             return
@@ -283,7 +285,7 @@ class _Moved(Messenger):
         self.before[move.name] = move.standardized(u, self.index)
 
 
-def _moved(start: Any, affine: RowAffine) -> Any:
+def _moved(start: TorchDistribution, affine: RowAffine) -> TorchDistribution:
     """A start on the real line moved: a normal where it is one, with its mean and its closed forms."""
     base = start
     while isinstance(base, Independent):
@@ -301,7 +303,7 @@ def _moved(start: Any, affine: RowAffine) -> Any:
     return dist.TransformedDistribution(start, [affine])
 
 
-def _check_start(name: str, start: Any) -> None:
+def _check_start(name: str, start: TorchDistribution) -> None:
     if not start.has_rsample or family_name(start) == "Delta":
         what = "is a point" if family_name(start) == "Delta" else "has no reparameterized draws"
         raise ValueError(

@@ -20,14 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrovae.block_sizes import NUMBERS_IN_CACHE, slices
+
 # However many draws there are, k must be below it.
 GOOD_K = 0.7
 # Weights that lie above a tail's threshold, at least, for a shape to be fitted.
 SHORTEST_TAIL = 5
 # Log weights that all lie this close together are equal, but for rounding or nearly so, whatever shape a tail has.
 EQUAL = 1e-2
-# Numbers of a block of rows that stay in a core's cache.
-NUMBERS_IN_CACHE = 2**17
 
 
 def pareto_k(log_weights: Tensor) -> Tensor:
@@ -159,8 +159,7 @@ def _mean_log1p(b: Tensor, x: Tensor) -> Tensor:
     n = len(x)
     at_once = max(1, NUMBERS_IN_CACHE // (n * len(b)))
     means = torch.empty_like(b)
-    for first in range(0, x.shape[1], at_once):
-        some = slice(first, first + at_once)
+    for some in slices(x.shape[1], at_once):
         factors = (b[:, None, some] * x[:, some]).add_(1.0)
         largest = max(2.0, float(b[:, some].abs().amax(0).mul(x[-1, some]).amax()))
         doublings = int(math.log2(max(1.0, 300 / math.log10(1 + largest)))) if math.isfinite(largest) else 0

@@ -9,38 +9,26 @@ like any other, for those rows (`pyrovae.evidence.known_rows`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pyrovae.block_sizes import ROWS_AT_ONCE
 from pyrovae.checks import check_count
-from pyrovae.data import Batch
+from pyrovae.data import Array, Batch, Rows
+from pyrovae.evidence.checked_data import checked_data
 from pyrovae.evidence.known_rows import KnownRows
-from pyrovae.evidence.marginal import NUMBERS_AT_ONCE, ROWS_AT_ONCE, RowWise
 from pyrovae.evidence.moved_guide import Move, MovedGuide
-from pyrovae.evidence.unconstrained import MakeTransform, checked_bijections, differentiable_recurrence
+from pyrovae.evidence.refinement_judgement import Gains, keep_the_better
+from pyrovae.evidence.refinement_search import Search, moves_at_start
+from pyrovae.evidence.results import RowWise
+from pyrovae.evidence.unconstrained import MakeTransform, bijections_of, differentiable_recurrence
 from pyrovae.pair.programs import Pair
-from pyrovae.pair.running import row_terms, run_guide
 from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.vae import VAE
-
-# Steps whose mean ELBO is compared with that of as many before them.
-WINDOW = 100
-# The learning rate is divided by this at each plateau; at the last one the search is over.
-DIVISOR = 4.0
-PLATEAUS = 4
-# Far from the posterior slopes are steep, and Adam is slow for as long as it remembers them: 100 steps, and
-# each as one of no more than this (in units of the spread; of order 1 where the posterior is).
-BETAS = (0.9, 0.99)
-STEEPEST = 100.0
-# Draws of the guide that show where a row's posterior lies and how wide it is.
-DRAWS_FOR_UNITS = 100
-# A row takes its new posterior where the gain is beyond this many of its standard errors.
-ERRORS_TO_BELIEVE = 2.0
 
 
 @dataclass(frozen=True)
@@ -97,8 +85,8 @@ class Refinement(RowWise):
 
 def refine(
     vae: VAE,
-    x: Any,
-    *context: Any,
+    x: Array | Rows,
+    *context: object,
     from_guide: bool = True,
     full_covariance: bool = False,
     num_steps: int = 3000,
@@ -163,220 +151,83 @@ def refine(
         (True, 5)
 
     """
-    check_count("num_steps", num_steps)
-    check_count("samples_per_step", samples_per_step)
-    check_count("num_samples", num_samples)
-    if num_samples == 1:
-        raise ValueError("num_samples is 1: expected at least 2, or the gain of a row has no error.")
-    if not 0 < learning_rate < float("inf"):
-        raise ValueError(f"learning_rate is {learning_rate!r}: expected a positive number.")
-    data = vae.rows(x, *context)
+    settings = _Settings(from_guide, full_covariance, num_steps, samples_per_step, learning_rate, num_samples)
+    data = checked_data(vae, x, *context)
     if not vae.layout.latents:
         raise ValueError(
             "there is nothing to refine: the latents of this model are all summed out, and its ELBO is log p(x)."
         )
-    bijections = checked_bijections(vae, data)
+    bijections = bijections_of(vae, data)
     known = KnownRows(data.take(slice(None), vae.device))
-    seeds = seeds_from(seed)
-    found: list[list[Move]] = []
-    figures: list[Tensor] = []
-    taken, converged = 0, True
+    blocks, seeds = [], seeds_from(seed)
     with tqdm(desc="refine", total=len(known), unit=" rows", disable=not progress) as bar:
-        for block in known.parts(ROWS_AT_ONCE):
-            batch = data.take(block.first.cpu(), vae.device)
-            with vae.evaluating(), differentiable_recurrence(vae):
-                with fixed_seed(next(seeds), vae.device):
-                    moves = _moves_at_start(
-                        vae, batch, bijections, full_covariance=full_covariance, from_guide=from_guide
-                    )
-                    guide = MovedGuide(vae.guide, block, moves, from_scratch=not from_guide)
-                    pair = Pair(vae.model, guide, vae.layout)
-                    search = _Search(pair, guide, batch, samples_per_step, learning_rate)
-                    done = search.run(num_steps)
-                figures.append(_keep_the_better(pair, guide, batch, num_samples, next(seeds)))
-            found.append(moves)
-            taken, converged = max(taken, search.steps), converged and done
-            bar.update(len(block))
-    joined = [Move.joined(parts) for parts in zip(*found, strict=True)]
-    refined = VAE(vae.model, MovedGuide(vae.guide, known, joined, from_scratch=not from_guide))
+        for some in known.parts(ROWS_AT_ONCE):
+            batch = data.take(some.first, vae.device)
+            blocks.append(_refined_block(vae, batch, some, bijections, settings, seeds))
+            bar.update(len(some))
+    moves = [Move.joined(parts) for parts in zip(*(block.moves for block in blocks), strict=True)]
+    refined = VAE(vae.model, MovedGuide(vae.guide, known, moves, from_scratch=not from_guide))
     refined.share_store(vae)
-    refined.rows(x, *context)
-    before, before_error, after, after_error, gain, gain_error, kept = torch.cat(figures, 1)[
-        :, known.place.cpu()
-    ]
+    refined.rows(data)
+    data.checked_by.add(refined)  # its likelihood is the same
+    gains = Gains.joined(block.gains for block in blocks)[known.place.cpu()]
     return Refinement(
         refined,
-        before,
-        before_error,
-        after,
-        after_error,
-        gain,
-        gain_error,
-        kept.bool(),
+        **vars(gains),
         num_samples=num_samples,
-        num_steps=taken,
-        converged=converged,
+        num_steps=max(block.num_steps for block in blocks),
+        converged=all(block.converged for block in blocks),
     )
 
 
-class _Search:
-    """Adam over the moves of one block of rows."""
+@dataclass(frozen=True)
+class _Settings:
+    """What `refine` is told, checked."""
 
-    def __init__(
-        self, pair: Pair, guide: MovedGuide, batch: Batch, samples_per_step: int, learning_rate: float
-    ) -> None:
-        self.pair, self.arguments, self.samples_per_step = pair, batch, samples_per_step
-        self.known, self.moves = guide.known, guide.of_sites()
-        self.parameters = [p for move in self.moves for p in move.parameters()]
-        self.optimizer = torch.optim.Adam(self.parameters, lr=learning_rate, betas=BETAS)
-        self.steps = 0
+    from_guide: bool
+    full_covariance: bool
+    num_steps: int
+    samples_per_step: int
+    learning_rate: float
+    num_samples: int
 
-    def run(self, num_steps: int) -> bool:
-        """Climb until the last plateau or for `num_steps`; whether it was the plateau."""
-        plateaus, before = 0, None
-        while plateaus < PLATEAUS and self.steps < num_steps:
-            count = min(WINDOW, num_steps - self.steps)
-            sums = [torch.zeros_like(parameter) for parameter in self.parameters]
-            bounds = []
-            for _ in range(count):
-                bounds.append(self._step())
-                torch._foreach_add_(sums, [parameter.detach() for parameter in self.parameters])
-            now = torch.stack(bounds).double()
-            if before is not None and len(now) == len(before) and not _rising(before, now):
-                plateaus += 1
-                for group in self.optimizer.param_groups:
-                    group["lr"] /= DIVISOR
-            before = now
-        for parameter, total in zip(self.parameters, sums, strict=True):
-            parameter.copy_(total / count)
-            parameter.grad = None
-        return plateaus == PLATEAUS
-
-    def _step(self) -> Tensor:
-        """One step; the ELBO of each row before it, [B]."""
-        with torch.enable_grad():
-            terms = row_terms(self.pair, self.arguments, self.samples_per_step)
-            bound = (terms.log_likelihood - terms.rate).mean(0)
-            # Only these: the model's parameters and the guide's are to get no gradients.
-            gradients = torch.autograd.grad(-bound.sum(), self.parameters)
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            # A row whose density is not finite at its draws waits for better ones.
-            parameter.grad = gradient.nan_to_num(0.0).clamp(-STEEPEST, STEEPEST)
-        if self.steps == 0:
-            self._refuse_what_no_density_reads()
-        self._stretched_step()
-        self.steps += 1
-        return bound.detach()
-
-    def _stretched_step(self) -> None:
-        """Adam's step, longer where q has outgrown the units: a guide far too narrow must not set the pace."""
-        before = [(move.shift, move.shift.clone(), move.outgrown()) for move in self.moves]
-        self.optimizer.step()
-        for shift, old, factor in before:
-            shift.copy_(torch.lerp(old, shift, factor))
-
-    def _refuse_what_no_density_reads(self) -> None:
-        """Where log p(x, z) is flat in u, the entropy of q grows without limit and the ELBO with it."""
-        for move in self.moves:
-            flat = move.flat()
-            if bool(flat.any()):
-                by_row = flat.movedim(flat.dim() - 2, 0).flatten(1).any(1)
-                row = int(self.known.first[by_row].min())
-                raise ValueError(
-                    f"the model's density of row {row} does not depend on some entries of its latent '{move.name}', "
-                    "which a mask or padding leaves out while the guide's density counts them: an ELBO has no "
-                    "maximum there. Leave the entries out of both, with pyro.poutine.mask."
-                )
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "samples_per_step", "num_samples"):
+            check_count(name, getattr(self, name))
+        if self.num_samples == 1:
+            raise ValueError("num_samples is 1: expected at least 2, or the gain of a row has no error.")
+        if not 0 < self.learning_rate < float("inf"):
+            raise ValueError(f"learning_rate is {self.learning_rate!r}: expected a positive number.")
 
 
-def _rising(before: Tensor, now: Tensor) -> bool:
-    """Whether ELBOs by step and row, [W,B], rose beyond their noise: of the rows together, or of any one."""
-    rise = now.mean(0) - before.mean(0)
-    variance = (now.var(0) + before.var(0)) / len(now)
-    rise, variance = rise[variance.isfinite()], variance[variance.isfinite()]
-    together = rise.sum() > 2 * variance.sum().sqrt()
-    return bool(together | (rise > 4 * variance.sqrt()).any())
+@dataclass(frozen=True)
+class _Block:
+    """What became of one block of rows."""
+
+    moves: list[Move]
+    gains: Gains
+    num_steps: int
+    converged: bool
 
 
-def _keep_the_better(pair: Pair, guide: MovedGuide, batch: Batch, num_samples: int, seed: int) -> Tensor:
-    """Judge start and result on the same new draws, and take the start back where it is not worse: [7,B]."""
-    start = Pair(pair.model, guide.at_start(), pair.layout)
-    latents = sum(move.centre[..., :1, :].numel() for move in guide.of_sites())
-    at_once = max(1, NUMBERS_AT_ONCE // (len(batch) * max(latents, batch.x[:1].numel(), 1)))
-    before, after = (_bounds(which, batch, num_samples, at_once, seed) for which in (start, pair))
-    (lower, lower_error), (upper, upper_error), (gain, error) = map(
-        _mean_with_error, (before, after, after - before)
-    )
-    rescued = ~lower.isfinite() & upper.isfinite()
-    gain, error = gain.masked_fill(rescued, torch.inf), error.masked_fill(rescued, torch.nan)
-    kept = ~(rescued | (gain > ERRORS_TO_BELIEVE * error))
-    nothing = ~upper.isfinite()
-    for move in guide.of_sites():
-        move.to_start(kept)
-    return torch.stack(
-        [
-            lower,
-            lower_error,
-            torch.where(kept, lower, upper),
-            torch.where(kept, lower_error, upper_error),
-            gain.masked_fill(nothing, 0.0),
-            error.masked_fill(nothing, 0.0),
-            kept,
-        ]
-    ).cpu()
-
-
-def _bounds(pair: Pair, batch: Batch, num_samples: int, at_once: int, seed: int) -> Tensor:
-    """The ELBO by draw, [S,B]."""
-    bounds = []
-    with fixed_seed(seed, batch.device):
-        for done in range(0, num_samples, at_once):
-            terms = row_terms(pair, batch, min(at_once, num_samples - done))
-            bounds.append((terms.log_likelihood - terms.rate).double())
-    return torch.cat(bounds)
-
-
-def _mean_with_error(values: Tensor) -> tuple[Tensor, Tensor]:
-    return values.mean(0), values.std(0) / len(values) ** 0.5
-
-
-def _moves_at_start(
+def _refined_block(
     vae: VAE,
     batch: Batch,
+    known: KnownRows,
     bijections: Mapping[str, MakeTransform | None],
-    *,
-    full_covariance: bool,
-    from_guide: bool,
-) -> list[Move]:
-    """Identity maps for one block of rows, in units of where the guide's draws lie; from scratch, of 0 and 1."""
-    moves: list[Move] = []
-    for name, site in run_guide(vae, batch, DRAWS_FOR_UNITS).items():
-        latent = vae.layout.latents.get(name)
-        if latent is None:
-            continue
-        transform, event_shape = bijections[name], latent.event_shape
-        u = site.value
-        if transform is not None:
-            u, event_shape = transform().inv(u), transform().inverse_shape(event_shape)
-        # [S, *inner plates, B, d], without the plates of other sites.
-        u = u.reshape(*u.shape[: u.dim() - len(event_shape)], event_shape.numel())
-        batch_dim = -min((-1, *latent.inner_dims))
-        u = u.reshape(len(u), *u.shape[u.dim() - 1 - batch_dim :])
-        centre, spread = u.mean(0), u.std(0)
-        usual = (centre.abs() < torch.inf) & (spread > 0) & (spread < torch.inf) & from_guide
-        above = {
-            move.name: move.centre.shape[-1]
-            for move in moves
-            if set(vae.layout.latents[move.name].inner_dims) <= set(latent.inner_dims)
-        }
-        moves.append(
-            Move(
-                name,
-                transform,
-                event_shape,
-                centre.where(usual, 0.0),
-                spread.where(usual, 1.0),
-                above if full_covariance else None,
+    settings: _Settings,
+    seeds: Iterator[int],
+) -> _Block:
+    """Search and judge, each with draws of its own."""
+    from_guide = settings.from_guide
+    with vae.evaluating(), differentiable_recurrence(vae):
+        with fixed_seed(next(seeds), vae.device):
+            moves = moves_at_start(
+                vae, batch, bijections, full_covariance=settings.full_covariance, from_guide=from_guide
             )
-        )
-    return moves
+            guide = MovedGuide(vae.guide, known, moves, from_scratch=not from_guide)
+            pair = Pair(vae.model, guide, vae.layout)
+            search = Search(pair, guide, batch, settings.samples_per_step, settings.learning_rate)
+            converged = search.run(settings.num_steps)
+        gains = keep_the_better(pair, guide, batch, settings.num_samples, next(seeds))
+    return _Block(moves, gains, search.steps, converged)

@@ -8,15 +8,17 @@ how far annealing with these settings can be trusted on such a model, and so on 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from pyrovae.block_sizes import counts
 from pyrovae.checks import check_count
 from pyrovae.evidence.annealing import AnnealedImportanceSampling
-from pyrovae.evidence.marginal import RowWise, row_blocks
+from pyrovae.evidence.checked_data import checked_data
 from pyrovae.evidence.memory import Limits
+from pyrovae.evidence.results import RowWise
 from pyrovae.evidence.simulated_data import AsX, simulated
 from pyrovae.evidence.weights import Tally, estimates
 from pyrovae.pair.layout import pyro_layout
@@ -63,7 +65,7 @@ class SimulatedBounds(RowWise):
 def simulated_bounds(
     vae: VAE,
     num_rows: int,
-    *context: Any,
+    *context: object,
     num_samples: int = 16,
     method: AnnealedImportanceSampling | None = None,
     memory_budget: int = 2**31,
@@ -109,6 +111,7 @@ def simulated_bounds(
     seeds = seeds_from(seed)
     with fixed_seed(next(seeds), vae.device):
         latents, data = simulated(vae, num_rows, context, as_x)
+    data = checked_data(vae, data)
     path = method.path(vae, data, num_samples, Limits(memory_budget))
     given = {
         name: pyro_layout(latents[name].unsqueeze(0), site, vae.layout.sample_dim)
@@ -116,18 +119,17 @@ def simulated_bounds(
     }
     exact = path.space.flatten(given)
     lower, upper = [], []
-    for first, batch in row_blocks(vae, data):
+    for first, batch in data.in_blocks(vae.device):
         with vae.evaluating(), fixed_seed(next(seeds), vae.device):
             steps = method.step_sizes(path, batch)
         forwards, backwards = Tally(num_samples, num_samples), Tally(num_samples, num_samples)
         here = exact[:, first : first + len(batch)]
-        for done in range(0, num_samples, path.at_once):
-            count = min(path.at_once, num_samples - done)
+        for count in counts(num_samples, path.at_once):
             with vae.evaluating(), fixed_seed(next(seeds), vae.device):
                 forwards.add(method.forward(path, batch, path.draw(batch, count), steps))
                 backwards.add(-method.backward(path, batch, here.expand(count, -1, -1), steps))
-        lower.append(estimates([forwards])[0].cpu())
-        upper.append(-estimates([backwards])[0].cpu())
+        lower.append(estimates([forwards]).log_marginal.cpu())
+        upper.append(-estimates([backwards]).log_marginal.cpu())
     return SimulatedBounds(
         torch.cat(lower), torch.cat(upper), data.take(slice(None), torch.device("cpu")).x, num_samples
     )

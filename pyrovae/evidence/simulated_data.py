@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ AsX: TypeAlias = Callable[[Mapping[str, Tensor]], Tensor]
 
 
 def simulated(
-    vae: VAE, num_rows: int, context: tuple[Any, ...], as_x: AsX | None
+    vae: VAE, num_rows: int, context: tuple[object, ...], as_x: AsX | None
 ) -> tuple[dict[str, Tensor], Rows]:
     """Draw z and x from the model: the latents by site, [M, ...] each, and x with its context as data.
 

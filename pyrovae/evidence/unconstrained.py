@@ -3,43 +3,43 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-from torch import nn
-from torch.distributions import biject_to, constraints
+from torch import Tensor, nn
+from torch.distributions import Distribution, biject_to, constraints
 from torch.distributions.transforms import IndependentTransform, Transform
 
 from pyrovae.data import Rows
-from pyrovae.evidence.memory import ROWS_AT_ONCE
+from pyrovae.pair.layout import Layout
 from pyrovae.pair.running import plain_trace
 from pyrovae.pair.sites import family_name
-from pyrovae.pair.support import check_support
 from pyrovae.random_state import fixed_seed
 from pyrovae.vae import VAE
 
 MakeTransform: TypeAlias = Callable[[], Transform]
 
 
-def checked_bijections(vae: VAE, data: Rows) -> dict[str, MakeTransform | None]:
+def bijections_of(vae: VAE, data: Rows) -> dict[str, MakeTransform | None]:
     """T by latent, the same for all rows; None for all real numbers.
 
     Raises:
-        ValueError: rows outside a likelihood's support; latents that have no such T.
+        ValueError: latents that have no such T.
 
     """
     with vae.evaluating(), fixed_seed(0, vae.device):
         # Bounds that a model gives to each row are those of one row here, and so fit any number of rows.
         trace = plain_trace(vae.model, data.take(slice(0, 1), vae.device))
         found = {name: _bijection(name, trace.nodes[name]["fn"]) for name in vae.layout.latents}
-        for first in range(0, len(data), ROWS_AT_ONCE):
-            batch = data.take(slice(first, first + ROWS_AT_ONCE), vae.device)
-            check_support(vae.model, batch, first)
+        bounded = {name: make for name, make in found.items() if make is not None}
+        for _, batch in data.in_blocks(vae.device) if bounded else ():
             trace = plain_trace(vae.model, batch)
-            for name, expected in found.items():
-                if expected is not None and not _agree(expected, trace.nodes[name]):
+            for name, expected in bounded.items():
+                if not _agree(expected, trace.nodes[name]):
                     raise ValueError(
                         f"the support of '{name}' differs between rows, or with other latents, so it has no fixed map "
                         "to real numbers. Let the model sample from a fixed support and map the draw, e.g. from the "
@@ -48,8 +48,9 @@ def checked_bijections(vae: VAE, data: Rows) -> dict[str, MakeTransform | None]:
     return found
 
 
-def _bijection(name: str, distribution: Any) -> MakeTransform | None:
+def _bijection(name: str, distribution: Distribution) -> MakeTransform | None:
     support = distribution.support
+    assert support is not None
     if support.is_discrete:
         raise ValueError(
             f"the guide samples '{name}', which is discrete ({family_name(distribution)}): refining and annealing "
@@ -70,7 +71,7 @@ def _bijection(name: str, distribution: Any) -> MakeTransform | None:
     return functools.partial(_make_transform, support, len(distribution.event_shape))
 
 
-def _make_transform(support: Any, event_dim: int) -> Transform:
+def _make_transform(support: constraints.Constraint, event_dim: int) -> Transform:
     transform: Transform = biject_to(support)
     if transform.codomain.event_dim < event_dim:
         transform = IndependentTransform(transform, event_dim - transform.codomain.event_dim)
@@ -88,8 +89,52 @@ def _agree(expected: MakeTransform, site: Any) -> bool:
     return torch.allclose(expected()(u), found()(u))
 
 
-def differentiable_recurrence(vae: VAE) -> AbstractContextManager[Any]:
+def differentiable_recurrence(vae: VAE) -> AbstractContextManager[None]:
     """On a GPU, cuDNN's recurrent networks have no gradients in evaluation mode; torch's own have."""
     if not any(isinstance(module, nn.RNNBase) for module in vae.modules()):
         return nullcontext()
     return torch.backends.cudnn.flags(enabled=False)
+
+
+@dataclass(frozen=True)
+class Unconstrained:
+    """The latents of a row as one real vector u, [S,B,d]."""
+
+    layout: Layout
+    bijections: Mapping[str, MakeTransform | None]
+
+    def flatten(self, latents: Mapping[str, Tensor]) -> Tensor:
+        """From latents by site, [S, *inner plates, B, *event]."""
+        parts = []
+        for name, value in latents.items():
+            transform = self._transform(name)
+            u = value if transform is None else transform.inv(value)
+            row_dim = -self.layout.sample_dim - 1
+            parts.append(u.movedim(row_dim, 1).reshape(len(u), u.shape[row_dim], -1))
+        return torch.cat(parts, -1)
+
+    def unflatten(self, u: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Back to the latents, with log |dz/du| [S,B]."""
+        latents, first = {}, 0
+        log_volume = torch.zeros(u.shape[:2], dtype=torch.float64, device=u.device)
+        for name, latent in self.layout.latents.items():
+            transform = self._transform(name)
+            event = latent.event_shape if transform is None else transform.inverse_shape(latent.event_shape)
+            batch = [1] * (-self.layout.sample_dim - 2)
+            for dim, size in zip(latent.inner_dims, latent.inner_sizes, strict=True):
+                batch[dim + 1 + len(batch)] = size
+            count = math.prod(batch) * math.prod(event)
+            value = u[..., first : first + count].reshape(*u.shape[:2], *batch, *event)
+            value = value.movedim(1, 1 + len(batch))
+            first += count
+            if transform is not None:
+                z = transform(value)
+                log_det = transform.log_abs_det_jacobian(value, z).double()
+                log_volume = log_volume + (log_det.flatten(1, -2).sum(1) if batch else log_det)
+                value = z
+            latents[name] = value
+        return latents, log_volume
+
+    def _transform(self, name: str) -> Transform | None:
+        make = self.bijections[name]
+        return None if make is None else make()

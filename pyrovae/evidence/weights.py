@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pyrovae.evidence.psis import k_of_largest, largest_of, tail_length
+from pyrovae.evidence.results import Figures
 
 # So many of the largest weights are kept at least: below it nothing is left out of the error.
 KEPT = 100
@@ -68,8 +70,21 @@ def refuse_rows(bad: Tensor, first_row: int, advice: str) -> None:
         )
 
 
-def estimates(tallies: Sequence[Tally]) -> Tensor:
-    """Log of the mean weight, its standard error, effective sample size, Pareto k, mean log weight; [7,B] in all.
+@dataclass(frozen=True)
+class Estimates(Figures):
+    """What the weights of each row say, [B]: see `pyrovae.evidence.results.LogMarginal`, whose fields these are."""
+
+    log_marginal: Tensor
+    std_error: Tensor
+    ess: Tensor
+    khat: Tensor
+    elbo: Tensor
+    variance: Tensor
+    bias: Tensor
+
+
+def estimates(tallies: Sequence[Tally]) -> Estimates:
+    """Log of the mean weight, its standard error, effective sample size, Pareto k, mean log weight.
 
     Then, for sums over rows, the estimate's variance and its bias (see `_jackknife`).
     """
@@ -80,16 +95,14 @@ def estimates(tallies: Sequence[Tally]) -> Tensor:
     largest = largest_of(largest, tail_length(S) + 1)
     smallest = torch.stack([tally.smallest for tally in tallies]).amin(0)
     variance, bias, widening = _jackknife(tallies, log_sum)
-    return torch.stack(
-        [
-            log_sum - math.log(S),
-            variance.sqrt() * widening,
-            (2 * log_sum - log_sum_of_squares).exp().clamp(max=S),
-            k_of_largest(largest, smallest, S),
-            torch.stack([tally.sum_of_logs for tally in tallies]).sum(0) / S,
-            variance,
-            bias,
-        ]
+    return Estimates(
+        log_marginal=log_sum - math.log(S),
+        std_error=variance.sqrt() * widening,
+        ess=(2 * log_sum - log_sum_of_squares).exp().clamp(max=S),
+        khat=k_of_largest(largest, smallest, S),
+        elbo=torch.stack([tally.sum_of_logs for tally in tallies]).sum(0) / S,
+        variance=variance,
+        bias=bias,
     )
 
 

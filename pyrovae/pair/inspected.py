@@ -19,7 +19,6 @@ from pyrovae.random_state import fixed_seed, same_random_state
 
 # What a guide that is built from data is shown of them.
 ROWS_TO_BUILD_FROM = 1000
-ROWS_CHECKED_AT_ONCE = 256
 
 
 class InspectedPair(PairParameters):
@@ -64,8 +63,7 @@ class InspectedPair(PairParameters):
         found = self.rows(*data)
         if self not in found.checked_by:
             with self.evaluating(), fixed_seed(0, self.device):
-                for first in range(0, len(found), ROWS_CHECKED_AT_ONCE):
-                    batch = found.take(slice(first, first + ROWS_CHECKED_AT_ONCE), self.device)
+                for first, batch in found.in_blocks(self.device):
                     check_support(self.model, batch, first)
             found.checked_by.add(self)
         return found

@@ -54,6 +54,11 @@ class Layout:
         return dict(sorted(found.items()))
 
     @property
+    def latent_numbers(self) -> int:
+        """Numbers in one draw of one row, over all that the guide samples."""
+        return sum(site.numel for site in self.latents.values())
+
+    @property
     def hidden(self) -> dict[str, SiteLayout]:
         """All latents of the model: the guide's and the enumerated ones."""
         return {**self.latents, **self.enumerated}

@@ -13,7 +13,7 @@ import pyrovae as pv
 from pyrovae.criticism.activity import Activity
 from pyrovae.criticism.information import _bounds, information
 from pyrovae.data import Batch
-from pyrovae.evidence.marginal import LogMarginal
+from pyrovae.evidence.results import LogMarginal
 from pyrovae.pair.rates import entry_rates
 from pyrovae.pair.running import row_terms
 from pyrovae.plots.panels.importance_weights import of_weights

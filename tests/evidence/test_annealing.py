@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import pyrovae as pv
-from pyrovae.evidence.annealing import Point
+from pyrovae.evidence.annealing_path import Point
 from pyrovae.evidence.memory import Limits, PeakMemory
 from pyrovae.random_state import fixed_seed
 from tests.oracles import TRUTHS, LinearGaussian, N, NarrowGuide, WideGuide, exact_pair

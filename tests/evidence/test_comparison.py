@@ -13,7 +13,7 @@ from torch import nn
 
 import pyrovae as pv
 from pyrovae.evidence.comparison import comparison_of, stacking_weights
-from pyrovae.evidence.marginal import LogMarginal
+from pyrovae.evidence.results import LogMarginal
 from tests.components import LIKELIHOODS, net
 from tests.oracles import ExactGuide, LinearGaussian, WideGuide
 from tests.pairs import binary_rows, composed, tutorial

@@ -159,7 +159,7 @@ def test_rows_that_keep_their_start_have_the_guides_posterior_to_the_bit(linear)
 
 
 def test_without_that_rule_rows_do_get_worse(linear, monkeypatch):
-    monkeypatch.setattr("pyrovae.evidence.refinement.ERRORS_TO_BELIEVE", -math.inf)
+    monkeypatch.setattr("pyrovae.evidence.refinement_judgement.ERRORS_TO_BELIEVE", -math.inf)
     vae, x = pv.VAE(linear, BestDiagonal(linear)), linear.data(N)
     refined = pv.refine(vae, x, num_steps=3, learning_rate=0.3, num_samples=50, seed=0)
     assert bool((exact_gaps(refined.vae, x) > exact_gaps(vae, x) + 0.01).all())

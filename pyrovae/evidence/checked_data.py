@@ -1,0 +1,36 @@
+"""Data on their way into an evaluation: made to `Rows`, checked and moved, each once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyrovae.data import Array, Rows
+from pyrovae.vae import VAE
+
+# Of a GPU's free memory, what data may take that go there as a whole.
+SHARE_OF_FREE_MEMORY = 0.5
+
+
+def checked_data(vae: VAE, x: Array | Rows, *context: object) -> Rows:
+    """Data that fit the pair and lie in the support of its likelihood, on its device if they fit there.
+
+    Rows that have come this way for this VAE before are neither checked nor moved again.
+
+    Raises:
+        ValueError, TypeError: as `VAE.rows_in_support`.
+
+    """
+    data = vae.rows(x, *context)
+    if fits_on(vae.device, data):
+        data = data.to(vae.device)
+    return vae.rows_in_support(data)
+
+
+def fits_on(device: torch.device, data: Rows) -> bool:
+    """Whether a device can take these data as a whole; what is on disk stays there."""
+    if device.type != "cuda":
+        return True
+    moving = [a for a in data.arguments if isinstance(a, Tensor) and a.device != device]
+    free, _ = torch.cuda.mem_get_info(device)
+    return sum(tensor.numel() * tensor.itemsize for tensor in moving) <= SHARE_OF_FREE_MEMORY * free

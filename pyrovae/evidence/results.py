@@ -1,0 +1,189 @@
+"""What evaluations give: figures row by row, tables of them, and a line in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import ClassVar, Literal, Self
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pyrovae.evidence.psis import good_k, unknown_k
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Several figures of each of B rows, [B] each, by name."""
+
+    @classmethod
+    def joined(cls, blocks: Iterable[Self]) -> Self:
+        """The figures of one block of rows and then of others, on the CPU."""
+        some = list(blocks)
+        return cls(*(torch.cat([getattr(b, field.name) for b in some]).cpu() for field in fields(cls)))
+
+    def __getitem__(self, places: Tensor) -> Self:
+        """The figures of rows at these places, in their order."""
+        return type(self)(*(getattr(self, field.name)[places] for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class RowWise:
+    """Results by row: float64 tensors [N] on the CPU, in nats."""
+
+    columns: ClassVar[tuple[str, ...]] = ()
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a data row."""
+        return pd.DataFrame({name: getattr(self, name).numpy() for name in self.columns})
+
+    def __len__(self) -> int:
+        """N."""
+        return len(getattr(self, self.columns[0]))
+
+
+@dataclass(frozen=True)
+class Elbo(RowWise):
+    """What `elbo` gives: per row the bound and its two parts, `elbo = reconstruction - rate`.
+
+    `std_error` is the Monte Carlo error of each row's `elbo`, NaN for a single sample.
+    """
+
+    elbo: Tensor
+    reconstruction: Tensor
+    rate: Tensor
+    std_error: Tensor
+    num_samples: int
+
+    columns: ClassVar[tuple[str, ...]] = ("elbo", "reconstruction", "rate")
+
+    def __str__(self) -> str:
+        error = float((self.std_error**2).sum().sqrt() / len(self))
+        return (
+            f"ELBO {_with_error(float(self.elbo.mean()), error)} nats per row over {len(self)} rows "
+            f"(reconstruction {self.reconstruction.mean():.3f}, rate {self.rate.mean():.3f}; "
+            f"{self.num_samples} samples)"
+        )
+
+
+# In nats per row: up to here log p(x) less the mean log weight tells of weights that hardly vary.
+SMALL_GAP = 0.1
+
+
+@dataclass(frozen=True)
+class LogMarginal(RowWise):
+    """What `log_marginal` gives, per row.
+
+    `log_marginal` is the estimate of log p(x), `std_error` its Monte Carlo error (delta method with each weight's
+    effect in full, made for intervals of 1.96 errors; NaN for a single sample), `ess` the effective sample size,
+    `khat` the Pareto k of the weights (see `pyrovae.evidence.psis`; not below `good_k` distrust the row), `elbo` the
+    mean log weight: the ELBO, from the same samples, with what they were drawn from in place of the guide.
+
+    What is said of all rows needs two things more. `variance` is the squared error without what `std_error` is widened
+    by for few samples: the errors of a sum add up by it. `bias` says how far log p(x) errs on average, which is low, by
+    about half its variance (both by the jackknife). Biases add up over rows while errors average out: with many rows
+    the bias is the larger of the two.
+    `dimensions` is how many discrete numbers of each row are observed, [N], or says why there is no such count.
+    """
+
+    log_marginal: Tensor
+    std_error: Tensor
+    ess: Tensor
+    khat: Tensor
+    elbo: Tensor
+    variance: Tensor
+    bias: Tensor
+    num_samples: int
+    dimensions: Tensor | str
+
+    columns: ClassVar[tuple[str, ...]] = ("log_marginal", "std_error", "ess", "khat", "elbo")
+
+    @property
+    def good_k(self) -> float:
+        """The Pareto k below which a row can be relied on: min(1 - 1 / log10 S, 0.7)."""
+        return good_k(self.num_samples)
+
+    @property
+    def unknown(self) -> Tensor:
+        """Which rows' Pareto k is unknown, [N]: there are too few draws, or too few different ones, to fit a tail."""
+        return unknown_k(self.khat, self.ess, self.num_samples)
+
+    @property
+    def unreliable(self) -> Tensor:
+        """Which rows' Pareto k is known and not below `good_k`, [N]."""
+        return ~(self.khat < self.good_k) & ~self.unknown
+
+    @property
+    def share_good(self) -> float:
+        """The share of rows with a Pareto k below `good_k` among those where it is known; NaN where there are none."""
+        return float((~self.unreliable)[~self.unknown].double().mean())
+
+    @property
+    def reliability(self) -> str:
+        """How many rows' Pareto k is good, and for how many it is unknown, in words."""
+        unknown = int(self.unknown.sum())
+        if unknown == len(self):
+            return "Pareto k unknown: too few different draws to fit a tail"
+        text = f"Pareto k below {self.good_k:.2f} for {self.share_good:.1%} of rows"
+        return text + (f" where it is known, unknown for {unknown}" if unknown else "")
+
+    @property
+    def verdict(self) -> Literal["good", "tails", "poor", "unknown"]:
+        """What Pareto k says of all rows' weights together.
+
+        "good": no row is `unreliable`. "tails": some are, although weights hardly vary: the median effective sample
+        size is above half of the draws, and log p(x) less `elbo` below 0.1 nats on average. Then the tails of the
+        weights are heavier than so many draws can tell, and log p(x) of these rows may err low, usually little.
+        "poor": some are, and weights vary much. "unknown": no row's k is known.
+        """
+        if self.unknown.all():
+            return "unknown"
+        if not self.unreliable.any():
+            return "good"
+        gap = float((self.log_marginal - self.elbo).mean())
+        return "tails" if self.ess.median() > self.num_samples / 2 and gap < SMALL_GAP else "poor"
+
+    @property
+    def total(self) -> tuple[float, float]:
+        """The sum of log p(x) over the rows and its Monte Carlo error, in nats; `total_bias` comes on top of that."""
+        return float(self.log_marginal.sum()), float(self.variance.sum().sqrt())
+
+    @property
+    def total_bias(self) -> float:
+        """By how much the total errs on average, in nats; not positive."""
+        return float(self.bias.sum())
+
+    @property
+    def mean_with_error(self) -> str:
+        """The mean over rows with its Monte Carlo error, and by how much it errs low."""
+        total, error = self.total
+        errs = f", errs low by about {abs(self.total_bias) / len(self):.3f}" if self.num_samples > 1 else ""
+        return _with_error(total / len(self), error / len(self)) + errs
+
+    @property
+    def bits_per_dimension(self) -> Tensor:
+        """-log2 p(x) divided by the number of observed dimensions of each row, [N]; its error is std_error likewise.
+
+        What a mask leaves out or lies beyond a row's length is not observed, and a one-hot vector is one dimension.
+        NaN for a row of which nothing is observed.
+
+        Raises:
+            ValueError: the likelihood is a density.
+
+        """
+        if isinstance(self.dimensions, str):
+            raise ValueError(f"no bits per dimension: {self.dimensions}. Use log_marginal, in nats.")
+        return -self.log_marginal / (self.dimensions * math.log(2))
+
+    def __str__(self) -> str:
+        undefined = "; a single sample has no error" if self.num_samples == 1 else ""
+        return (
+            f"log p(x) {self.mean_with_error} nats per row over {len(self)} rows "
+            f"({self.num_samples} samples; {self.reliability}{undefined})"
+        )
+
+
+def _with_error(value: float, error: float) -> str:
+    return f"{value:.3f}" + ("" if math.isnan(error) else f" ± {error:.3f} (Monte Carlo)")
