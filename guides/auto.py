@@ -20,8 +20,9 @@ from pyrovae.guides.posteriors import DiagonalNormal
 from pyrovae.guides.sequence import MarkovPosterior
 from pyrovae.models.sequences import MarkovSequence
 from pyrovae.nn import GRU, MLP, ConvEncoder
-from pyrovae.pair.running import plain_trace
-from pyrovae.pair.sites import sample_sites
+from pyrovae.pair.handlers import Frame
+from pyrovae.pair.sites import Site
+from pyrovae.pair.traces import sites_of
 
 Family: TypeAlias = Callable[[int, int, Sequence[int]], nn.Module]
 
@@ -83,7 +84,7 @@ class AutoGuide(nn.Module):
         self.heads = nn.ModuleDict()
         self.sites: dict[str, LatentSite] = {}
         self.parents: dict[str, list[str]] = {}
-        self._rows: Any = None
+        self._rows: Frame | None = None
         self._reads_model = False
         self._is_built = False
 
@@ -97,22 +98,19 @@ class AutoGuide(nn.Module):
         if self.is_built:
             return
         with torch.enable_grad():  # shows supports that depend on parameters
-            trace = plain_trace(self._model[0], Batch(arguments))
-        traced = dict(sample_sites(trace))
-        hidden = {n: s for n, s in traced.items() if not s["is_observed"]}
-        enumerated = [n for n, s in hidden.items() if s["infer"].get("enumerate") == "parallel"]
-        depth = max(
-            (-1 - f.dim for s in traced.values() for f in s["cond_indep_stack"] if f.vectorized), default=0
-        )
-        sites = {n: latent_site(n, s, depth) for n, s in hidden.items() if n not in enumerated}
+            model_sites = sites_of(self._model[0], Batch(arguments))
+        hidden = {n: site for n, site in model_sites.items() if not site.observed}
+        enumerated = [n for n, site in hidden.items() if site.to_be_enumerated]
+        depth = max((-1 - (f.dim or 0) for site in model_sites.values() for f in site.plates), default=0)
+        sites = {n: latent_site(site, depth) for n, site in hidden.items() if n not in enumerated}
         if not hidden:
             raise ValueError("the model has no latents: there is nothing for a guide to sample.")
-        self._rows = _row_frame(traced)
+        self._rows = _row_frame(model_sites)
         dependencies: Any = get_dependencies(self._model[0], arguments)["prior_dependencies"]
-        parents = {n: [p for p in dependencies.get(n, ()) if p != n] for n in traced}
+        parents = {n: [p for p in dependencies.get(n, ()) if p != n] for n in model_sites}
         self.parents = faithful_inverse(parents, list(sites), enumerated)
         self.sites = sites
-        self._reads_model = any(hidden[n]["mask"] is not None or _ragged(hidden[n]["fn"]) for n in sites)
+        self._reads_model = any(hidden[n].mask is not None or hidden[n].real_steps is not None for n in sites)
         if sites:
             self._make_networks(arguments, hidden)
         self._is_built = True
@@ -134,6 +132,7 @@ class AutoGuide(nn.Module):
     def _row_plate(self, num_rows: int) -> Any:
         """The model's plate over rows, for these."""
         frame = self._rows
+        assert frame is not None
         if frame.full_size is None:  # it was given no size
             return pyro.plate(frame.name, dim=-1)
         if frame.size == frame.full_size:
@@ -155,14 +154,14 @@ class AutoGuide(nn.Module):
 
     # Building
 
-    def _make_networks(self, arguments: tuple[Any, ...], hidden: dict[str, Any]) -> None:
+    def _make_networks(self, arguments: tuple[Any, ...], hidden: dict[str, Site]) -> None:
         if self.encoder is None:
             self.encoder = _default_encoder(arguments, self.hidden)
         self.encoder.to(arguments[0].device)
         width = self._encode(*arguments).shape[-1]
         if self.joint:
             discrete = [name for name, site in self.sites.items() if site.discrete]
-            chains = [name for name in self.sites if isinstance(hidden[name]["fn"], MarkovSequence)]
+            chains = [name for name in self.sites if isinstance(hidden[name].distribution, MarkovSequence)]
             if discrete or chains or self._reads_model:
                 raise ValueError(
                     f"joint=True covers continuous latents that are always there, and this model has discrete, "
@@ -185,10 +184,10 @@ class AutoGuide(nn.Module):
         name: str,
         in_features: int,
         has_parents: bool,
-        hidden: dict[str, Any],
+        hidden: dict[str, Site],
         arguments: tuple[Any, ...],
     ) -> nn.Module:
-        site, fn = self.sites[name], hidden[name]["fn"]
+        site, fn = self.sites[name], hidden[name].distribution
         if isinstance(fn, MarkovSequence):
             return _chain_posterior(fn, arguments[0], self.hidden[-1])
         layers = (self.hidden[-1],) if has_parents else ()
@@ -211,13 +210,13 @@ class AutoGuide(nn.Module):
             raise ValueError(f"the encoder gave {shape} for {B} rows: expected features [{B}, H].")
         return features
 
-    def _model_sites(self, *arguments: Any) -> dict[str, Any]:
+    def _model_sites(self, *arguments: Any) -> dict[str, Site]:
         """The model's own sites on these rows: their masks and lengths are not the guide's to know."""
         with torch.no_grad(), poutine.block():
-            return dict(sample_sites(plain_trace(self._model[0], Batch(arguments))))
+            return sites_of(self._model[0], Batch(arguments))
 
     def _sample_by_site(
-        self, features: Tensor, x: Tensor, context: tuple[Any, ...], model_sites: dict[str, Any]
+        self, features: Tensor, x: Tensor, context: tuple[Any, ...], model_sites: dict[str, Site]
     ) -> None:
         drawn: dict[str, Tensor] = {}
         for name, above in self.parents.items():
@@ -225,10 +224,10 @@ class AutoGuide(nn.Module):
             inputs = [drawn[p] for p in above if p in self.sites]
             if len(inputs) < len(above):
                 inputs.insert(0, features)
-            mask = model_sites[name]["mask"] if self._reads_model else None
-            with poutine.mask(mask=True if mask is None else mask):
+            mask = model_sites[name].mask if self._reads_model else None
+            with poutine.mask(mask=True if mask is None else mask):  # type: ignore[arg-type]
                 if isinstance(head, MarkovPosterior):
-                    real_steps = model_sites[name]["fn"].real_steps if self._reads_model else None
+                    real_steps = model_sites[name].real_steps if self._reads_model else None
                     fn = head(x.flatten(2), None if real_steps is None else real_steps.sum(-1))
                     drawn[name] = pyro.sample(name, fn).flatten(-2)
                 else:
@@ -242,11 +241,10 @@ class AutoGuide(nn.Module):
             site.place(part)
 
 
-def _row_frame(traced: dict[str, Any]) -> Any:
-    for name, site in traced.items():
-        for frame in site["cond_indep_stack"]:
-            if frame.dim == -1:
-                return frame
+def _row_frame(model_sites: dict[str, Site]) -> Frame:
+    for name, site in model_sites.items():
+        if site.row_plate is not None:
+            return site.row_plate
         raise ValueError(
             f"site '{name}' of the model stands outside a row plate. Open `pyro.plate(\"rows\", len(x))` around it."
         )
@@ -277,10 +275,6 @@ def _chain_posterior(fn: MarkovSequence, x: Tensor, width: int) -> MarkovPosteri
     network = GRU(x[0, 0].numel(), width, past=False, future=True)
     step = DiagonalNormal(MLP(latent_size + network.out_features, (latent_size, latent_size), [width]))
     return MarkovPosterior(network, step, latent_size)
-
-
-def _ragged(fn: Any) -> bool:
-    return getattr(fn, "real_steps", None) is not None
 
 
 def _key(name: str) -> str:

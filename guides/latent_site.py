@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import biject_to, constraints
 
 from pyrovae.models.sequences import MarkovSequence
-from pyrovae.pair.sites import family_name
+from pyrovae.pair.sites import Site
 
 JOINT = "_latents"
 
@@ -144,25 +144,26 @@ def _refuse_moving_support(name: str, support: Any) -> None:
         )
 
 
-def latent_site(name: str, traced: Any, depth: int) -> LatentSite:
-    """Read a latent site off a trace.
+def latent_site(site: Site, depth: int) -> LatentSite:
+    """A latent site of the model as a derived guide sees it.
 
     Raises:
         ValueError: a discrete family without a head, or a support without a bijection.
 
     """
-    fn = traced["fn"]
-    frames = [frame for frame in traced["cond_indep_stack"] if frame.vectorized and frame.dim != -1]
-    plates = tuple((frame.name, frame.size, frame.dim) for frame in frames)
+    name, family = site.name, site.family
+    fn: Any = site.distribution
+    plates = tuple(
+        (frame.name, frame.size, frame.dim) for frame in site.plates if frame.dim not in (None, -1)
+    )
     _refuse_inner_mask(name, fn)
     support = fn.support
     _refuse_moving_support(name, support)
-    if family_name(fn) == "VonMises":
+    if family == "VonMises":
         support = constraints.interval(
             -math.pi, math.pi
         )  # torch says "real", over which it does not normalize
     if getattr(support, "is_discrete", False):
-        family = family_name(fn)
         if family not in _DISCRETE or (family == "Bernoulli" and fn.event_shape):
             raise ValueError(
                 f"the latent '{name}' is discrete ({family}, event shape {tuple(fn.event_shape)}) and has no head: "

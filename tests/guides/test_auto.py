@@ -13,8 +13,7 @@ import pyrovae as pv
 from pyrovae.data import Batch
 from pyrovae.guides import AutoGuide, families
 from pyrovae.guides.inversion import faithful_inverse
-from pyrovae.pair.running import plain_trace
-from pyrovae.pair.sites import sample_sites
+from pyrovae.pair.traces import sites_of
 from tests.components import MODELS
 from tests.guides.catalogue import CATALOGUE
 
@@ -31,8 +30,7 @@ class MeanField(AutoGuide):
         super().build(*arguments)
         observed = sorted({p for above in self.parents.values() for p in above if p not in self.sites})
         self.parents = dict.fromkeys(self.sites, observed)
-        trace = plain_trace(self._model[0], Batch(arguments))
-        make(arguments, dict(sample_sites(trace)))
+        make(arguments, sites_of(self._model[0], Batch(arguments)))
 
 
 def by_hand_for(entry, latents):
