@@ -15,19 +15,14 @@ from pyrovae.checks import check_count
 from pyrovae.data import Batch
 from pyrovae.files import load_tensors, save_tensors
 from pyrovae.pair import contract, without_data
+from pyrovae.pair.draws import enumerated_draws, run_predictive, run_prior
 from pyrovae.pair.inspected import InspectedPair
 from pyrovae.pair.latents import Latents, as_pyro_has_them, num_rows_of, one_or_dict, samples_first
 from pyrovae.pair.layout import pyro_layout, rows_first
+from pyrovae.pair.means import guide_means, observed_means
 from pyrovae.pair.programs import Program
 from pyrovae.pair.row_specs import from_json, ones, to_json
-from pyrovae.pair.running import (
-    enumerated_draws,
-    guide_means,
-    observed_means,
-    run_guide,
-    run_predictive,
-    run_prior,
-)
+from pyrovae.pair.running import run_guide
 from pyrovae.random_state import fixed_seed
 
 ROWS_AT_ONCE = 1000

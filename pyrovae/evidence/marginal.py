@@ -30,7 +30,6 @@ from pyrovae.evidence.psis import good_k, unknown_k
 from pyrovae.evidence.weights import Tally, estimates, refuse_rows, without_density
 from pyrovae.pair.observed import observations_of
 from pyrovae.pair.running import row_terms
-from pyrovae.pair.sites import family_name
 from pyrovae.pair.support import check_support
 from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.traced.compilation import Compile
@@ -354,7 +353,7 @@ def _discrete_dimensions(vae: VAE, data: Rows) -> Tensor | str:
         for name, observation in observations.items():
             if not observation.discrete:
                 return (
-                    f"'{name}' ({family_name(observation.distribution)}) has a density, whose value depends on the "
+                    f"'{name}' ({observation.site.family}) has a density, whose value depends on the "
                     "unit of the data: only probabilities of discrete data are lengths of a code"
                 )
         counts.append(torch.stack([observation.dimensions for observation in observations.values()]).sum(0))

@@ -14,9 +14,9 @@ from torch.distributions.transforms import IndependentTransform, Transform
 
 from pyrovae.data import Rows
 from pyrovae.evidence.memory import ROWS_AT_ONCE
-from pyrovae.pair.running import plain_trace
-from pyrovae.pair.sites import family_name
+from pyrovae.pair.sites import Site
 from pyrovae.pair.support import check_support
+from pyrovae.pair.traces import sites_of
 from pyrovae.random_state import fixed_seed
 from pyrovae.vae import VAE
 
@@ -32,14 +32,14 @@ def checked_bijections(vae: VAE, data: Rows) -> dict[str, MakeTransform | None]:
     """
     with vae.evaluating(), fixed_seed(0, vae.device):
         # Bounds that a model gives to each row are those of one row here, and so fit any number of rows.
-        trace = plain_trace(vae.model, data.take(slice(0, 1), vae.device))
-        found = {name: _bijection(name, trace.nodes[name]["fn"]) for name in vae.layout.latents}
+        sites = sites_of(vae.model, data.take(slice(0, 1), vae.device))
+        found = {name: _bijection(sites[name]) for name in vae.layout.latents}
         for first in range(0, len(data), ROWS_AT_ONCE):
             batch = data.take(slice(first, first + ROWS_AT_ONCE), vae.device)
             check_support(vae.model, batch, first)
-            trace = plain_trace(vae.model, batch)
+            sites = sites_of(vae.model, batch)
             for name, expected in found.items():
-                if expected is not None and not _agree(expected, trace.nodes[name]):
+                if expected is not None and not _agree(expected, sites[name]):
                     raise ValueError(
                         f"the support of '{name}' differs between rows, or with other latents, so it has no fixed map "
                         "to real numbers. Let the model sample from a fixed support and map the draw, e.g. from the "
@@ -48,11 +48,11 @@ def checked_bijections(vae: VAE, data: Rows) -> dict[str, MakeTransform | None]:
     return found
 
 
-def _bijection(name: str, distribution: Any) -> MakeTransform | None:
-    support = distribution.support
-    if support.is_discrete:
+def _bijection(site: Site) -> MakeTransform | None:
+    support = site.support
+    if site.discrete:
         raise ValueError(
-            f"the guide samples '{name}', which is discrete ({family_name(distribution)}): refining and annealing "
+            f"the guide samples '{site.name}', which is discrete ({site.family}): refining and annealing "
             "move continuous latents, so have it summed out with infer={'enumerate': 'parallel'} in the model."
         )
     base = support
@@ -64,10 +64,10 @@ def _bijection(name: str, distribution: Any) -> MakeTransform | None:
         biject_to(support)
     except NotImplementedError:
         raise ValueError(
-            f"the support of '{name}' ({type(base).__name__.strip('_')}, of {family_name(distribution)}) has no "
+            f"the support of '{site.name}' ({type(base).__name__.strip('_')}, of {site.family}) has no "
             "bijection to real numbers: refining and annealing take supports that torch.distributions.biject_to knows."
         ) from None
-    return functools.partial(_make_transform, support, len(distribution.event_shape))
+    return functools.partial(_make_transform, support, site.event_dim)
 
 
 def _make_transform(support: Any, event_dim: int) -> Transform:
@@ -78,13 +78,12 @@ def _make_transform(support: Any, event_dim: int) -> Transform:
     return transform.with_cache(1)
 
 
-def _agree(expected: MakeTransform, site: Any) -> bool:
-    distribution, like = site["fn"], site["value"]
-    found = _bijection(site["name"], distribution)
+def _agree(expected: MakeTransform, site: Site) -> bool:
+    found = _bijection(site)
     if found is None:
         return False
-    shape = found().inverse_shape(distribution.batch_shape + distribution.event_shape)
-    u = torch.randn(shape, dtype=like.dtype, device=like.device)
+    shape = found().inverse_shape(site.distribution.batch_shape + site.distribution.event_shape)
+    u = torch.randn(shape, dtype=site.value.dtype, device=site.value.device)
     return torch.allclose(expected()(u), found()(u))
 
 

@@ -19,8 +19,8 @@ from pyrovae.data import Batch
 from pyrovae.evidence.marginal import row_blocks
 from pyrovae.exchange.named_arrays import WITHOUT_DRAWS, Names
 from pyrovae.exchange.weighted_draws import WeightedDraws, weighted_draws
+from pyrovae.pair.draws import enumerated_draws, observations, run_predictive, run_prior
 from pyrovae.pair.layout import SiteLayout, rows_first
-from pyrovae.pair.running import enumerated_draws, observations, run_predictive, run_prior
 from pyrovae.pair.support import check_support
 from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.vae import VAE

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import torch
 
 from pyrovae.data import ARRAYS, Batch
-from pyrovae.pair.contract import as_float
+from pyrovae.pair.first_run import as_float
 from pyrovae.pair.layout import Layout, SiteLayout
 
 RowSpecs: TypeAlias = list[tuple[torch.dtype, torch.Size] | None]

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from pyrovae.data import Batch, Rows
 from pyrovae.pair import contract
+from pyrovae.pair.draws import run_prior
+from pyrovae.pair.means import NoMeanError
 from pyrovae.pair.programs import Pair
 from pyrovae.pair.row_specs import RowSpecs, check_specs
-from pyrovae.pair.running import NoMeanError, run_prior
 from pyrovae.random_state import fixed_seed
 
 
