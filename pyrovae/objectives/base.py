@@ -24,8 +24,8 @@ from pyrovae.data import Batch
 from pyrovae.objectives.schedules import Scheduled
 from pyrovae.pair import contract
 from pyrovae.pair.layout import Layout
-from pyrovae.pair.parameters import modules_of
 from pyrovae.pair.programs import Pair, Program
+from pyrovae.pair.reachable import modules_of
 from pyrovae.pair.sites import shared_row_plate_scale
 from pyrovae.pair.terms import RowTerms
 from pyrovae.pair.traces import sites_of

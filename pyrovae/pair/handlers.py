@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
+from contextlib import AbstractContextManager
 from typing import Protocol, TypeAlias, TypedDict, cast
 
 import torch
+from pyro import poutine
 from pyro.poutine.indep_messenger import CondIndepStackFrame
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import InferDict
@@ -36,6 +38,20 @@ class Message(TypedDict):
     args: tuple[object, ...]
     kwargs: Mapping[str, object]
     done: bool
+
+
+class Constrained(Protocol):
+    """A parameter's value, which knows the unconstrained tensor that it comes from."""
+
+    def unconstrained(self) -> Tensor:
+        """That tensor."""
+
+
+class ParameterMessage(TypedDict):
+    """A `pyro.param` statement as Pyro hands it from handler to handler."""
+
+    name: str
+    value: Constrained
 
 
 class _Subsample(Protocol):
@@ -107,3 +123,13 @@ class ChangedDraws(Messenger):
         if self.value is not None and not (msg["is_observed"] or subsampling(msg)):
             assert msg["value"] is not None
             msg["value"] = self.value(msg["name"], msg["fn"], msg["value"])
+
+
+def only_draws(names: Container[str]) -> AbstractContextManager[object]:
+    """Hide all other draws of a program from the handlers outside; its plates stay."""
+
+    def others(message: Message) -> bool:
+        return message["type"] == "sample" and message["name"] not in names and not subsampling(message)
+
+    hiding: AbstractContextManager[object] = poutine.block(hide_fn=cast("Callable[..., bool]", others))
+    return hiding
