@@ -101,11 +101,6 @@ class RowObjective(pyro.infer.ELBO):
         It is traced into a graph: no branches on values, coefficients as tensors.
         """
 
-    @property
-    def untraceable(self) -> str | None:
-        """Why its loss cannot be traced into a graph: None, it can."""
-        return None
-
     def describe(self) -> str:
         """Its kind and settings, the same in every process."""
         return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(self))
