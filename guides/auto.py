@@ -9,9 +9,7 @@ from typing import cast
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import TorchDistribution
 from pyro.infer.inspect import get_dependencies
-from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor, nn
 
 from pyrovae.conditional_distribution import as_module
@@ -19,13 +17,14 @@ from pyrovae.data import Batch
 from pyrovae.guides.families import Family, diagonal_normal
 from pyrovae.guides.features import RowFeatures
 from pyrovae.guides.inversion import faithful_inverse
-from pyrovae.guides.latent_site import JOINT, LatentSite, TracedSite, latent_site
+from pyrovae.guides.latent_site import JOINT, LatentSite, latent_site
 from pyrovae.guides.posteriors import DiagonalNormal
 from pyrovae.guides.sequence import MarkovPosterior
-from pyrovae.models.sequences import MarkovSequence, SequenceDistribution
+from pyrovae.models.sequences import MarkovSequence
 from pyrovae.nn import GRU, MLP, ConvEncoder
-from pyrovae.pair.running import plain_trace
-from pyrovae.pair.sites import sample_sites
+from pyrovae.pair.handlers import Frame
+from pyrovae.pair.sites import Site
+from pyrovae.pair.traces import sites_of
 
 
 class AutoGuide(nn.Module):
@@ -85,7 +84,7 @@ class AutoGuide(nn.Module):
         self.heads = nn.ModuleDict()
         self.sites: dict[str, LatentSite] = {}
         self.parents: dict[str, list[str]] = {}
-        self._rows: CondIndepStackFrame | None = None
+        self._rows: Frame | None = None
         self._reads_model = False
         self._is_built = False
 
@@ -100,28 +99,23 @@ class AutoGuide(nn.Module):
             return
         batch = Batch((x, *context))
         with torch.enable_grad():  # shows supports that depend on parameters
-            trace = plain_trace(self._model[0], batch)
-        traced: dict[str, TracedSite] = dict(sample_sites(trace))
-        hidden = {n: s for n, s in traced.items() if not s["is_observed"]}
-        enumerated = [n for n, s in hidden.items() if s["infer"].get("enumerate") == "parallel"]
-        depth = max(
-            (-1 - f.dim for s in traced.values() for f in s["cond_indep_stack"] if f.dim is not None),
-            default=0,
-        )
-        sites = {n: latent_site(n, s, depth) for n, s in hidden.items() if n not in enumerated}
+            model_sites = sites_of(self._model[0], batch)
+        hidden = {n: site for n, site in model_sites.items() if not site.observed}
+        enumerated = [n for n, site in hidden.items() if site.to_be_enumerated]
+        dims = [frame.dim for site in model_sites.values() for frame in site.plates if frame.dim is not None]
+        depth = max((-1 - dim for dim in dims), default=0)
+        sites = {n: latent_site(site, depth) for n, site in hidden.items() if n not in enumerated}
         if not hidden:
             raise ValueError("the model has no latents: there is nothing for a guide to sample.")
-        self._rows = _row_frame(traced)
+        self._rows = _row_frame(model_sites)
         dependencies = cast(
             Mapping[str, Mapping[str, object]],
             get_dependencies(self._model[0], batch.arguments)["prior_dependencies"],
         )
-        parents = {n: [p for p in dependencies.get(n, ()) if p != n] for n in traced}
+        parents = {n: [p for p in dependencies.get(n, ()) if p != n] for n in model_sites}
         self.parents = faithful_inverse(parents, list(sites), enumerated)
         self.sites = sites
-        self._reads_model = any(
-            hidden[n]["mask"] is not None or _real_steps(hidden[n]["fn"]) is not None for n in sites
-        )
+        self._reads_model = any(hidden[n].mask is not None or hidden[n].real_steps is not None for n in sites)
         if sites:
             self._make_networks(batch, hidden)
         self._is_built = True
@@ -165,7 +159,7 @@ class AutoGuide(nn.Module):
 
     # Building
 
-    def _make_networks(self, batch: Batch, hidden: Mapping[str, TracedSite]) -> None:
+    def _make_networks(self, batch: Batch, hidden: Mapping[str, Site]) -> None:
         x = batch.x
         if self.encoder is None:
             self.encoder = _default_encoder(batch, self.hidden)
@@ -173,7 +167,7 @@ class AutoGuide(nn.Module):
         width = self._encode(*batch.arguments).shape[-1]
         if self.joint:
             discrete = [name for name, site in self.sites.items() if site.discrete]
-            chains = [name for name in self.sites if isinstance(hidden[name]["fn"], MarkovSequence)]
+            chains = [name for name in self.sites if isinstance(hidden[name].distribution, MarkovSequence)]
             if discrete or chains or self._reads_model:
                 raise ValueError(
                     f"joint=True covers continuous latents that are always there, and this model has discrete, "
@@ -187,13 +181,11 @@ class AutoGuide(nn.Module):
                 in_features = sum(self.sites[p].num_features for p in latent)
                 in_features += width if len(latent) < len(above) else 0
                 layers = (self.hidden[-1],) if latent else ()
-                self.heads[_key(name)] = self._site_head(name, hidden[name], x, max(in_features, 1), layers)
+                self.heads[_key(name)] = self._site_head(hidden[name], x, max(in_features, 1), layers)
         self.heads.to(x.device)
 
-    def _site_head(
-        self, name: str, traced: TracedSite, x: Tensor, in_features: int, layers: Sequence[int]
-    ) -> nn.Module:
-        site, fn = self.sites[name], traced["fn"]
+    def _site_head(self, of_model: Site, x: Tensor, in_features: int, layers: Sequence[int]) -> nn.Module:
+        site, fn = self.sites[of_model.name], of_model.distribution
         if isinstance(fn, MarkovSequence):
             return _chain_posterior(fn, x, self.hidden[-1])
         if site.discrete:
@@ -215,22 +207,22 @@ class AutoGuide(nn.Module):
             raise ValueError(f"the encoder gave {shape} for {B} rows: expected features [{B}, H].")
         return features
 
-    def _model_sites(self, *arguments: object) -> dict[str, TracedSite]:
+    def _model_sites(self, *arguments: object) -> dict[str, Site]:
         """The model's own sites on these rows: their masks and lengths are not the guide's to know."""
         with torch.no_grad(), poutine.block():
-            return dict(sample_sites(plain_trace(self._model[0], Batch(arguments))))
+            return sites_of(self._model[0], Batch(arguments))
 
-    def _sample_by_site(self, features: Tensor, x: Tensor, model_sites: Mapping[str, TracedSite]) -> None:
+    def _sample_by_site(self, features: Tensor, x: Tensor, model_sites: Mapping[str, Site]) -> None:
         drawn: dict[str, Tensor] = {}
         for name, above in self.parents.items():
             site, head = self.sites[name], self.heads[_key(name)]
             inputs = [drawn[p] for p in above if p in self.sites]
             if len(inputs) < len(above):
                 inputs.insert(0, features)
-            mask = model_sites[name]["mask"] if self._reads_model else None
-            with poutine.mask(mask=True if mask is None else mask):
+            mask = model_sites[name].mask if self._reads_model else None
+            with poutine.mask(mask=True if mask is None else mask):  # type: ignore[arg-type]
                 if isinstance(head, MarkovPosterior):
-                    real_steps = _real_steps(model_sites[name]["fn"]) if self._reads_model else None
+                    real_steps = model_sites[name].real_steps if self._reads_model else None
                     fn = head(x.flatten(2), None if real_steps is None else real_steps.sum(-1))
                     drawn[name] = pyro.sample(name, fn).flatten(-2)
                 else:
@@ -244,11 +236,10 @@ class AutoGuide(nn.Module):
             site.place(part)
 
 
-def _row_frame(traced: Mapping[str, TracedSite]) -> CondIndepStackFrame:
-    for name, site in traced.items():
-        for frame in site["cond_indep_stack"]:
-            if frame.dim == -1:
-                return frame
+def _row_frame(model_sites: Mapping[str, Site]) -> Frame:
+    for name, site in model_sites.items():
+        if site.row_plate is not None:
+            return site.row_plate
         raise ValueError(
             f"site '{name}' of the model stands outside a row plate. Open `pyro.plate(\"rows\", len(x))` around it."
         )
@@ -279,11 +270,6 @@ def _chain_posterior(fn: MarkovSequence, x: Tensor, width: int) -> MarkovPosteri
     network = GRU(x[0, 0].numel(), width, past=False, future=True)
     step = DiagonalNormal(MLP(latent_size + network.out_features, (latent_size, latent_size), [width]))
     return MarkovPosterior(network, step, latent_size)
-
-
-def _real_steps(fn: TorchDistribution) -> Tensor | None:
-    """Which steps of a sequence are real, [..., T]; None where all are."""
-    return fn.real_steps if isinstance(fn, SequenceDistribution) else None
 
 
 def _key(name: str) -> str:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TypedDict
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
-from pyro.poutine.indep_messenger import CondIndepStackFrame
 from torch import Tensor, nn
 from torch.distributions import biject_to, constraints
 
 from pyrovae.models.sequences import MarkovSequence
-from pyrovae.pair.sites import family_name
+from pyrovae.pair.sites import Site, base_constraint
 
 JOINT = "_latents"
 
@@ -28,23 +26,13 @@ _DISCRETE: dict[str, Callable[[Tensor], TorchDistribution]] = {
 }
 
 
-class TracedSite(TypedDict):
-    """What a derived guide reads of a sample statement of a trace."""
-
-    fn: TorchDistribution
-    is_observed: bool
-    mask: torch.BoolTensor | bool | None
-    infer: Mapping[str, object]
-    cond_indep_stack: tuple[CondIndepStackFrame, ...]
-
-
 @dataclass(frozen=True)
 class LatentSite:
     """A latent site of the model: what its head must give, and how it becomes the site's value."""
 
     name: str
     event_shape: torch.Size
-    support: constraints.Constraint | None
+    support: constraints.Constraint
     plates: tuple[tuple[str, int, int], ...]  # name, size and dim of those inside the rows
     depth: int  # how many plate dimensions the model has inside the rows
     discrete: str = ""  # the family's name, if it is discrete
@@ -148,10 +136,8 @@ def _refuse_inner_mask(name: str, fn: object) -> None:
         fn = getattr(fn, "base_dist", None)
 
 
-def _refuse_moving_support(name: str, support: object) -> None:
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    bounds = [getattr(support, side, None) for side in ("lower_bound", "upper_bound")]
+def _refuse_moving_support(name: str, support: constraints.Constraint) -> None:
+    bounds = [getattr(base_constraint(support), side, None) for side in ("lower_bound", "upper_bound")]
     tensors = [bound for bound in bounds if isinstance(bound, Tensor)]
     if any(b.requires_grad or bool((b != b.reshape(-1)[0]).any()) for b in tensors if b.numel()):
         raise ValueError(
@@ -160,32 +146,32 @@ def _refuse_moving_support(name: str, support: object) -> None:
         )
 
 
-def latent_site(name: str, traced: TracedSite, depth: int) -> LatentSite:
-    """Read a latent site off a trace.
+def latent_site(site: Site, depth: int) -> LatentSite:
+    """A latent site of a model whose plates inside the rows have so many dimensions.
 
     Raises:
         ValueError: a discrete family without a head, or a support without a bijection.
 
     """
-    fn = traced["fn"]
-    frames = traced["cond_indep_stack"]
-    plates = tuple((f.name, f.size, f.dim) for f in frames if f.dim is not None and f.dim != -1)
+    name, fn, family, support = site.name, site.distribution, site.family, site.support
+    plates = tuple((f.name, f.size, f.dim) for f in site.plates if f.dim is not None and f.dim != -1)
     _refuse_inner_mask(name, fn)
-    support = fn.support
     _refuse_moving_support(name, support)
-    if family_name(fn) == "VonMises":
+    if family == "VonMises":
         support = constraints.interval(
             -math.pi, math.pi
         )  # torch says "real", over which it does not normalize
     if getattr(support, "is_discrete", False):
-        family = family_name(fn)
-        if family not in _DISCRETE or (family == "Bernoulli" and fn.event_shape):
+        if family == "Bernoulli" and not fn.event_shape:
+            options = 1
+        elif family in _DISCRETE and isinstance(fn, dist.Categorical | dist.OneHotCategorical):
+            options = int(fn.probs.shape[-1])
+        else:
             raise ValueError(
                 f"the latent '{name}' is discrete ({family}, event shape {tuple(fn.event_shape)}) and has no head: "
                 "have it summed out with infer={'enumerate': 'parallel'} if its support is finite, put it into a plate "
                 "of single sites, or write the guide."
             )
-        options = 1 if family == "Bernoulli" else int(fn.probs.shape[-1])
         return LatentSite(name, fn.event_shape, support, plates, depth, family, options)
     if isinstance(fn, MarkovSequence):
         support = constraints.independent(constraints.real, 2)
@@ -199,7 +185,5 @@ def latent_site(name: str, traced: TracedSite, depth: int) -> LatentSite:
     return LatentSite(name, fn.event_shape, support, plates, depth)
 
 
-def _is_real(support: object) -> bool:
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return support in (constraints.real, constraints.real_vector)
+def _is_real(support: constraints.Constraint) -> bool:
+    return base_constraint(support) in (constraints.real, constraints.real_vector)

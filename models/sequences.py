@@ -22,7 +22,8 @@ from pyrovae.nn import AutoregressiveGRU, step_mask
 class SequenceDistribution(dist.TorchDistribution):
     """A distribution over rows of T steps: log p(x) = sum over a row's real steps of each step's log density.
 
-    For those who write one: a subclass gives the log densities of all steps at once and a way to draw.
+    For those who write one: a subclass gives the log densities of all steps at once and a way to draw. By its
+    `real_steps` it is `Ragged` (`pyrovae.pair.sites`): padding counts nowhere.
 
     Args:
         batch_shape: of the parameters.

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,19 +15,14 @@ from pyrovae.checks import check_count
 from pyrovae.data import Batch
 from pyrovae.files import load_tensors, save_tensors
 from pyrovae.pair import contract, without_data
+from pyrovae.pair.draws import enumerated_draws, run_predictive, run_prior
 from pyrovae.pair.inspected import InspectedPair
 from pyrovae.pair.latents import Latents, as_pyro_has_them, num_rows_of, one_or_dict, samples_first
 from pyrovae.pair.layout import pyro_layout, rows_first
+from pyrovae.pair.means import guide_means, observed_means
 from pyrovae.pair.programs import Program
 from pyrovae.pair.row_specs import from_json, ones, to_json
-from pyrovae.pair.running import (
-    enumerated_draws,
-    guide_means,
-    observed_means,
-    run_guide,
-    run_predictive,
-    run_prior,
-)
+from pyrovae.pair.running import run_guide
 from pyrovae.random_state import fixed_seed
 
 # Of the latents that are summed out, over which a reconstruction is averaged.
@@ -67,7 +61,7 @@ class VAE(InspectedPair):
 
     """
 
-    def __init__(self, model: Program, guide: Program | None = None, *, example: Any = None) -> None:
+    def __init__(self, model: Program, guide: Program | None = None, *, example: object = None) -> None:
         if guide is None:
             from pyrovae.guides import AutoGuide
 
@@ -88,7 +82,7 @@ class VAE(InspectedPair):
     # (In these, draws are the same for the same `seed`, and without one go on from torch's random state.)
 
     def sample_posterior(
-        self, x: Any, *context: Any, num_samples: int = 1, seed: int | None = None
+        self, x: object, *context: object, num_samples: int = 1, seed: int | None = None
     ) -> dict[str, Tensor]:
         """Draws from q(z|x): by latent site, [S, B, ...].
 
@@ -112,7 +106,7 @@ class VAE(InspectedPair):
             latents |= enumerated_draws(self, batch, latents, num_samples)
         return {name: rows_first(latents[name], site) for name, site in self.layout.hidden.items()}
 
-    def encode(self, x: Any, *context: Any, num_samples: int = 100, seed: int | None = None) -> Latents:
+    def encode(self, x: object, *context: object, num_samples: int = 100, seed: int | None = None) -> Latents:
         """Posterior means E[z] under q(z|x), [B, ...].
 
         One tensor where the guide has one latent site, else a dict by site. Exact where one site's family
@@ -135,7 +129,7 @@ class VAE(InspectedPair):
         with self.evaluating(), self._seeded(seed):
             return one_or_dict(self._posterior_means(batch, num_samples))
 
-    def decode(self, z: Latents, *context: Any) -> Latents:
+    def decode(self, z: Latents, *context: object) -> Latents:
         """Means of p(x|z): [B, ...], or [S, B, ...] for latents [S, B, ...].
 
         One tensor where the model observes one site, else a dict by site. Of categories, whose labels have no
@@ -157,7 +151,7 @@ class VAE(InspectedPair):
         without_data.refuse_nan(means)
         return one_or_dict(means if with_samples else {name: mean[0] for name, mean in means.items()})
 
-    def reconstruct(self, x: Any, *context: Any, seed: int | None = None) -> Latents:
+    def reconstruct(self, x: object, *context: object, seed: int | None = None) -> Latents:
         """Means of p(x|z) at the posterior means of z: [B, ...]. See `decode` and `encode`.
 
         Discrete latents that the model enumerates are drawn 100 times from their exact posterior given these means,
@@ -181,7 +175,7 @@ class VAE(InspectedPair):
             {name: torch.cat([block[name].mean(0) for block in blocks]) for name in self.layout.observed}
         )
 
-    def sample_likelihood(self, z: Latents, *context: Any, seed: int | None = None) -> Latents:
+    def sample_likelihood(self, z: Latents, *context: object, seed: int | None = None) -> Latents:
         """Draw x from p(x|z): [B, ...], or [S, B, ...] for latents [S, B, ...].
 
         With draws of `sample_posterior` these are posterior predictive draws. One tensor where the model
@@ -206,7 +200,7 @@ class VAE(InspectedPair):
         without_data.refuse_nan(found)
         return one_or_dict(found if with_samples else {name: x[0] for name, x in found.items()})
 
-    def generate(self, num_rows: int, *context: Any, seed: int | None = None) -> Latents:
+    def generate(self, num_rows: int, *context: object, seed: int | None = None) -> Latents:
         """Draw rows from the model: z from p(z), then x from p(x|z). [num_rows, ...]
 
         Args:
@@ -222,7 +216,7 @@ class VAE(InspectedPair):
         return one_or_dict(self.sample_prior(num_rows, *context, seed=seed)[1])
 
     def sample_prior(
-        self, num_rows: int, *context: Any, seed: int | None = None
+        self, num_rows: int, *context: object, seed: int | None = None
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Draw rows from the model: the latents and the observations that go with them, by site.
 
@@ -309,7 +303,7 @@ class VAE(InspectedPair):
             with fixed_seed(seed, self.device):
                 yield
 
-    def _placeholder(self, num_rows: int, context: tuple[Any, ...]) -> Batch:
+    def _placeholder(self, num_rows: int, context: tuple[object, ...]) -> Batch:
         """Arguments for a run that nobody has data for, once the model is known not to read values of `x`."""
         rest = without_data.checked_context(self.row_specs, num_rows, context, self.device)
         if self._reads_x is None:

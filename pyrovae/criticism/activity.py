@@ -14,10 +14,10 @@ from torch import Tensor
 
 from pyrovae.block_sizes import counts, draws_at_once
 from pyrovae.data import Batch, Rows
-from pyrovae.pair.layout import as_the_program_takes, canonical, rows_first
-from pyrovae.pair.rates import entry_rates, marginal_rates, over_entries
-from pyrovae.pair.running import guide_means, row_terms
-from pyrovae.pair.sites import family_name
+from pyrovae.pair.layout import rows_first
+from pyrovae.pair.means import guide_means
+from pyrovae.pair.running import row_terms
+from pyrovae.pair.sites import ScoredSite
 from pyrovae.pair.terms import RowTerms
 from pyrovae.random_state import fixed_seed
 from pyrovae.vae import VAE
@@ -86,7 +86,7 @@ class Activity:
                     add(sums["sites"], name, _site_rate(terms, name))
                     for figure, values in _of_entries(terms, name).items():
                         add(sums["entries"].setdefault(name, {}), figure, values)
-                    if family_name(terms.guide_sites[name].distribution) == "Categorical":
+                    if terms.guide_sites[name].family == "Categorical":
                         self.labels.add(name)
         return sums
 
@@ -204,9 +204,7 @@ def _site_rate(terms: RowTerms, name: str) -> Tensor:
     if name not in terms.model_sites:
         return missing
     auxiliary = [site.log_prob for other, site in terms.guide_sites.items() if other not in terms.latents]
-    points = [
-        other for other in terms.latents if family_name(terms.guide_sites[other].distribution) == "Delta"
-    ]
+    points = [other for other in terms.latents if terms.guide_sites[other].family == "Delta"]
     if not auxiliary or name not in points:
         return terms.site_rate(name)
     # log q of what follows from auxiliary sites is theirs less log|det| of the map.
@@ -215,31 +213,15 @@ def _site_rate(terms: RowTerms, name: str) -> Tensor:
 
 def _of_entries(terms: RowTerms, name: str) -> dict[str, Tensor]:
     """Figures of every entry of one latent, [S, B, *inner plates, *event], those that there are."""
-    q, p = terms.guide_sites[name], terms.model_sites.get(name)
-    layout, site = terms.layout, terms.layout.latents[name]
-    event_dim = len(site.event_shape)
-    value = as_the_program_takes(layout, {name: q.value}, terms.broadcasts)[name]
-
-    def by_row(figure: Tensor) -> Tensor:
-        figure = figure.expand(value.shape)
-        S = len(q.log_prob)
-        return rows_first(canonical(figure, S, layout, event_dim, broadcasts=terms.broadcasts), site)
-
-    counted = torch.ones_like(value, dtype=torch.bool)
-    for one in (q,) if p is None else (q, p):
-        if one.mask is not None:
-            counted = counted & torch.as_tensor(over_entries(one.mask, event_dim), device=value.device)
-        real_steps = getattr(one.distribution, "real_steps", None)
-        if real_steps is not None:
-            counted = counted & over_entries(real_steps, event_dim - 1)
+    p = terms.model_sites.get(name)
     found = {
-        "counted": by_row(counted),
-        "rate": entry_rates(terms, name),
-        "marginal_rate": marginal_rates(terms, name),
+        "counted": terms.counted(name),
+        "rate": terms.entry_rates(name),
+        "marginal_rate": terms.marginal_rates(name),
     }
     with suppress(NotImplementedError):
-        if p is not None and p.distribution is not None:
-            found["prior_variance"] = by_row(p.distribution.variance)
+        if isinstance(p, ScoredSite):
+            found["prior_variance"] = terms.in_rows(p.distribution.variance, name)
     return {figure: values for figure, values in found.items() if values is not None}
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from pyrovae.block_sizes import draws_at_once, slices
 from pyrovae.data import Batch
 from pyrovae.pair.running import run_guide, run_model
-from pyrovae.pair.sites import Site
+from pyrovae.pair.sites import ScoredSite
 from pyrovae.pair.terms import RowTerms
 from pyrovae.vae import VAE
 
@@ -159,7 +159,7 @@ def _prior_depends_on_row(vae: VAE, batch: Batch, latents: Mapping[str, Tensor])
     return not torch.allclose(log_prior, log_prior[:, :1].expand_as(log_prior), rtol=1e-4, atol=1e-4)
 
 
-def _why_not(vae: VAE, guide_sites: Mapping[str, Site]) -> str:
+def _why_not(vae: VAE, guide_sites: Mapping[str, ScoredSite]) -> str:
     """Why q(z|x_m) of another row's draw would say nothing; empty where it does."""
     if not vae.layout.latents:
         return "the guide samples no latents (they are summed out): there is no q(z|x) to measure."

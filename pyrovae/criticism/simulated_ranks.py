@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Batch
+from pyrovae.pair.draws import enumerated_draws
 from pyrovae.pair.layout import pyro_layout, rows_first
-from pyrovae.pair.observed import entries_counted
-from pyrovae.pair.running import enumerated_draws, run_guide, run_model
-from pyrovae.pair.sites import Site
+from pyrovae.pair.running import run_guide, run_model
+from pyrovae.pair.sites import ScoredSite, Term
 from pyrovae.pair.terms import RowTerms
 from pyrovae.vae import VAE
 
@@ -100,19 +100,13 @@ def _scalars(name: str, values: Tensor, kept: Tensor) -> dict[str, tuple[Tensor,
 
 
 def _counted_in_both(
-    vae: VAE, name: str, guide_sites: Mapping[str, Site], model_sites: Mapping[str, Site]
+    vae: VAE, name: str, guide_sites: Mapping[str, Term], model_sites: Mapping[str, Term]
 ) -> Tensor:
     """Which entries of a latent neither program masks, [B, *inner plates, *event]."""
     kept = torch.ones((), dtype=torch.bool, device="cpu")
     runs = ((guide_sites, vae.layout.guide_broadcasts), (model_sites, vae.layout.model_broadcasts))
     for sites, broadcasts in runs:
         site = sites.get(name)  # in the model, enumeration may have joined it with others
-        if site is not None and site.distribution is not None:
-            S = len(site.log_prob)
-            kept = (
-                kept
-                & entries_counted(
-                    site.distribution, site.mask, S, vae, vae.layout.latents[name], broadcasts=broadcasts
-                )[0]
-            )
+        if isinstance(site, ScoredSite):
+            kept = kept & site.in_rows(site.counted, vae.layout, broadcasts)[0]
     return kept

@@ -29,8 +29,7 @@ from pyrovae.evidence.importance import (
 )
 from pyrovae.evidence.memory import Limits, Pieces
 from pyrovae.evidence.unconstrained import Unconstrained, bijections_of
-from pyrovae.pair.running import plain_trace
-from pyrovae.pair.sites import family_name
+from pyrovae.pair.traces import sites_of
 from pyrovae.random_state import fixed_seed
 from pyrovae.traced.repeated import Repeated
 from pyrovae.vae import VAE
@@ -207,12 +206,11 @@ def _refuse_discrete(vae: VAE, data: Rows) -> None:
             "ImportanceSampling() is p(x) itself."
         )
     with vae.evaluating(), fixed_seed(0, vae.device):
-        trace = plain_trace(vae.model, data.take(slice(0, 1), vae.device))
+        sites = sites_of(vae.model, data.take(slice(0, 1), vae.device))
     for name in vae.layout.latents:
-        distribution = trace.nodes[name]["fn"]
-        if distribution.support.is_discrete:
+        if sites[name].discrete:
             raise ValueError(
-                f"the latent '{name}' is discrete ({family_name(distribution)}): annealed importance sampling moves "
+                f"the latent '{name}' is discrete ({sites[name].family}): annealed importance sampling moves "
                 "latents along gradients. Have it summed out with infer={'enumerate': 'parallel'} in the model, or "
                 "use ImportanceSampling()."
             )

@@ -28,9 +28,10 @@ from pyrovae.data import Batch, Rows
 from pyrovae.evidence.memory import Footprint, Limits, Pieces
 from pyrovae.evidence.psis import tail_length
 from pyrovae.evidence.weights import KEPT
+from pyrovae.pair.draws import run_prior
 from pyrovae.pair.layout import slice_latents
-from pyrovae.pair.running import run_guide, run_model, run_prior
-from pyrovae.pair.sites import Site, stacked_sum
+from pyrovae.pair.running import run_guide, run_model
+from pyrovae.pair.sites import ScoredSite, Term, stacked_sum
 from pyrovae.pair.support import zero_outside
 from pyrovae.random_state import fixed_seed
 from pyrovae.traced.repeated import Repeated
@@ -217,8 +218,7 @@ def _draw_of_prior(vae: VAE, score_guide: bool, num_samples: int, batch: Batch) 
             f"the guide cannot score draws of the prior: {error}\n  A mixture with the prior needs a guide "
             "whose support is the prior's."
         ) from error
-    guide_sites = zero_outside(guide_sites, vae.layout, vae.layout.guide_broadcasts)
-    return (*parts, _total(guide_sites))
+    return (*parts, _total(zero_outside(guide_sites, vae.layout, vae.layout.guide_broadcasts)))
 
 
 def _guide_draws_at_once(vae: VAE, guide: Footprint) -> int:
@@ -243,7 +243,7 @@ def measured(vae: VAE, run: Callable[[int], object], batch: Batch) -> Footprint:
         return Footprint.of(run, len(batch))
 
 
-def draws_of_prior(vae: VAE, batch: Batch, num_samples: int) -> tuple[dict[str, Tensor], dict[str, Site]]:
+def draws_of_prior(vae: VAE, batch: Batch, num_samples: int) -> tuple[dict[str, Tensor], dict[str, Term]]:
     """Draws of the latents from p(z), by site, and the model's sites at them.
 
     Where a latent depends on earlier observations it is drawn given those of the data, as its density is.
@@ -253,16 +253,17 @@ def draws_of_prior(vae: VAE, batch: Batch, num_samples: int) -> tuple[dict[str, 
         latents = {name: drawn[name] for name in vae.layout.latents}
         return latents, run_model(vae, batch, latents, num_samples)
     sites = run_model(vae, batch, {}, num_samples)
-    return {name: sites[name].value for name in vae.layout.latents}, sites
+    drawn = {name: site.value for name, site in sites.items() if isinstance(site, ScoredSite)}
+    return {name: drawn[name] for name in vae.layout.latents}, sites
 
 
-def _parts(sites: Mapping[str, Site]) -> tuple[Tensor, Tensor]:
+def _parts(sites: Mapping[str, Term]) -> tuple[Tensor, Tensor]:
     log_likelihood = torch.stack([site.log_prob.double() for site in sites.values() if site.observed]).sum(0)
     terms = [site.log_prob.double() for site in sites.values() if not site.observed]
     return stacked_sum(terms, like=log_likelihood), log_likelihood
 
 
-def _total(sites: Mapping[str, Site]) -> Tensor:
+def _total(sites: Mapping[str, Term]) -> Tensor:
     """log q(z|x), [S,B] in float64."""
     terms = [site.log_prob.double() for site in sites.values()]
     return torch.stack(terms).sum(0) if terms else torch.zeros((), dtype=torch.float64)

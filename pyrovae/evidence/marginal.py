@@ -19,7 +19,6 @@ from pyrovae.evidence.memory import Limits
 from pyrovae.evidence.results import LogMarginal
 from pyrovae.evidence.weights import Estimates, Tally, estimates, refuse_rows, without_density
 from pyrovae.pair.observed import observations_of
-from pyrovae.pair.sites import family_name
 from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.traced.compilation import Compile
 from pyrovae.vae import VAE
@@ -129,7 +128,7 @@ def _discrete_dimensions(vae: VAE, data: Rows) -> Tensor | str:
         for name, observation in observations.items():
             if not observation.discrete:
                 return (
-                    f"'{name}' ({family_name(observation.distribution)}) has a density, whose value depends on the "
+                    f"'{name}' ({observation.site.family}) has a density, whose value depends on the "
                     "unit of the data: only probabilities of discrete data are lengths of a code"
                 )
         counts.append(torch.stack([observation.dimensions for observation in observations.values()]).sum(0))

@@ -24,17 +24,13 @@ from typing import cast
 
 import pyro.distributions as dist
 import torch
-from pyro import poutine
-from pyro.distributions.torch_distribution import TorchDistribution
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.runtime import Message
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
-from torch.distributions import Independent, Normal, constraints
+from torch.distributions import Distribution, Independent, Normal, constraints
 from torch.distributions.transforms import Transform
 
 from pyrovae.data import Batch
 from pyrovae.evidence.known_rows import KnownRows
+from pyrovae.pair.handlers import ChangedDraws, only_draws
 from pyrovae.pair.programs import Program
 from pyrovae.pair.sites import family_name
 
@@ -80,13 +76,9 @@ class MovedGuide(nn.Module):
     def forward(self, *arguments: object) -> None:
         """Sample the latents of rows `(x, *context)`."""
         moves = {move.name: move for move in self.of_sites()}
-        replaced = _Moved(moves, self.known.find(Batch(arguments)), from_scratch=self.from_scratch)
-        auxiliary = poutine.block(
-            hide_fn=lambda site: (
-                site["type"] == "sample" and site["name"] not in moves and not site_is_subsample(site)
-            )
-        )
-        with auxiliary if self.from_scratch else nullcontext(), replaced:
+        moved = _Moved(moves, self.known.find(Batch(arguments)), from_scratch=self.from_scratch)
+        replaced = ChangedDraws(distribution=moved.distribution, value=moved.value)
+        with only_draws(moves) if self.from_scratch else nullcontext(), replaced:
             self.start(*arguments)
 
 
@@ -245,47 +237,44 @@ class RowAffine(Transform):
         return flat.reshape(flat.shape[:-1] + x.shape[x.dim() - self.event_rank :])
 
 
-class _Moved(Messenger):
-    """Replaces the distributions of the moved sites."""
+class _Moved:
+    """What the moved sites are drawn from, in place of their distributions in the program."""
 
     def __init__(self, moves: Mapping[str, Move], index: Tensor, *, from_scratch: bool) -> None:
-        super().__init__()
         self.moves, self.index, self.from_scratch = moves, index, from_scratch
         self.transforms: dict[str, Transform | None] = {}
         self.before: dict[str, Tensor] = {}
 
-    def _pyro_sample(self, msg: Message) -> None:
-        move = self.moves.get(msg["name"])
+    def distribution(self, name: str, start: Distribution) -> Distribution:
+        """The moved start; that of a site which stays, as it is."""
+        move = self.moves.get(name)
         if move is None:
-            return
+            return start
         # The program's own plates lie inside and have spoken already; the plate of samples comes after.
         affine = move.affine(self.index, self.before)
-        transform = self.transforms[move.name] = None if move.transform is None else move.transform()
+        transform = self.transforms[name] = None if move.transform is None else move.transform()
         if self.from_scratch:
             zeros = torch.zeros_like(move.centre.index_select(move.centre.dim() - 2, self.index))
             zeros = zeros.reshape(zeros.shape[:-1] + move.event_shape)
-            start = dist.Normal(zeros, 1.0).to_event(len(move.event_shape))
-            moved = _moved(start, affine)
-            msg["fn"] = moved if transform is None else dist.TransformedDistribution(moved, [transform])
-            return
-        start = msg["fn"]
-        _check_start(move.name, start)
+            moved = _moved(dist.Normal(zeros, 1.0).to_event(len(move.event_shape)), affine)
+            return moved if transform is None else dist.TransformedDistribution(moved, [transform])
+        _check_start(name, start)
         if transform is None:
-            msg["fn"] = _moved(start, affine)
-        else:
-            assert move.transform is not None
-            msg["fn"] = dist.TransformedDistribution(start, [move.transform().inv, affine, transform])
+            return _moved(start, affine)
+        assert move.transform is not None
+        return dist.TransformedDistribution(start, [move.transform().inv, affine, transform])
 
-    def _pyro_post_sample(self, msg: Message) -> None:
-        move = self.moves.get(msg["name"])
-        if move is None:
-            return
-        transform = self.transforms[move.name]
-        u = msg["value"] if transform is None else transform.inv(msg["value"])
-        self.before[move.name] = move.standardized(u, self.index)
+    def value(self, name: str, _: Distribution, value: Tensor) -> Tensor:
+        """The value as it is, once the sites after it can be moved by it."""
+        move = self.moves.get(name)
+        if move is not None:
+            transform = self.transforms[name]
+            u = value if transform is None else transform.inv(value)
+            self.before[name] = move.standardized(u, self.index)
+        return value
 
 
-def _moved(start: TorchDistribution, affine: RowAffine) -> TorchDistribution:
+def _moved(start: Distribution, affine: RowAffine) -> Distribution:
     """A start on the real line moved: a normal where it is one, with its mean and its closed forms."""
     base = start
     while isinstance(base, Independent):
@@ -303,7 +292,7 @@ def _moved(start: TorchDistribution, affine: RowAffine) -> TorchDistribution:
     return dist.TransformedDistribution(start, [affine])
 
 
-def _check_start(name: str, start: TorchDistribution) -> None:
+def _check_start(name: str, start: Distribution) -> None:
     if not start.has_rsample or family_name(start) == "Delta":
         what = "is a point" if family_name(start) == "Delta" else "has no reparameterized draws"
         raise ValueError(

@@ -7,17 +7,17 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, biject_to, constraints
+from torch.distributions import biject_to, constraints
 from torch.distributions.transforms import IndependentTransform, Transform
 
 from pyrovae.data import Rows
 from pyrovae.pair.layout import Layout
-from pyrovae.pair.running import plain_trace
-from pyrovae.pair.sites import family_name
+from pyrovae.pair.sites import Site
+from pyrovae.pair.traces import sites_of
 from pyrovae.random_state import fixed_seed
 from pyrovae.vae import VAE
 
@@ -33,13 +33,13 @@ def bijections_of(vae: VAE, data: Rows) -> dict[str, MakeTransform | None]:
     """
     with vae.evaluating(), fixed_seed(0, vae.device):
         # Bounds that a model gives to each row are those of one row here, and so fit any number of rows.
-        trace = plain_trace(vae.model, data.take(slice(0, 1), vae.device))
-        found = {name: _bijection(name, trace.nodes[name]["fn"]) for name in vae.layout.latents}
+        sites = sites_of(vae.model, data.take(slice(0, 1), vae.device))
+        found = {name: _bijection(sites[name]) for name in vae.layout.latents}
         bounded = {name: make for name, make in found.items() if make is not None}
         for _, batch in data.in_blocks(vae.device) if bounded else ():
-            trace = plain_trace(vae.model, batch)
+            sites = sites_of(vae.model, batch)
             for name, expected in bounded.items():
-                if not _agree(expected, trace.nodes[name]):
+                if not _agree(expected, sites[name]):
                     raise ValueError(
                         f"the support of '{name}' differs between rows, or with other latents, so it has no fixed map "
                         "to real numbers. Let the model sample from a fixed support and map the draw, e.g. from the "
@@ -48,12 +48,11 @@ def bijections_of(vae: VAE, data: Rows) -> dict[str, MakeTransform | None]:
     return found
 
 
-def _bijection(name: str, distribution: Distribution) -> MakeTransform | None:
-    support = distribution.support
-    assert support is not None
-    if support.is_discrete:
+def _bijection(site: Site) -> MakeTransform | None:
+    support = site.support
+    if site.discrete:
         raise ValueError(
-            f"the guide samples '{name}', which is discrete ({family_name(distribution)}): refining and annealing "
+            f"the guide samples '{site.name}', which is discrete ({site.family}): refining and annealing "
             "move continuous latents, so have it summed out with infer={'enumerate': 'parallel'} in the model."
         )
     base = support
@@ -65,10 +64,10 @@ def _bijection(name: str, distribution: Distribution) -> MakeTransform | None:
         biject_to(support)
     except NotImplementedError:
         raise ValueError(
-            f"the support of '{name}' ({type(base).__name__.strip('_')}, of {family_name(distribution)}) has no "
+            f"the support of '{site.name}' ({type(base).__name__.strip('_')}, of {site.family}) has no "
             "bijection to real numbers: refining and annealing take supports that torch.distributions.biject_to knows."
         ) from None
-    return functools.partial(_make_transform, support, len(distribution.event_shape))
+    return functools.partial(_make_transform, support, site.event_dim)
 
 
 def _make_transform(support: constraints.Constraint, event_dim: int) -> Transform:
@@ -79,13 +78,12 @@ def _make_transform(support: constraints.Constraint, event_dim: int) -> Transfor
     return transform.with_cache(1)
 
 
-def _agree(expected: MakeTransform, site: Any) -> bool:
-    distribution, like = site["fn"], site["value"]
-    found = _bijection(site["name"], distribution)
+def _agree(expected: MakeTransform, site: Site) -> bool:
+    found = _bijection(site)
     if found is None:
         return False
-    shape = found().inverse_shape(distribution.batch_shape + distribution.event_shape)
-    u = torch.randn(shape, dtype=like.dtype, device=like.device)
+    shape = found().inverse_shape(site.distribution.batch_shape + site.distribution.event_shape)
+    u = torch.randn(shape, dtype=site.value.dtype, device=site.value.device)
     return torch.allclose(expected()(u), found()(u))
 
 

@@ -15,13 +15,12 @@ import xarray as xr
 from torch import Tensor
 
 from pyrovae.checks import check_count
-from pyrovae.data import Batch
-from pyrovae.evidence.marginal import row_blocks
+from pyrovae.data import Array, Batch, Rows
+from pyrovae.evidence.checked_data import checked_data
 from pyrovae.exchange.named_arrays import WITHOUT_DRAWS, Names
 from pyrovae.exchange.weighted_draws import WeightedDraws, weighted_draws
+from pyrovae.pair.draws import enumerated_draws, observations, run_predictive, run_prior
 from pyrovae.pair.layout import SiteLayout, rows_first
-from pyrovae.pair.running import enumerated_draws, observations, run_predictive, run_prior
-from pyrovae.pair.support import check_support
 from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.vae import VAE
 
@@ -34,7 +33,7 @@ Groups = dict[str, dict[str, Tensor]]  # tensors by group and site
 
 def to_arviz(
     vae: VAE,
-    x: object,
+    x: Array | Rows,
     *context: object,
     num_samples: int = 200,
     resample_from: int | None = None,
@@ -93,14 +92,13 @@ def to_arviz(
                 f"resample_from is {resample_from}: expected at least num_samples = {num_samples}, better ten times "
                 "as many, or draws repeat."
             )
-    data = vae.rows(x, *context)
+    data = checked_data(vae, x, *context)
     constant = {f"context_{i}": a for i, a in enumerate(data.arguments[1:], 1)}
     names = Names(vae.layout, constant, coords or {}, dims or {}, len(data))
     seeds = seeds_from(seed)
     blocks: list[Groups] = []
-    for first, batch in row_blocks(vae, data):
+    for first, batch in data.in_blocks(vae.device):
         with vae.evaluating(), fixed_seed(next(seeds), vae.device):
-            check_support(vae.model, batch, first)
             drawn = weighted_draws(vae, batch, resample_from or num_samples)
             if resample_from is not None:
                 drawn = drawn.resampled(vae, num_samples, first)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyrovae.block_sizes import counts, draws_at_once
 from pyrovae.data import Batch
-from pyrovae.evidence.marginal import NUMBERS_AT_ONCE, ROWS_AT_ONCE
 from pyrovae.evidence.psis import pareto_k, smoothed
 from pyrovae.evidence.weights import refuse_rows
 from pyrovae.pair.running import row_terms
@@ -54,10 +54,9 @@ class WeightedDraws:
 def weighted_draws(vae: VAE, batch: Batch, num_samples: int) -> WeightedDraws:
     """Draws of q(z|x) and their weights, in pieces, whose size depends on the data's alone."""
     row_numbers = math.prod(batch.x.shape[1:]) + sum(s.numel for s in vae.layout.latents.values())
-    at_once = max(1, NUMBERS_AT_ONCE // (ROWS_AT_ONCE * max(1, row_numbers)))
     pieces = []
-    for done in range(0, num_samples, at_once):
-        terms = row_terms(vae, batch, min(at_once, num_samples - done))
+    for count in counts(num_samples, draws_at_once(row_numbers)):
+        terms = row_terms(vae, batch, count)
         observed = {name: site.log_prob for name, site in terms.model_sites.items() if site.observed}
         pieces.append((dict(terms.latents), observed, {"log_weight": terms.log_weights.double()}))
     latents, likelihood, weights = (

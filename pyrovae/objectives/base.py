@@ -6,11 +6,12 @@ to `pyro.infer.SVI` is here, once: finding the layout of a pair, summing over ro
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import NoReturn
 
 import pyro
 import pyro.infer
@@ -23,11 +24,11 @@ from pyrovae.data import Batch
 from pyrovae.objectives.schedules import Scheduled
 from pyrovae.pair import contract
 from pyrovae.pair.layout import Layout
-from pyrovae.pair.parameters import modules_of
 from pyrovae.pair.programs import Pair, Program
-from pyrovae.pair.running import plain_trace
-from pyrovae.pair.sites import row_plate_scale
+from pyrovae.pair.reachable import modules_of
+from pyrovae.pair.sites import shared_row_plate_scale
 from pyrovae.pair.terms import RowTerms
+from pyrovae.pair.traces import sites_of
 from pyrovae.random_state import same_random_state
 
 
@@ -100,6 +101,10 @@ class RowObjective(pyro.infer.ELBO):
         It is traced into a graph: no branches on values, coefficients as tensors.
         """
 
+    def describe(self) -> str:
+        """Its kind and settings, the same in every process."""
+        return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(self))
+
     @property
     def coefficients(self) -> tuple[Tensor, ...]:
         """The tensors of no dimensions that `advance` changes in place."""
@@ -122,12 +127,12 @@ class RowObjective(pyro.infer.ELBO):
     # What pyro.infer.SVI calls
 
     @torch.no_grad()
-    def loss(self, model: Program, guide: Program, *arguments: Any, **keywords: Any) -> float:
+    def loss(self, model: Program, guide: Program, *arguments: object, **keywords: object) -> float:
         """The loss of a batch: N/B times the sum over its rows, in nats."""
         losses, scale = self._run(model, guide, Batch(arguments), keywords)
         return _told(losses, scale)
 
-    def loss_and_grads(self, model: Program, guide: Program, *arguments: Any, **keywords: Any) -> float:
+    def loss_and_grads(self, model: Program, guide: Program, *arguments: object, **keywords: object) -> float:
         """The loss of a batch, its gradients added to those of the parameters."""
         self._next_step()
         losses, scale = self._run(model, guide, Batch(arguments), keywords)
@@ -135,7 +140,9 @@ class RowObjective(pyro.infer.ELBO):
             (scale * losses.surrogate.sum()).backward()
         return _told(losses, scale)
 
-    def differentiable_loss(self, model: Program, guide: Program, *arguments: Any, **keywords: Any) -> Tensor:
+    def differentiable_loss(
+        self, model: Program, guide: Program, *arguments: object, **keywords: object
+    ) -> Tensor:
         """The loss of a batch as a tensor whose gradients are the objective's."""
         self._next_step()
         losses, scale = self._run(model, guide, Batch(arguments), keywords)
@@ -149,7 +156,7 @@ class RowObjective(pyro.infer.ELBO):
         self._steps += 1
 
     def _run(
-        self, model: Program, guide: Program, batch: Batch, keywords: dict[str, Any]
+        self, model: Program, guide: Program, batch: Batch, keywords: dict[str, object]
     ) -> tuple[RowLosses, float]:
         if keywords:
             raise TypeError(
@@ -162,11 +169,11 @@ class RowObjective(pyro.infer.ELBO):
         case = (pair, len(batch))
         if case not in self._scales:
             with _leaving_no_trace(model, guide, batch):
-                trace = plain_trace(model, batch)
-            self._scales[case] = row_plate_scale(trace)
+                sites = sites_of(model, batch)
+            self._scales[case] = shared_row_plate_scale(sites)
         return self.evaluate(pair, batch), self._scales[case]
 
-    def _get_trace(self, *arguments: Any) -> Any:
+    def _get_trace(self, *arguments: object) -> NoReturn:
         raise NotImplementedError(f"{type(self).__name__} reads densities by row and hands out no traces.")
 
 
@@ -205,7 +212,7 @@ def _leaving_no_trace(model: Program, guide: Program, batch: Batch) -> Iterator[
             module.training = training
 
 
-def _setting(value: Any) -> str:
+def _setting(value: object) -> str:
     """A setting as text that is the same in every process."""
     name = getattr(value, "__qualname__", None)
     return repr(value) if name is None else f"{value.__module__}.{name}"

@@ -9,22 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+from torch.distributions import Distribution
 
 from pyrovae.data import Batch
+from pyrovae.pair.handlers import ChangedDraws
 from pyrovae.pair.layout import by_row
 from pyrovae.pair.programs import Pair
 from pyrovae.pair.running import run_guide, run_model
-from pyrovae.pair.sites import Site, family_name
+from pyrovae.pair.sites import ScoredSite, base_constraint, family_name
 from pyrovae.pair.terms import RowTerms
 
 
-def refuse_scores(sites: Mapping[str, Site]) -> None:
+def refuse_scores(sites: Mapping[str, ScoredSite]) -> None:
     """Raise where a gradient through draws would be wrong in silence, for a draw has no path.
 
     Raises:
@@ -34,7 +33,7 @@ def refuse_scores(sites: Mapping[str, Site]) -> None:
     for name, site in sites.items():
         if not site.distribution.has_rsample and site.log_prob.requires_grad:
             raise ValueError(
-                f"the guide samples '{name}' from {family_name(site.distribution)}, which has no reparameterized "
+                f"the guide samples '{name}' from {site.family}, which has no reparameterized "
                 "draws, so this objective would miss a part of the guide's gradient. Train with "
                 "objectives.ReweightedWakeSleep(), have the model sum the site out (infer={'enumerate': 'parallel'}, "
                 "no site in the guide), or use pyro.infer.TraceGraph_ELBO()."
@@ -84,7 +83,7 @@ class CutTerms:
         return sent
 
     def _by_row(self, name: str, numbers: Tensor) -> Tensor:
-        event_dim = len(self.terms.guide_sites[name].distribution.event_shape)
+        event_dim = self.terms.guide_sites[name].event_dim
         if event_dim:
             numbers = numbers.flatten(-event_dim).sum(-1)
         num_samples = len(self.terms.log_likelihood)
@@ -98,7 +97,8 @@ def cut_terms(pair: Pair, batch: Batch, num_samples: int) -> CutTerms:
     carry no randomness and stay whole: they hand on what the sites before them give.
     """
     broadcasts = pair.layout.guide_broadcasts and pair.layout.model_broadcasts
-    with _Cut() as cut:
+    cut = _Cut()
+    with ChangedDraws(value=cut):
         guide_sites = run_guide(pair, batch, num_samples, broadcasts=broadcasts)
     latents = {name: guide_sites[name].value for name in pair.layout.latents}
     model_sites = run_model(pair, batch, latents, num_samples, broadcasts=broadcasts)
@@ -106,14 +106,12 @@ def cut_terms(pair: Pair, batch: Batch, num_samples: int) -> CutTerms:
     return CutTerms(terms, cut.drawn, cut.cut)
 
 
-def refuse_moving_supports(sites: Mapping[str, Site]) -> None:
+def refuse_moving_supports(sites: Mapping[str, ScoredSite]) -> None:
     """Raise where the expectation of a score is not zero, for the support depends on parameters."""
     for name, site in sites.items():
         if _is_deterministic(site.distribution):
             continue
-        support = site.distribution.support
-        while hasattr(support, "base_constraint"):
-            support = support.base_constraint
+        support = base_constraint(site.support)
         bounds = (getattr(support, side, None) for side in ("lower_bound", "upper_bound"))
         if any(isinstance(bound, Tensor) and bound.requires_grad for bound in bounds):
             raise ValueError(
@@ -122,22 +120,20 @@ def refuse_moving_supports(sites: Mapping[str, Site]) -> None:
             )
 
 
-class _Cut(Messenger):
+class _Cut:
     """Each reparameterized draw goes on as a leaf of the same numbers; the draws are kept."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.drawn: dict[str, Tensor] = {}
         self.cut: dict[str, Tensor] = {}
 
-    def _pyro_post_sample(self, msg: Any) -> None:
-        value = msg["value"]
-        if msg["is_observed"] or site_is_subsample(msg) or _is_deterministic(msg["fn"]):
-            return
-        if isinstance(value, Tensor) and value.requires_grad:
-            self.drawn[msg["name"]] = value
-            self.cut[msg["name"]] = msg["value"] = value.detach().requires_grad_()
+    def __call__(self, name: str, distribution: Distribution, value: Tensor) -> Tensor:
+        if _is_deterministic(distribution) or not value.requires_grad:
+            return value
+        self.drawn[name] = value
+        self.cut[name] = value.detach().requires_grad_()
+        return self.cut[name]
 
 
-def _is_deterministic(distribution: Any) -> bool:
+def _is_deterministic(distribution: Distribution) -> bool:
     return family_name(distribution) == "Delta"

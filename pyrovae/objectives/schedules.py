@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -187,7 +187,7 @@ class Scheduled:
         return float(value)
 
 
-def check_coefficient(name: str, value: Any) -> None:
+def check_coefficient(name: str, value: object) -> None:
     """Raise unless `value` is a finite number of at least 0."""
     if isinstance(value, bool) or not isinstance(value, float | int):
         raise TypeError(
@@ -197,7 +197,7 @@ def check_coefficient(name: str, value: Any) -> None:
         raise ValueError(f"{name} is {value}: expected a finite number of at least 0.")
 
 
-def _check_duration(schedule: Any, steps: float | None, epochs: float | None) -> None:
+def _check_duration(schedule: object, steps: float | None, epochs: float | None) -> None:
     name = type(schedule).__name__
     if (steps is None) == (epochs is None):
         raise ValueError(f"{name} got steps={steps} and epochs={epochs}: give one of the two.")
@@ -208,7 +208,7 @@ def _check_duration(schedule: Any, steps: float | None, epochs: float | None) ->
 
 
 def _elapsed(
-    schedule: Any, steps: float | None, epochs: float | None, step: int, epoch: float | None
+    schedule: object, steps: float | None, epochs: float | None, step: int, epoch: float | None
 ) -> float:
     """The share of the schedule's duration that has passed."""
     if steps is not None:

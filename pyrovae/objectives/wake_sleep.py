@@ -10,7 +10,6 @@ from pyrovae.data import Batch
 from pyrovae.objectives.base import RowLosses, RowObjective
 from pyrovae.objectives.paths import cut_terms
 from pyrovae.pair.programs import Pair
-from pyrovae.pair.sites import family_name
 
 
 @dataclass(eq=False, repr=False)
@@ -56,7 +55,7 @@ class ReweightedWakeSleep(RowObjective):
         """The loss of each row of a batch."""
         terms = cut_terms(pair, batch, self.num_samples).terms
         for name, site in terms.guide_sites.items():
-            if family_name(site.distribution) == "Delta":
+            if site.family == "Delta":
                 raise ValueError(
                     f"the guide samples '{name}' from a Delta, which has no density that wake-sleep could fit. Let the "
                     "guide sample its latents themselves, or use objectives.ELBO() or objectives.IWAE(K)."

@@ -13,27 +13,26 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
 
 import torch
 from torch.distributions import biject_to
 
-from pyrovae.pair.sites import family_name
+from pyrovae.pair.sites import Site
 
 
-def check_auxiliary(model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any]) -> None:
+def check_auxiliary(model_sites: Mapping[str, Site], guide_sites: Mapping[str, Site]) -> None:
     """Raise unless the guide's auxiliary sites hold as many numbers as the Delta latents drawn after the first.
 
     Raises:
         ValueError: with the sites, both counts, and what to do.
 
     """
-    auxiliary = [name for name, site in guide_sites.items() if site["infer"].get("is_auxiliary")]
+    auxiliary = [name for name, site in guide_sites.items() if site.auxiliary]
     if not auxiliary:
         return
     names = list(guide_sites)
     later = [name for name in names[names.index(auxiliary[0]) :] if name in model_sites]
-    points = [name for name in later if family_name(guide_sites[name]["fn"]) == "Delta"]
+    points = [name for name in later if guide_sites[name].family == "Delta"]
     drawn = sum(_freedom(guide_sites[name]) for name in auxiliary)
     placed = sum(_freedom(model_sites[name]) for name in points)
     if drawn != placed:
@@ -47,16 +46,14 @@ def check_auxiliary(model_sites: Mapping[str, Any], guide_sites: Mapping[str, An
         )
 
 
-def _freedom(site: Any) -> int:
+def _freedom(site: Site) -> int:
     """Free numbers of a site in one row: those of its unconstrained coordinates; none of a point."""
-    fn = site["fn"]
-    if family_name(fn) == "Delta":
+    if site.family == "Delta":
         return 0
-    shape = fn.event_shape
+    shape = site.distribution.event_shape
     with suppress(NotImplementedError):  # discrete, or no bijection is known
-        shape = torch.Size(biject_to(fn.support).inverse_shape(shape))
-    inner = [frame.size for frame in site["cond_indep_stack"] if frame.vectorized and frame.dim != -1]
-    return math.prod([*shape, *inner])
+        shape = torch.Size(biject_to(site.support).inverse_shape(shape))
+    return math.prod([*shape, *(plate.size for plate in site.inner_plates)])
 
 
 def _listed(names: list[str]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
@@ -36,7 +35,7 @@ class InspectedPair(PairParameters):
         assert self._row_specs is not None
         return self._row_specs
 
-    def rows(self, *data: Any) -> Rows:
+    def rows(self, *data: object) -> Rows:
         """Check data `x, *context` against the pair and hand them back as `Rows`; inspects the pair at the first call.
 
         Every function of pyrovae that takes data takes these `Rows` in their place, and does not check them again.
@@ -53,7 +52,7 @@ class InspectedPair(PairParameters):
             self._inspect(given)
         return given
 
-    def rows_in_support(self, *data: Any) -> Rows:
+    def rows_in_support(self, *data: object) -> Rows:
         """Data as `rows` gives them, every value in the support of the likelihood.
 
         Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -56,7 +56,7 @@ def num_rows_of(given: Mapping[str, Tensor]) -> int:
     return next(iter(given.values())).shape[1]
 
 
-def _by_site(z: Any, names: list[str]) -> dict[str, Tensor]:
+def _by_site(z: Latents, names: list[str]) -> dict[str, Tensor]:
     if isinstance(z, Tensor | np.ndarray):
         if len(names) != 1:
             raise ValueError(f"the model has the latents {names}: give a dict of tensors by site.")

@@ -8,22 +8,23 @@ parameter of an `nn.Module`, so devices, optimizers and files see one kind.
 from __future__ import annotations
 
 import copy
-import functools
-import inspect
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from types import ModuleType
-from typing import Any
+from typing import Self, cast
 
 import pyro
 import torch
 from pyro.nn import PyroModule
+from pyro.params.param_store import StateDict
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pyrovae.pair.handlers import Constrained, ParameterMessage
 from pyrovae.pair.programs import Pair, Program
+from pyrovae.pair.reachable import bound_modules, reachable_modules
+from pyrovae.pair.saved_values import differences_between, named_tensors
 
 
 class PairParameters(Pair, nn.Module):
@@ -40,10 +41,10 @@ class PairParameters(Pair, nn.Module):
         Pair.__init__(self, model, guide)
         # Modules that functions and methods reach from outside: those whose methods they are at once,
         # the others as soon as their parameters pass through pyro.module.
-        self.reached = nn.ModuleDict(_bound_modules(model, guide))
+        self.reached = nn.ModuleDict(bound_modules(model, guide))
         # Unconstrained parameters of pyro.param that no module holds.
         self.store = nn.ParameterDict()
-        self._reachable = _reachable_modules(model, guide)
+        self._reachable = reachable_modules(model, guide)
         self._constraints: dict[str, constraints.Constraint] = {}
         self._of_modules: set[str] = set()
         self._loaded: dict[str, Tensor] = {}
@@ -61,7 +62,7 @@ class PairParameters(Pair, nn.Module):
         Tensors that a program makes, such as `torch.zeros(3)` or the 0 of `Normal(0.0, 1.0)`, are made where its
         parameters are.
         """
-        state: Any = {
+        state: StateDict = {
             "params": {_unescape(name): parameter for name, parameter in self.store.items()},
             "constraints": dict(self._constraints),
         }
@@ -96,7 +97,7 @@ class PairParameters(Pair, nn.Module):
                 stacklevel=2,
             )
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
         """A copy with parameters of its own; functions cannot be copied, and they hold on to their modules."""
         if self._reachable and any(name in self.reached for name in self._reachable):
             raise TypeError(
@@ -109,7 +110,7 @@ class PairParameters(Pair, nn.Module):
 
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and saved buffers by name, each tensor once."""
-        return _named_tensors(self)
+        return named_tensors(self)
 
     def take_values(self, saved: Mapping[str, Tensor]) -> str:
         """Copy saved tensors in and return ""; or change nothing and return what differs.
@@ -122,11 +123,10 @@ class PairParameters(Pair, nn.Module):
         own = self.tensors() | {
             f"reached.{name}.{key}": tensor
             for name, module in reached.items()
-            for key, tensor in _named_tensors(module).items()
+            for key, tensor in named_tensors(module).items()
         }
         unmade = {n for n in saved if n.startswith("store.") and n not in own} if not self._has_run else set()
-        differences = _differences(own, {n: t for n, t in saved.items() if n not in unmade})
-        if differences:
+        if differences := differences_between(own, {n: t for n, t in saved.items() if n not in unmade}):
             return differences
         with torch.no_grad():
             for name, tensor in own.items():
@@ -149,7 +149,7 @@ class PairParameters(Pair, nn.Module):
     def _has_run(self) -> bool:
         return bool(self.store) or bool(self._of_modules)
 
-    def _adopt(self, state: Any) -> None:
+    def _adopt(self, state: StateDict) -> None:
         """Take over what a run left in the scope: parameters of modules by their module, others here."""
         new = state["params"].keys() - self._of_modules - {_unescape(name) for name in self.store}
         if not new:
@@ -183,7 +183,7 @@ class _GiveValues(Messenger):
         self.loaded, self.trained = loaded, trained
         self.taken: set[str] = set()
 
-    def _pyro_post_param(self, msg: Any) -> None:
+    def _pyro_post_param(self, msg: ParameterMessage) -> None:
         name = msg["name"]
         unconstrained = msg["value"].unconstrained()
         value = self.loaded.get(name)
@@ -201,75 +201,10 @@ class _GiveValues(Messenger):
             unconstrained.copy_(value)
         if name not in self.loaded:
             self.taken.add(name)
-        msg["value"] = pyro.get_param_store()[name]
+        msg["value"] = cast("Constrained", pyro.get_param_store()[name])
 
 
-def modules_of(*programs: Program) -> list[nn.Module]:
-    """The modules that programs are, whose methods they are, or that they can reach by name."""
-    found: list[nn.Module] = []
-    for program in programs:
-        owner, reached = _program_modules(program)
-        own = [program] if isinstance(program, nn.Module) else []
-        found += [*own, *([] if owner is None else [owner]), *reached.values()]
-    return found
-
-
-def _program_modules(program: Any) -> tuple[nn.Module | None, dict[str, nn.Module]]:
-    """The module whose method a program is, and the modules that it can reach by name."""
-    if isinstance(program, nn.Module):
-        return None, {}
-    given: dict[str, Any]
-    if isinstance(program, functools.partial):
-        owner, found = _program_modules(program.func)
-        given = {str(place): value for place, value in enumerate(program.args)} | program.keywords
-    else:
-        owner = getattr(program, "__self__", None)
-        function = getattr(program, "__func__", program)
-        names = inspect.getclosurevars(function) if inspect.isfunction(function) else None
-        found = {}
-        given = {} if names is None else {**names.globals, **names.nonlocals}
-        if owner is not None and not isinstance(owner, nn.Module):
-            given |= vars(owner)
-    for name, value in given.items():
-        found |= _modules_within(name, value, depth=3)
-    return owner if isinstance(owner, nn.Module) else None, found
-
-
-def _modules_within(name: str, value: Any, depth: int) -> dict[str, nn.Module]:
-    """Modules that a variable holds: itself, or in containers and plain objects."""
-    if isinstance(value, nn.Module):
-        return {name: value}
-    inside: Mapping[Any, Any] = {}
-    if isinstance(value, Mapping):
-        inside = value
-    elif isinstance(value, list | tuple):
-        inside = dict(enumerate(value))
-    elif hasattr(value, "__dict__") and not isinstance(value, type | ModuleType) and not callable(value):
-        inside = vars(value)
-    found: dict[str, nn.Module] = {}
-    if depth:
-        for key, item in inside.items():
-            found |= _modules_within(f"{name}_{key}".replace(".", "_"), item, depth - 1)
-    return found
-
-
-def _bound_modules(model: Program, guide: Program) -> dict[str, nn.Module]:
-    owners = {"of_model": _program_modules(model)[0], "of_guide": _program_modules(guide)[0]}
-    if owners["of_guide"] is owners["of_model"]:
-        del owners["of_guide"]
-    return {name: owner for name, owner in owners.items() if owner is not None}
-
-
-def _reachable_modules(model: Program, guide: Program) -> dict[str, nn.Module]:
-    found: dict[str, nn.Module] = {}
-    for which, program in (("model", model), ("guide", guide)):
-        for name, module in _program_modules(program)[1].items():
-            if not any(module is other for other in found.values()):
-                found[f"{which}_{name}"] = module
-    return found
-
-
-def _refuse_shared_pyro_params(model: Any, guide: Any) -> None:
+def _refuse_shared_pyro_params(model: Program, guide: Program) -> None:
     if not (isinstance(model, PyroModule) and isinstance(guide, PyroModule)) or model is guide:
         return
     constrained = [
@@ -288,43 +223,6 @@ def _is_pyro_param(module: nn.Module, name: str) -> bool:
     *path, last = name.split(".")
     owner = module.get_submodule(".".join(path))
     return f"{last}_unconstrained" in owner._parameters
-
-
-def _named_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and saved buffers by name, each tensor once."""
-    names: dict[int, str] = {}
-    found = {}
-    for name, tensor in module.state_dict(keep_vars=True).items():
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"'{name}' is {type(tensor).__name__}: only tensors are saved; no extra state.")
-        if id(tensor) not in names:
-            names[id(tensor)] = name
-            found[name] = tensor
-    return found
-
-
-def _differences(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> str:
-    parts = []
-    if missing := sorted(own.keys() - saved.keys()):
-        parts.append(f"it lacks {_some(missing)}")
-    if unknown := sorted(saved.keys() - own.keys()):
-        parts.append(f"it has {_some(unknown)}, which this VAE does not")
-    parts += [
-        f"'{name}' has shape {list(saved[name].shape)} in the file and {list(own[name].shape)} here"
-        for name in sorted(own.keys() & saved.keys())
-        if own[name].shape != saved[name].shape
-    ][:3]
-    parts += [
-        f"'{name}' is {saved[name].dtype} in the file and {own[name].dtype} here"
-        for name in sorted(own.keys() & saved.keys())
-        if own[name].dtype != saved[name].dtype
-    ][:3]
-    return "; ".join(parts)
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(f"'{name}'" for name in names[:3])
-    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 # nn.ParameterDict refuses dots.

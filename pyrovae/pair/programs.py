@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from pyrovae.pair.layout import Layout
 
-Program: TypeAlias = Callable[..., Any]
+Program: TypeAlias = Callable[..., object]
 """p(x, z) or q(z|x) as a function of `(x, *context)` with Pyro's statements in it; what it returns is not read."""
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
+import pyro.infer
 import torch
 from pyro import poutine
+from pyro.poutine import Trace
 from torch import Tensor
 
 from pyrovae.pair.programs import Program
-from pyrovae.pair.sites import log_density, plate_scale, sample_sites
+from pyrovae.pair.sites import Site
+from pyrovae.pair.traces import sites_in
 
 
 class BatchTerms:
@@ -23,8 +23,8 @@ class BatchTerms:
 
     def __init__(self) -> None:
         self.plate_scale = 1.0
-        self._guide_traces: list[Any] = []
-        self._model_traces: list[Any] = []
+        self._guide_traces: list[Trace] = []
+        self._model_traces: list[Trace] = []
 
     def model(self, program: Program) -> Program:
         """The program, with each run recorded."""
@@ -35,41 +35,38 @@ class BatchTerms:
         return _recorded(program, self._guide_traces)
 
     @torch.no_grad()
-    def take(self, objective: Any) -> Tensor | None:
+    def take(self, objective: pyro.infer.ELBO) -> Tensor | None:
         """Sums over rows, means over particles: (ELBO, reconstruction, rate); forgets the runs.
 
         None where a program was run under enumeration: its traces hold no draws then.
         """
         # An objective may have run the pair before, to guess its plates: only the last runs count.
         runs = 1 if objective.vectorize_particles else objective.num_particles
-        models, guides = self._model_traces[-runs:], self._guide_traces[-runs:]
+        models, guides = (
+            [site for trace in traces[-runs:] for site in sites_in(trace).values()]
+            for traces in (self._model_traces, self._guide_traces)
+        )
         self._model_traces.clear()
         self._guide_traces.clear()
-        self.plate_scale = plate_scale(next(_sites(models)))
-        log_likelihood = log_prior = log_guide = torch.zeros(())
-        for site in _sites(models):
-            if site["infer"].get("_enumerate_dim") is not None:
-                return None
-            if site["is_observed"]:
-                log_likelihood = log_likelihood + log_density(site).sum()
-            else:
-                log_prior = log_prior + log_density(site).sum()
-        for site in _sites(guides):
-            if site["infer"].get("_enumerate_dim") is not None:
-                return None
-            log_guide = log_guide + log_density(site).sum()
+        self.plate_scale = models[0].row_plate_scale
+        if any(site.enumerated for site in (*models, *guides)):
+            return None
+        log_likelihood = _summed([site for site in models if site.observed])
+        log_prior = _summed([site for site in models if not site.observed])
+        log_guide = _summed(guides)
         rate = log_guide - log_prior
         return torch.stack([log_likelihood - rate, log_likelihood, rate]) / objective.num_particles
 
 
-def _sites(traces: list[Any]) -> Iterator[Any]:
-    for trace in traces:
-        for _, site in sample_sites(trace):
-            yield site
+def _summed(sites: list[Site]) -> Tensor:
+    total = torch.zeros(())
+    for site in sites:
+        total = total + site.log_density().sum()
+    return total
 
 
-def _recorded(program: Program, traces: list[Any]) -> Program:
-    def run(*arguments: Any, **keywords: Any) -> Any:
+def _recorded(program: Program, traces: list[Trace]) -> Program:
+    def run(*arguments: object, **keywords: object) -> object:
         with poutine.trace() as recorder:
             result = program(*arguments, **keywords)
         traces.append(recorder.trace)

@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import TypeAlias, TypedDict
 
 import torch
 
 from pyrovae.data import ARRAYS, Batch
-from pyrovae.pair.contract import as_float
+from pyrovae.pair.first_run import as_float
 from pyrovae.pair.layout import Layout, SiteLayout
 
 RowSpecs: TypeAlias = list[tuple[torch.dtype, torch.Size] | None]
 
+SavedSites: TypeAlias = dict[str, tuple[list[int], list[int], list[int], str]]
+"""Event shape, dims and sizes of inner plates, and family, by site."""
 
-def check_specs(arguments: tuple[Any, ...], specs: RowSpecs) -> None:
+
+class SavedPair(TypedDict):
+    """What a file says of a pair, in JSON, whose tuples are lists."""
+
+    sample_dim: int
+    latents: SavedSites
+    observed: SavedSites
+    enumerated: SavedSites
+    broadcasts: tuple[bool, bool]
+    rows: list[tuple[str, list[int]] | None]
+
+
+def check_specs(arguments: tuple[object, ...], specs: RowSpecs) -> None:
     """Raise ValueError or TypeError unless rows have these dtypes and shapes."""
     if len(arguments) != len(specs):
         raise ValueError(
@@ -25,7 +39,7 @@ def check_specs(arguments: tuple[Any, ...], specs: RowSpecs) -> None:
         name = "x" if place == 0 else f"context {place}"
         if isinstance(argument, ARRAYS) != (spec is not None):
             raise ValueError(f"{name} is {type(argument).__name__}, unlike in this VAE's first batch.")
-        if spec is None:
+        if spec is None or not isinstance(argument, ARRAYS):
             continue
         dtype, shape = spec
         if argument.shape[1:] != shape:
@@ -48,14 +62,14 @@ def ones(specs: RowSpecs, num_rows: int, device: torch.device) -> Batch:
     )
 
 
-def to_json(layout: Layout | None, specs: RowSpecs | None) -> Any:
+def to_json(layout: Layout | None, specs: RowSpecs | None) -> SavedPair | None:
     """What a file says of a pair; None where nothing is known yet."""
     if layout is None or specs is None:
         return None
 
-    def sites(group: Mapping[str, SiteLayout]) -> Any:
+    def sites(group: Mapping[str, SiteLayout]) -> SavedSites:
         return {
-            n: [list(s.event_shape), list(s.inner_dims), list(s.inner_sizes), s.family]
+            n: (list(s.event_shape), list(s.inner_dims), list(s.inner_sizes), s.family)
             for n, s in group.items()
         }
 
@@ -64,17 +78,17 @@ def to_json(layout: Layout | None, specs: RowSpecs | None) -> Any:
         "latents": sites(layout.latents),
         "observed": sites(layout.observed),
         "enumerated": sites(layout.enumerated),
-        "broadcasts": [layout.guide_broadcasts, layout.model_broadcasts],
-        "rows": [s and [str(s[0]).removeprefix("torch."), list(s[1])] for s in specs],
+        "broadcasts": (layout.guide_broadcasts, layout.model_broadcasts),
+        "rows": [s and (str(s[0]).removeprefix("torch."), list(s[1])) for s in specs],
     }
 
 
-def from_json(pair: Any) -> tuple[Layout | None, RowSpecs | None]:
+def from_json(pair: SavedPair | None) -> tuple[Layout | None, RowSpecs | None]:
     """The inverse of `to_json`."""
     if pair is None:
         return None, None
 
-    def sites(group: Any) -> dict[str, SiteLayout]:
+    def sites(group: SavedSites) -> dict[str, SiteLayout]:
         return {
             n: SiteLayout(torch.Size(event), tuple(dims), tuple(sizes), family)
             for n, (event, dims, sizes, family) in group.items()

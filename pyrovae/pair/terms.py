@@ -8,17 +8,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyrovae.pair.layout import Layout, by_row
-from pyrovae.pair.rates import analytic_kl, entry_rates
-from pyrovae.pair.sites import Site, stacked_sum
+from pyrovae.pair.layout import Layout, as_the_program_takes, by_row
+from pyrovae.pair.rates import analytic_kl, entry_log_ratio, split, with_own_marginals
+from pyrovae.pair.sites import ScoredSite, Term, stacked_sum
 
 
 @dataclass(frozen=True)
 class RowTerms:
     """Row-wise log densities of one batch; every tensor [S,B], in nats."""
 
-    model_sites: Mapping[str, Site]
-    guide_sites: Mapping[str, Site]
+    model_sites: Mapping[str, Term]
+    guide_sites: Mapping[str, ScoredSite]
     latents: Mapping[str, Tensor]
     layout: Layout
     broadcasts: bool
@@ -63,7 +63,7 @@ class RowTerms:
     def site_rate(self, name: str) -> Tensor:
         """The rate of one latent site, [S,B]."""
         q, p = self.guide_sites[name], self.model_sites[name]
-        analytic = analytic_kl(q, p) if self.given_before(name) else None
+        analytic = analytic_kl(q, p) if isinstance(p, ScoredSite) and self.given_before(name) else None
         if analytic is None:
             return q.log_prob - p.log_prob
         return by_row(analytic, len(q.log_prob), self.layout, self.broadcasts)
@@ -73,15 +73,56 @@ class RowTerms:
         given = set(_before(name, self.model_sites)) & set(self.latents)
         return given <= set(_before(name, self.guide_sites))
 
+    def entry_rates(self, name: str, *, sampled: bool = True) -> Tensor | None:
+        """The rate of every entry of a latent site, [S, B, *inner plates, *event]; None where there is none.
+
+        A site's rate is the sum of its entries' where q and p both make them independent: then each entry has a
+        closed form (given what was drawn before, see `rate`) or, if `sampled`, log q - log p at its draws. Where
+        either has a covariance, a flow or a mixture over the whole event, only the site as a whole has a rate.
+        """
+        return self._entry_rates(self.guide_sites[name], sampled)
+
+    def marginal_rates(self, name: str) -> Tensor | None:
+        """KL(q(z_k|x) || p(z_k)) of every entry's own marginal, for a normal q with covariances; else None.
+
+        They say which entries q moves away from the prior. What entries tell together is missing from their sum.
+        """
+        q = with_own_marginals(self.guide_sites[name])
+        return None if q is None else self._entry_rates(q, True)
+
     def dimension_rates(self, name: str) -> Tensor | None:
         """The closed-form rate of each number of a latent site, [S,B,K]; None where it has none by dimension.
 
         It has one where both programs make the site's numbers independent given the sites before it.
         """
-        rates = entry_rates(self, name, sampled=False)
+        rates = self.entry_rates(name, sampled=False)
         return None if rates is None else rates.reshape(*rates.shape[:2], -1)
 
+    def counted(self, name: str) -> Tensor:
+        """Which entries of a latent neither program leaves out, [S, B, *inner plates, *event]."""
+        q, p = self.guide_sites[name], self.model_sites.get(name)
+        return self.in_rows(q.counted & p.counted if isinstance(p, ScoredSite) else q.counted, name)
 
-def _before(name: str, sites: Mapping[str, Site]) -> list[str]:
+    def in_rows(self, entries: Tensor, name: str) -> Tensor:
+        """What one of the programs gives of each entry of a latent, as [S, B, *inner plates, *event]."""
+        return self.guide_sites[name].in_rows(entries, self.layout, self.broadcasts)
+
+    def _entry_rates(self, q: ScoredSite, sampled: bool) -> Tensor | None:
+        p = self.model_sites.get(q.name)
+        if not isinstance(p, ScoredSite):
+            return None  # enumeration couples it with other sites
+        entries_q, entries_p = split(q), split(p)
+        if entries_q is None or entries_p is None:
+            return None
+        rates = analytic_kl(entries_q, entries_p) if self.given_before(q.name) else None
+        if rates is None and not sampled:
+            return None
+        if rates is None:
+            value = as_the_program_takes(self.layout, {q.name: q.value}, self.broadcasts)[q.name]
+            rates = entry_log_ratio(entries_q, entries_p, value)
+        return self.in_rows(rates, q.name)
+
+
+def _before(name: str, sites: Mapping[str, Term]) -> list[str]:
     names = list(sites)
     return names[: names.index(name)]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +16,10 @@ from torch import Tensor
 
 from pyrovae.data import Batch, Rows
 from pyrovae.pair import contract
+from pyrovae.pair.draws import run_prior
+from pyrovae.pair.means import NoMeanError
 from pyrovae.pair.programs import Pair
 from pyrovae.pair.row_specs import RowSpecs, check_specs
-from pyrovae.pair.running import NoMeanError, run_prior
 from pyrovae.random_state import fixed_seed
 
 
@@ -34,8 +34,8 @@ def blank(
 
 
 def checked_context(
-    specs: RowSpecs, num_rows: int, context: tuple[Any, ...], device: torch.device
-) -> tuple[Any, ...]:
+    specs: RowSpecs, num_rows: int, context: tuple[object, ...], device: torch.device
+) -> tuple[object, ...]:
     """What the pair takes beside `x`, on the device.
 
     Raises:
@@ -57,7 +57,7 @@ def checked_context(
 
 
 def reads_x(
-    pair: Pair, specs: RowSpecs, num_rows: int, context: tuple[Any, ...], device: torch.device
+    pair: Pair, specs: RowSpecs, num_rows: int, context: tuple[object, ...], device: torch.device
 ) -> bool:
     """Whether the model draws something else for another `x`, the random numbers being the same."""
     num_rows = min(num_rows, contract.PROBE_ROWS)

@@ -8,9 +8,10 @@ import numpy as np
 from torch import Tensor
 
 from pyrovae.data import Rows
+from pyrovae.pair.draws import observations
 from pyrovae.pair.latents import Latents
 from pyrovae.pair.layout import rows_first
-from pyrovae.pair.running import NoMeanError, observations
+from pyrovae.pair.means import NoMeanError
 from pyrovae.plots.style import as_array
 from pyrovae.random_state import fixed_seed
 from pyrovae.vae import DRAWS, VAE

@@ -16,7 +16,7 @@ from pyrovae.objectives.base import RowObjective
 from pyrovae.pair.programs import Program
 from pyrovae.pair.recording import BatchTerms
 from pyrovae.pair.running import row_terms
-from pyrovae.training.described import plain_settings, without_addresses
+from pyrovae.training.described import plain_settings
 from pyrovae.vae import VAE
 
 NO_INFLUENCE = "no parameter of the VAE has any influence on the loss: there is nothing to train."
@@ -122,7 +122,7 @@ class RowLoss(BatchLoss):
 
     def describe(self) -> str:
         """See `BatchLoss`."""
-        return without_addresses(repr(self.objective))
+        return self.objective.describe()
 
     def to(self, device: torch.device) -> None:
         """See `BatchLoss`."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, TensorDataset
 
+from pyrovae.block_sizes import ROWS_OF_A_PASS
 from pyrovae.data import ARRAYS, Batch, OnDisk, Rows, blocks
 from pyrovae.pair.programs import Program
 from pyrovae.pair.support import check_support
@@ -27,7 +28,6 @@ from pyrovae.training.described import without_addresses
 from pyrovae.vae import VAE
 
 DEFAULT_BATCH_SIZE = 128
-_ROWS_CHECKED_AT_ONCE = 256
 _ROWS_IN_FINGERPRINT = 4096
 
 
@@ -268,19 +268,16 @@ def transformed(batch: Batch, transform: Transform | None) -> Batch:
 
 def checked_rows(vae: VAE, data: object, transform: Transform | None = None) -> Rows:
     """Rows that fit the pair and lie in the likelihood's support, all of them, once transformed."""
-    given = as_arguments(data, vae) if not isinstance(data, Rows) else data.arguments
+    found = data if isinstance(data, Rows) else Rows(as_arguments(data, vae))
     if transform is None:
-        found = vae.rows(*given)
-    else:
-        found = Rows(given)
-        with fixed_seed(0, vae.device):
-            vae.rows(*transformed(found.take(slice(0, 1000), vae.device), transform).arguments)
+        return vae.rows_in_support(found)
     with fixed_seed(0, vae.device):
-        for first in range(0, len(found), _ROWS_CHECKED_AT_ONCE):
-            some = found.take(slice(first, first + _ROWS_CHECKED_AT_ONCE), vae.device)
-            some = transformed(some, transform)  # outside the pair's scope, as in training
+        vae.rows(*transformed(found.take(slice(0, ROWS_OF_A_PASS), vae.device), transform).arguments)
+    with fixed_seed(0, vae.device):
+        for first, some in found.in_blocks(vae.device):
+            batch = transformed(some, transform)  # outside the pair's scope, as in training
             with vae.evaluating():
-                check_support(vae.model, some, first)
+                check_support(vae.model, batch, first)
     return found
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyrovae.data import Batch
 from pyrovae.pair.running import run_guide, run_model
-from pyrovae.pair.sites import Site
+from pyrovae.pair.sites import ScoredSite, Term
 from pyrovae.training.batches import Minibatch
 from pyrovae.vae import VAE
 
@@ -173,7 +173,7 @@ def _where(vae: VAE, batch: Batch, places: Tensor | None) -> str | None:
     return None
 
 
-def _sites(vae: VAE, batch: Batch) -> list[tuple[str, str, Site]]:
+def _sites(vae: VAE, batch: Batch) -> list[tuple[str, str, Term]]:
     with torch.no_grad(), vae.scope(), pyro.validation_enabled(False):
         guide_sites = run_guide(vae, batch, 1)
         latents = {name: guide_sites[name].value for name in vae.layout.latents}
@@ -182,11 +182,10 @@ def _sites(vae: VAE, batch: Batch) -> list[tuple[str, str, Site]]:
     return [(which, name, site) for which, sites in both for name, site in sites.items()]
 
 
-def _bad_rows(site: Site) -> Tensor:
+def _bad_rows(site: Term) -> Tensor:
     bad = ~torch.isfinite(site.log_prob).all(0)
-    if not site.observed and site.value.is_floating_point():
-        row_dim = site.value.dim() - 1 - len(site.distribution.event_shape)
-        finite = torch.isfinite(site.value).movedim(row_dim, -1).reshape(-1, len(bad)).all(0)
+    if isinstance(site, ScoredSite) and not site.observed and site.value.is_floating_point():
+        finite = torch.isfinite(site.value).movedim(site.row_dim, -1).reshape(-1, len(bad)).all(0)
         bad = bad | ~finite
     return bad
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import torch
 from torch.utils.data import DataLoader
 
+from pyrovae.block_sizes import ROWS_OF_A_PASS
 from pyrovae.data import Rows
-from pyrovae.evidence.marginal import elbo
+from pyrovae.evidence.bound import elbo
 from pyrovae.random_state import fixed_seed
 from pyrovae.training.batches import Batches, Share, batches_of
 from pyrovae.training.course import Transform
 from pyrovae.vae import VAE
-
-ROWS_AT_ONCE = 1000
 
 
 class Validation:
@@ -28,7 +27,7 @@ class Validation:
     def __init__(self, vae: VAE, data: object, transform: Transform | None) -> None:
         self.vae = vae
         try:
-            size = None if isinstance(data, DataLoader) else ROWS_AT_ONCE
+            size = None if isinstance(data, DataLoader) else ROWS_OF_A_PASS
             self.batches: Batches = batches_of(vae, data, size, transform, Share())
         except (ValueError, TypeError) as error:
             raise type(error)(f"validation data: {error}") from error

@@ -14,7 +14,6 @@ from pyrovae.criticism.activity import Activity
 from pyrovae.criticism.information import _bounds, information
 from pyrovae.data import Batch
 from pyrovae.evidence.results import LogMarginal
-from pyrovae.pair.rates import entry_rates
 from pyrovae.pair.running import row_terms
 from pyrovae.plots.panels.importance_weights import of_weights
 from pyrovae.random_state import fixed_seed, seeds_from
@@ -68,7 +67,7 @@ def test_rates_of_entries_sum_to_the_rate_of_their_site(name):
     with vae.evaluating(), fixed_seed(0, vae.device):
         terms = row_terms(vae, vae.rows(*arguments).take(slice(None)), 3)
         for latent, site in vae.layout.latents.items():
-            found = entry_rates(terms, latent)
+            found = terms.entry_rates(latent)
             if name == "DeepMarkovModel":
                 assert found is None  # a chain does not factorize
                 continue
@@ -109,7 +108,7 @@ def test_entries_in_plates_and_under_masks():
     vae.rows(x)
     with vae.evaluating(), fixed_seed(0, vae.device):
         terms = row_terms(vae, Batch((x,)), 5)
-        a, b = (entry_rates(terms, name) for name in "ab")
+        a, b = (terms.entry_rates(name) for name in "ab")
     assert a.shape == (5, 9, 3, 2)
     assert b.shape == (5, 9, 2)
     for name, found in (("a", a), ("b", b)):

@@ -13,8 +13,7 @@ import pyrovae as pv
 from pyrovae.data import Batch
 from pyrovae.guides import AutoGuide, families
 from pyrovae.guides.inversion import faithful_inverse
-from pyrovae.pair.running import plain_trace
-from pyrovae.pair.sites import sample_sites
+from pyrovae.pair.traces import sites_of
 from tests.components import FAMILIES, MODELS
 from tests.guides.catalogue import CATALOGUE
 
@@ -32,8 +31,7 @@ class MeanField(AutoGuide):
         observed = sorted({p for above in self.parents.values() for p in above if p not in self.sites})
         self.parents = dict.fromkeys(self.sites, observed)
         batch = Batch(arguments)
-        trace = plain_trace(self._model[0], batch)
-        make(batch, dict(sample_sites(trace)))
+        make(batch, sites_of(self._model[0], batch))
 
 
 def by_hand_for(entry, latents):

@@ -15,8 +15,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import pyrovae as pv
 from pyrovae.data import Batch
 from pyrovae.objectives import ELBO, IWAE, Constant, Cyclical, FreeBits, LinearWarmUp, ReweightedWakeSleep
+from pyrovae.pair.handlers import RowsAsGiven
 from pyrovae.pair.programs import Pair
-from pyrovae.pair.running import _RowsAsGiven
 from pyrovae.random_state import fixed_seed
 from tests.objectives.scalar import Scalar
 from tests.pairs import PAIRS, binary_rows
@@ -47,7 +47,7 @@ class Seeing(pyro.infer.Trace_ELBO):
     """Pyro's own, with rows as given: a subsampled plate draws no indices."""
 
     def loss_and_grads(self, model, guide, *args, **kwargs):
-        with _RowsAsGiven(len(args[0])):
+        with RowsAsGiven(len(args[0])):
             return super().loss_and_grads(model, guide, *args, **kwargs)
 
 
@@ -357,3 +357,14 @@ def layout_of(pair):
     vae = pv.VAE(pair.model, pair.guide)
     vae.rows(X)
     return vae.layout
+
+
+def test_a_description_is_the_same_in_every_process():
+    class Late:
+        def __call__(self, step, epoch):
+            return 1.0
+
+    described = ELBO(num_samples=2, beta=Late()).describe()
+    assert described.startswith("ELBO(num_samples=2, beta=<")
+    assert " at 0x" not in described
+    assert described == ELBO(num_samples=2, beta=Late()).describe()

@@ -10,7 +10,7 @@ import torch
 import pyrovae as pv
 from pyrovae.data import Batch
 from pyrovae.objectives import ELBO, IWAE, FreeBits, ReweightedWakeSleep
-from pyrovae.pair.running import _RowsAsGiven
+from pyrovae.pair.handlers import RowsAsGiven
 from tests.objectives.scalar import Scalar, noise_of
 
 BETA = 0.6
@@ -212,7 +212,7 @@ def with_rows_as_they_are(pair):
 
     def given(program):
         def run(x):
-            with _RowsAsGiven(len(x)):
+            with RowsAsGiven(len(x)):
                 return program(x)
 
         return run

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyrovae.checks import check_count
-from pyrovae.pair.running import NoMeanError
+from pyrovae.pair.means import NoMeanError
 from pyrovae.plots.decoded import one_site, site_of
 from pyrovae.plots.grids import ImageShape, image_grid, is_strips
 from pyrovae.plots.panel import Content

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyrovae.evidence.marginal import LogMarginal
+from pyrovae.evidence.results import LogMarginal
 from pyrovae.plots.panel import Content
 from pyrovae.plots.style import BLUE, GREY, VERMILLION, as_array, axes_or_new
 from pyrovae.plots.subject import Subject

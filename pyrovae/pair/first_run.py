@@ -1,0 +1,72 @@
+"""The first run of a program: what it gives, or why it failed and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from pyrovae.data import Batch
+from pyrovae.pair.programs import Program
+from pyrovae.pair.sites import Site
+from pyrovae.pair.traces import sites_of
+
+
+def first_run(
+    which: str, program: Program, batch: Batch, latents: Mapping[str, Tensor] | None = None
+) -> dict[str, Site]:
+    """The sites of the model or the guide on a few rows, at given latents or at draws.
+
+    Raises:
+        ValueError, TypeError: whatever failed, what the program got, and what to do.
+
+    """
+    try:
+        return sites_of(program, batch, latents)
+    except Exception as error:
+        given = ", ".join(_describe(a) for a in batch.arguments)
+        at = " at latents drawn by the guide" if latents is not None else ""
+        message = (
+            f"the {which} failed on its first rows{at}: {type(error).__name__}: {error}\n  It got ({given})."
+        )
+        advice = _dtype_advice(error, batch)
+        if "inside plate" in str(error) or "invalid log_prob shape" in str(error):
+            raise ValueError(
+                f"{message} A distribution's batch does not fit its plates: dimensions that belong to one row go into "
+                "the event, with .to_event(1)."
+            ) from error
+        if advice:
+            raise TypeError(f"{message} {advice}") from error
+        if isinstance(error, TypeError) and "argument" in str(error):
+            message += " Model and guide must both take (x, *context)."
+        raise ValueError(f"{message} These are the first {len(batch)} rows of the data.") from error
+
+
+def _dtype_advice(error: Exception, batch: Batch) -> str:
+    if "dtype" not in str(error) and "scalar type" not in str(error):
+        return ""
+    wanted = torch.get_default_dtype()
+    for place, a in enumerate(batch.arguments):
+        if isinstance(a, Tensor) and a.dtype != wanted:
+            name = "x" if place == 0 else f"context {place}"
+            if not a.is_floating_point():
+                return (
+                    f"{name} holds integers ({a.dtype}) where the networks need {wanted}: convert it first, with "
+                    f"{as_float(a.dtype)}."
+                )
+            return (
+                f"{name} is {a.dtype} and the networks are probably {wanted}: convert it with .to({wanted})."
+            )
+    return ""
+
+
+def as_float(dtype: torch.dtype) -> str:
+    """How to make floating-point numbers of such a tensor."""
+    return "x.float() / 255 (8-bit images)" if dtype == torch.uint8 else ".float()"
+
+
+def _describe(argument: object) -> str:
+    if isinstance(argument, Tensor):
+        return f"{str(argument.dtype).removeprefix('torch.')} {list(argument.shape)}"
+    return type(argument).__name__

@@ -1,0 +1,81 @@
+"""Whether rows stand alone: each must be scored and drawn the same whatever the other rows of its batch are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from pyrovae.data import Batch
+from pyrovae.pair.layout import Layout
+from pyrovae.pair.programs import Program
+from pyrovae.pair.sites import Site
+from pyrovae.pair.traces import sites_of
+from pyrovae.random_state import fixed_seed
+
+
+def check_rows_stand_alone(
+    model: Program,
+    guide: Program,
+    batch: Batch,
+    latents: Mapping[str, Tensor],
+    guide_sites: Mapping[str, Site],
+    layout: Layout,
+) -> None:
+    """Raise where a site's density in one row depends on the other rows.
+
+    Raises:
+        ValueError: the site, and what to do.
+
+    """
+    if len(batch) < 2 or layout.enumerated:
+        return
+    _check_densities("model", model, batch, latents)
+    if not _draws_stand_alone(guide, batch):
+        _check_densities("guide", guide, batch, {name: site.value for name, site in guide_sites.items()})
+
+
+def _draws_stand_alone(guide: Program, batch: Batch) -> bool:
+    """Whether rows are drawn the same, from the same random numbers, beside another first row.
+
+    They may not be although they stand alone, where a sampler takes as many random numbers as it needs.
+    """
+    other = batch.changed(lambda tensor: torch.cat([tensor[-1:], tensor[1:]]))
+    draws = []
+    for given in (batch, other):
+        with fixed_seed(0, batch.device):
+            draws.append(sites_of(guide, given))
+    for name, site in draws[0].items():
+        a, b = (_without_first_row(site, drawn[name].value) for drawn in draws)
+        if not same(a, b):
+            return False
+    return True
+
+
+def _check_densities(which: str, program: Program, batch: Batch, values: Mapping[str, Tensor]) -> None:
+    """Score the same draws with and without the first row: the others' densities must not change."""
+    together = sites_of(program, batch, values)
+    without_first = {
+        name: _without_first_row(together[name], value)
+        for name, value in values.items()
+        if not together[name].observed
+    }
+    alone = sites_of(program, batch[1:], without_first)
+    for name, site in together.items():
+        whole = site.log_density()
+        if whole.dim() and whole.shape[-1] > 1 and not same(whole[..., 1:], alone[name].log_density()):
+            raise ValueError(
+                f"the density of site '{name}' of the {which} in one row depends on the other rows of the batch. Rows "
+                "are independent given the parameters: take no means or norms over dimension 0."
+            )
+
+
+def _without_first_row(site: Site, value: Tensor) -> Tensor:
+    row_dim = value.dim() - 1 - site.event_dim
+    return value.narrow(row_dim, 1, value.shape[row_dim] - 1)
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Whether two runs gave the same, to rounding."""
+    return a.shape == b.shape and torch.allclose(a.float(), b.float(), rtol=1e-3, atol=1e-3, equal_nan=True)

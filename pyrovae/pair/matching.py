@@ -1,0 +1,106 @@
+"""Whether the sites of model and guide fit each other and the data: which there are, their events, their densities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import cast
+
+from pyro.poutine.runtime import Message as PyroMessage
+from pyro.util import check_site_shape
+from torch import Tensor
+
+from pyrovae.pair.sites import Site
+
+
+def latents_of(model_sites: Mapping[str, Site], enumerated: set[str]) -> dict[str, Site]:
+    """The model's sites that a guide has to sample."""
+    return {n: site for n, site in model_sites.items() if not site.observed and n not in enumerated}
+
+
+def enumerated_of(model_sites: Mapping[str, Site], guide_sites: Mapping[str, Site]) -> set[str]:
+    """The model's latents that are marked for enumeration and left to it by the guide."""
+    return {
+        name
+        for name, site in model_sites.items()
+        if not site.observed and name not in guide_sites and site.to_be_enumerated
+    }
+
+
+def check_observations(model_sites: Mapping[str, Site]) -> None:
+    """Raise unless the model observes something and has latents."""
+    if not any(site.observed and not site.factor for site in model_sites.values()):
+        raise ValueError(
+            f"the model observes nothing: its sites are {_listed(model_sites)}. "
+            "Pass the data to one of them, pyro.sample(..., obs=x)."
+        )
+    if all(site.observed for site in model_sites.values()):
+        raise ValueError(
+            f"the model has no latents: every site of it ({_listed(model_sites)}) is observed. "
+            "A VAE needs at least one pyro.sample without obs=."
+        )
+
+
+def check_latents(
+    model_sites: Mapping[str, Site], guide_sites: Mapping[str, Site], enumerated: set[str]
+) -> None:
+    """Raise unless the guide samples what the model has as latents, and observes nothing."""
+    latents = latents_of(model_sites, enumerated).keys()
+    for name, site in guide_sites.items():
+        if site.observed and not site.factor:
+            raise ValueError(
+                f"the guide observes '{name}'. Only the model observes; let the guide sample the latents "
+                f"{_listed(latents)}."
+            )
+    sampled = {n for n, site in guide_sites.items() if not site.observed and not site.auxiliary}
+    if any(name.endswith("_unobserved") for name in latents - sampled):
+        raise ValueError(
+            "the model uses obs_mask=, whose missing entries become latents of Pyro's. Leave missing entries out with "
+            "poutine.mask and obs= instead."
+        )
+    if latents - sampled:
+        raise ValueError(
+            f"the guide forgets the latent {_listed(latents - sampled)} of the model: it samples "
+            f"{_listed(sampled)}. Add pyro.sample with that name to the guide, observe the site in the model, or "
+            "have it summed out with infer={'enumerate': 'parallel'} if it is discrete."
+        )
+    if sampled - latents:
+        known = f"its latents are {_listed(latents)}"
+        raise ValueError(
+            f"the guide samples {_listed(sampled - latents)}, which the model does not know: {known}. "
+            "Rename the site, sample it in the model too, or draw the latents from a distribution with it summed out."
+        )
+
+
+def check_event(kind: str, site: Site, value: Tensor) -> None:
+    """Raise unless a value has the event shape that the site's distribution has in the model."""
+    event_shape = site.distribution.event_shape
+    came = value.shape[value.dim() - site.event_dim :]
+    if value.dim() < site.event_dim or came != event_shape:
+        source = "the data hold rows" if kind == "observed" else "the guide draws it with an event"
+        raise ValueError(
+            f"the {kind} site '{site.name}' has event shape {tuple(event_shape)} in the model "
+            f"({site.family}), but {source} of shape {tuple(came)}. "
+            "Make the last layer, or the data, fit; or move dimensions into the event with .to_event()."
+        )
+
+
+def check_log_prob(site: Site) -> None:
+    """Raise, with Pyro's advice, unless a site's density has the shape of its plates."""
+    log_prob = site.log_density()
+    message = {
+        "name": site.name,
+        "log_prob": log_prob,
+        "cond_indep_stack": site.plates,
+        "fn": site.distribution,
+        "infer": site.infer,
+    }
+    try:
+        check_site_shape(
+            cast("PyroMessage[..., Tensor]", message), max_plate_nesting=max(len(log_prob.shape), 8)
+        )
+    except ValueError as error:
+        raise ValueError(str(error).strip()) from None
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"'{name}'" for name in sorted(names)) or "nothing"

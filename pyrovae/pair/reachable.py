@@ -1,0 +1,79 @@
+"""The modules that programs are, whose methods they are, or that plain functions reach by name."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Iterable, Mapping
+from types import ModuleType
+
+from torch import nn
+
+from pyrovae.pair.programs import Program
+
+
+def modules_of(*programs: Program) -> list[nn.Module]:
+    """The modules that programs are, whose methods they are, or that they can reach by name."""
+    found: list[nn.Module] = []
+    for program in programs:
+        owner, reached = _program_modules(program)
+        own = [program] if isinstance(program, nn.Module) else []
+        found += [*own, *([] if owner is None else [owner]), *reached.values()]
+    return found
+
+
+def _program_modules(program: Program) -> tuple[nn.Module | None, dict[str, nn.Module]]:
+    """The module whose method a program is, and the modules that it can reach by name."""
+    if isinstance(program, nn.Module):
+        return None, {}
+    given: dict[str, object]
+    if isinstance(program, functools.partial):
+        owner, found = _program_modules(program.func)
+        given = {str(place): value for place, value in enumerate(program.args)} | program.keywords
+    else:
+        owner = getattr(program, "__self__", None)
+        function = getattr(program, "__func__", program)
+        names = inspect.getclosurevars(function) if inspect.isfunction(function) else None
+        found = {}
+        given = {} if names is None else {**names.globals, **names.nonlocals}
+        if owner is not None and not isinstance(owner, nn.Module):
+            given |= vars(owner)
+    for name, value in given.items():
+        found |= _modules_within(name, value, depth=3)
+    return owner if isinstance(owner, nn.Module) else None, found
+
+
+def _modules_within(name: str, value: object, depth: int) -> dict[str, nn.Module]:
+    """Modules that a variable holds: itself, or in containers and plain objects."""
+    if isinstance(value, nn.Module):
+        return {name: value}
+    inside: Iterable[tuple[object, object]] = ()
+    if isinstance(value, Mapping):
+        inside = value.items()
+    elif isinstance(value, list | tuple):
+        inside = enumerate(value)
+    elif hasattr(value, "__dict__") and not isinstance(value, type | ModuleType) and not callable(value):
+        inside = vars(value).items()
+    found: dict[str, nn.Module] = {}
+    if depth:
+        for key, item in inside:
+            found |= _modules_within(f"{name}_{key}".replace(".", "_"), item, depth - 1)
+    return found
+
+
+def bound_modules(model: Program, guide: Program) -> dict[str, nn.Module]:
+    """Those whose methods model and guide are."""
+    owners = {"of_model": _program_modules(model)[0], "of_guide": _program_modules(guide)[0]}
+    if owners["of_guide"] is owners["of_model"]:
+        del owners["of_guide"]
+    return {name: owner for name, owner in owners.items() if owner is not None}
+
+
+def reachable_modules(model: Program, guide: Program) -> dict[str, nn.Module]:
+    """Those that model and guide can reach by name, each once."""
+    found: dict[str, nn.Module] = {}
+    for which, program in (("model", model), ("guide", guide)):
+        for name, module in _program_modules(program)[1].items():
+            if not any(module is other for other in found.values()):
+                found[f"{which}_{name}"] = module
+    return found

@@ -1,0 +1,45 @@
+"""Tensors of modules by name, and what differs between those of a file and a module's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+
+def named_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and saved buffers by name, each tensor once."""
+    names: dict[int, str] = {}
+    found = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"'{name}' is {type(tensor).__name__}: only tensors are saved; no extra state.")
+        if id(tensor) not in names:
+            names[id(tensor)] = name
+            found[name] = tensor
+    return found
+
+
+def differences_between(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> str:
+    """Names, shapes and dtypes that differ, in words; "" where none does."""
+    parts = []
+    if missing := sorted(own.keys() - saved.keys()):
+        parts.append(f"it lacks {_some(missing)}")
+    if unknown := sorted(saved.keys() - own.keys()):
+        parts.append(f"it has {_some(unknown)}, which this VAE does not")
+    parts += [
+        f"'{name}' has shape {list(saved[name].shape)} in the file and {list(own[name].shape)} here"
+        for name in sorted(own.keys() & saved.keys())
+        if own[name].shape != saved[name].shape
+    ][:3]
+    parts += [
+        f"'{name}' is {saved[name].dtype} in the file and {own[name].dtype} here"
+        for name in sorted(own.keys() & saved.keys())
+        if own[name].dtype != saved[name].dtype
+    ][:3]
+    return "; ".join(parts)
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(f"'{name}'" for name in names[:3])
+    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")
