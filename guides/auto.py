@@ -164,7 +164,7 @@ class AutoGuide(nn.Module):
         if self.encoder is None:
             self.encoder = _default_encoder(batch, self.hidden)
         self.encoder.to(x.device)
-        width = self._encode(*batch.arguments).shape[-1]
+        width = self._encode(x, *batch.context).shape[-1]
         if self.joint:
             discrete = [name for name, site in self.sites.items() if site.discrete]
             chains = [name for name in self.sites if isinstance(hidden[name].distribution, MarkovSequence)]
