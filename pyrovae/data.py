@@ -10,10 +10,8 @@ import math
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils._pytree import register_pytree_node
@@ -46,17 +44,6 @@ class OnDisk:
 
 
 ARRAYS = (Tensor, OnDisk)
-
-
-class HasNumpy(Protocol):
-    """An object of pandas or the like."""
-
-    def to_numpy(self) -> npt.NDArray[np.generic]:
-        """Its values."""
-
-
-Array: TypeAlias = Tensor | npt.NDArray[np.generic] | OnDisk | HasNumpy
-"""What has rows along dimension 0."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,13 +13,21 @@ from torch import Tensor
 import pyrovae as pv
 import pyrovae.data
 import pyrovae.pair.inspected
+import pyrovae.training.batches
 from pyrovae.block_sizes import ROWS_AT_ONCE
 from pyrovae.data import OnDisk, Rows
+from pyrovae.evidence import refinement_search
 from pyrovae.evidence.checked_data import fits_on
 
 matplotlib.use("agg")
 
 N, D = 40, 4
+
+
+@pytest.fixture(autouse=True)
+def a_search_is_over_soon(monkeypatch):
+    monkeypatch.setattr(refinement_search, "WINDOW", 2)
+    monkeypatch.setattr(refinement_search, "PLATEAUS", 1)
 
 
 def make():
@@ -114,6 +122,7 @@ def counted(monkeypatch):
 
     counting(pyrovae.data, "_check_finite")
     counting(pyrovae.pair.inspected, "check_support")
+    counting(pyrovae.training.batches, "check_support")
     return found
 
 
@@ -121,7 +130,7 @@ CHECKED_ONCE = {"_check_finite": 2, "check_support": 2}  # x and context; two bl
 
 
 @pytest.mark.parametrize(
-    "name", ["elbo", "log_marginal", "annealing", "refine", "diagnose", "rate_distortion"]
+    "name", ["elbo", "log_marginal", "annealing", "refine", "diagnose", "rate_distortion", "to_arviz", "fit"]
 )
 def test_data_are_checked_once(counted, name):
     vae = make()
@@ -132,7 +141,7 @@ def test_data_are_checked_once(counted, name):
 def test_data_are_checked_once_on_their_way_through_many_verbs(counted):
     vae = make()
     rows = vae.rows(*data(ROWS_AT_ONCE + 1))
-    for name in ("elbo", "diagnose", "log_marginal", "refine", "elbo"):
+    for name in ("fit", "elbo", "diagnose", "log_marginal", "refine", "to_arviz", "elbo"):
         VERBS[name](vae, rows)
     assert counted == CHECKED_ONCE
     refined = VERBS["refine"](vae, rows).vae  # of the same likelihood

@@ -13,7 +13,6 @@ from pyrovae.checks import check_count
 from pyrovae.criticism.activity import Activity, mean_over_rows
 from pyrovae.criticism.inference_gap import inference_gap
 from pyrovae.criticism.information import Information, information
-from pyrovae.data import Array, Rows
 from pyrovae.evidence.checked_data import checked_data
 from pyrovae.evidence.marginal import log_marginal
 from pyrovae.evidence.results import LogMarginal
@@ -208,7 +207,7 @@ class Diagnosis:
 
 def diagnose(
     vae: VAE,
-    x: Array | Rows,
+    x: object,
     *context: object,
     num_samples: int = 1000,
     gap_rows: int = 0,

@@ -9,7 +9,6 @@ import pandas as pd
 from tqdm import tqdm
 
 from pyrovae.checks import check_count
-from pyrovae.data import Array, Rows
 from pyrovae.evidence.bound import elbo
 from pyrovae.random_state import seeds_from
 from pyrovae.vae import VAE
@@ -18,7 +17,7 @@ from pyrovae.vae import VAE
 def rate_distortion(
     fit_at: Callable[[float], VAE],
     betas: Iterable[float],
-    x: Array | Rows,
+    x: object,
     *context: object,
     num_samples: int = 10,
     seed: int | None = None,

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from pyrovae.block_sizes import counts, draws_at_once
 from pyrovae.checks import check_count
-from pyrovae.data import Array, Rows
 from pyrovae.evidence.checked_data import checked_data
 from pyrovae.evidence.results import Elbo, Figures
 from pyrovae.pair.running import row_terms
@@ -19,7 +18,7 @@ from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.vae import VAE
 
 
-def elbo(vae: VAE, x: Array | Rows, *context: object, num_samples: int = 10, seed: int | None = None) -> Elbo:
+def elbo(vae: VAE, x: object, *context: object, num_samples: int = 10, seed: int | None = None) -> Elbo:
     """Estimate the evidence lower bound of each row, with its reconstruction and rate.
 
     Kingma & Welling, "Auto-Encoding Variational Bayes" (2013), https://arxiv.org/abs/1312.6114, eq. 3:

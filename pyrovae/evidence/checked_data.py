@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pyrovae.data import Array, Rows
+from pyrovae.data import Rows
 from pyrovae.vae import VAE
 
 # Of a GPU's free memory, what data may take that go there as a whole.
 SHARE_OF_FREE_MEMORY = 0.5
 
 
-def checked_data(vae: VAE, x: Array | Rows, *context: object) -> Rows:
+def checked_data(vae: VAE, x: object, *context: object) -> Rows:
     """Data that fit the pair and lie in the support of its likelihood, on its device if they fit there.
 
     Rows that have come this way for this VAE before are neither checked nor moved again.

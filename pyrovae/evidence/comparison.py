@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.checks import check_count
-from pyrovae.data import Array, Batch, Rows
+from pyrovae.data import Batch, Rows
 from pyrovae.evidence.marginal import log_marginal
 from pyrovae.evidence.results import LogMarginal
 from pyrovae.pair.observed import observations_of
@@ -105,7 +105,7 @@ class Comparison:
 
 def compare(
     vaes: Mapping[str, VAE],
-    x: Array | Rows,
+    x: object,
     *context: object,
     num_samples: int = 1000,
     seed: int | None = None,
@@ -248,7 +248,7 @@ def _check_mapping(vaes: object) -> None:
         )
 
 
-def _data_of_all(vaes: Mapping[str, VAE], x: Array | Rows, *context: object) -> Rows:
+def _data_of_all(vaes: Mapping[str, VAE], x: object, *context: object) -> Rows:
     """The data, made to `Rows` once and checked against each pair."""
     data = None
     for name, vae in vaes.items():

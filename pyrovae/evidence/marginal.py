@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyrovae.checks import check_count
-from pyrovae.data import Array, Rows
+from pyrovae.data import Rows
 from pyrovae.evidence.checked_data import checked_data
 from pyrovae.evidence.importance import ImportanceSampling, Method
 from pyrovae.evidence.memory import Limits
@@ -32,7 +32,7 @@ WITHOUT_DENSITY = (
 
 def log_marginal(
     vae: VAE,
-    x: Array | Rows,
+    x: object,
     *context: object,
     num_samples: int = 1000,
     method: Method = GUIDE,

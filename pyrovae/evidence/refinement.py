@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from pyrovae.block_sizes import ROWS_AT_ONCE
 from pyrovae.checks import check_count
-from pyrovae.data import Array, Batch, Rows
+from pyrovae.data import Batch
 from pyrovae.evidence.checked_data import checked_data
 from pyrovae.evidence.known_rows import KnownRows
 from pyrovae.evidence.moved_guide import Move, MovedGuide
@@ -85,7 +85,7 @@ class Refinement(RowWise):
 
 def refine(
     vae: VAE,
-    x: Array | Rows,
+    x: object,
     *context: object,
     from_guide: bool = True,
     full_covariance: bool = False,

@@ -15,7 +15,7 @@ import xarray as xr
 from torch import Tensor
 
 from pyrovae.checks import check_count
-from pyrovae.data import Array, Batch, Rows
+from pyrovae.data import Batch
 from pyrovae.evidence.checked_data import checked_data
 from pyrovae.exchange.named_arrays import WITHOUT_DRAWS, Names
 from pyrovae.exchange.weighted_draws import WeightedDraws, weighted_draws
@@ -33,7 +33,7 @@ Groups = dict[str, dict[str, Tensor]]  # tensors by group and site
 
 def to_arviz(
     vae: VAE,
-    x: Array | Rows,
+    x: object,
     *context: object,
     num_samples: int = 200,
     resample_from: int | None = None,

@@ -53,7 +53,7 @@ class WeightedDraws:
 
 def weighted_draws(vae: VAE, batch: Batch, num_samples: int) -> WeightedDraws:
     """Draws of q(z|x) and their weights, in pieces, whose size depends on the data's alone."""
-    row_numbers = math.prod(batch.x.shape[1:]) + sum(s.numel for s in vae.layout.latents.values())
+    row_numbers = math.prod(batch.x.shape[1:]) + vae.layout.latent_numbers
     pieces = []
     for count in counts(num_samples, draws_at_once(row_numbers)):
         terms = row_terms(vae, batch, count)

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, TensorDataset
 
-from pyrovae.block_sizes import ROWS_OF_A_PASS
 from pyrovae.data import ARRAYS, Batch, OnDisk, Rows, blocks
+from pyrovae.pair.inspected import ROWS_TO_BUILD_FROM
 from pyrovae.pair.programs import Program
 from pyrovae.pair.support import check_support
 from pyrovae.random_state import fixed_seed, same_random_state
@@ -272,7 +272,7 @@ def checked_rows(vae: VAE, data: object, transform: Transform | None = None) -> 
     if transform is None:
         return vae.rows_in_support(found)
     with fixed_seed(0, vae.device):
-        vae.rows(*transformed(found.take(slice(0, ROWS_OF_A_PASS), vae.device), transform).arguments)
+        vae.rows(*transformed(found.take(slice(0, ROWS_TO_BUILD_FROM), vae.device), transform).arguments)
     with fixed_seed(0, vae.device):
         for first, some in found.in_blocks(vae.device):
             batch = transformed(some, transform)  # outside the pair's scope, as in training
