@@ -70,7 +70,7 @@ VERBS = {
         columns="seconds"
     ),
 }
-# Those that take the rows' latents or nothing, and those that make their rows themselves.
+# These make their rows themselves.
 WITHOUT_DATA = {"calibrate", "simulated_bounds"}
 
 

@@ -29,8 +29,8 @@ def checked_data(vae: VAE, x: object, *context: object) -> Rows:
 
 def fits_on(device: torch.device, data: Rows) -> bool:
     """Whether a device can take these data as a whole; what is on disk stays there."""
-    if device.type != "cuda":
-        return True
     moving = [a for a in data.arguments if isinstance(a, Tensor) and a.device != device]
+    if device.type != "cuda" or not moving:
+        return True
     free, _ = torch.cuda.mem_get_info(device)
     return sum(tensor.numel() * tensor.itemsize for tensor in moving) <= SHARE_OF_FREE_MEMORY * free
