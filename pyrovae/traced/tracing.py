@@ -19,7 +19,7 @@ import pyro.util
 import torch
 from pyro.infer.util import torch_item
 from torch import Tensor
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
@@ -56,13 +56,36 @@ def trace(function: GraphFunction, inputs: Sequence[Tensor]) -> GraphModule:
         with pyro.validation_enabled(False), undone(inputs):
             graph = make_fx(guarded)(*inputs)
         for node in graph.graph.nodes:
-            if torch.Tag.dynamic_output_shape in getattr(node.target, "tags", ()):
+            if _has_shape_of_values(graph, node):
                 raise NotTraceableError(f"the shape that {node.target} gives depends on values")
         return simplify(graph, inputs)
     except NotTraceableError:
         raise
     except Exception as error:
         raise NotTraceableError(_reason(error)) from error
+
+
+def _has_shape_of_values(graph: GraphModule, node: Node) -> bool:
+    """Whether the shape of what an operation gives depends on the values that it is given."""
+    if torch.Tag.dynamic_output_shape not in getattr(node.target, "tags", ()):
+        return False
+    if node.target is not torch.ops.aten.index.Tensor:
+        return True
+    # By places, as many as there are; by a mask, as many as are true in it.
+    indices = node.args[1]
+    assert isinstance(indices, Sequence)
+    return any(isinstance(index, Node) and _dtype(graph, index) in _MASKS for index in indices)
+
+
+def _dtype(graph: GraphModule, node: Node) -> torch.dtype | None:
+    """Of what a node gives; None where that is not known."""
+    held = getattr(graph, str(node.target), None) if node.op == "get_attr" else node.meta.get("tensor_meta")
+    dtype = getattr(held, "dtype", None)
+    return dtype if isinstance(dtype, torch.dtype) else None
+
+
+# As an index; what is not known may be one.
+_MASKS = (torch.bool, torch.uint8, None)
 
 
 class Reference:

@@ -8,6 +8,7 @@ from torch import nn
 
 import pyrovae as pv
 from pyrovae.data import Batch
+from pyrovae.guides import AmortizedGuide, families
 from pyrovae.traced.compilation import compiled, pays_off
 from pyrovae.traced.graph_passes import simplify
 from pyrovae.traced.tracing import NotTraceableError, trace
@@ -83,10 +84,10 @@ class First(nn.Module):
 
 # What runs as plain Pyro, and why.
 NOT_TRACED = {
+    # Pyro's splines choose what lies outside of their box by a mask.
     "spline_flow": "the shape that aten.index.Tensor gives depends on values",
     "FlowPrior, autoregressive": "an operation of it looks at values of a tensor",
     "GaussianMixture": "are summed out",
-    "MixedTableModel": "the shape that aten.index.Tensor gives depends on values",
     "discrete": "an operation of it looks at values of a tensor",
     "enumerated": "are summed out",
 }
@@ -101,6 +102,20 @@ def check(name, vae, arguments):
     steps(Batch(arguments))
     assert NOT_TRACED[name] in steps.outcome.plain_because
     assert steps.engine.startswith("plain Pyro (")
+
+
+def test_an_index_by_places_is_traced_and_one_by_a_mask_is_not():
+    table, places = torch.arange(12.0).reshape(3, 4), torch.tensor([0, 2])
+    graph = trace(lambda x: [x[..., [0, 2]].sum() + x[places, 1]], (table,))
+    torch.testing.assert_close(graph(2 * table)[0], 2 * (table[..., [0, 2]].sum() + table[places, 1]))
+    with pytest.raises(NotTraceableError, match="the shape that aten.index.Tensor gives depends on values"):
+        trace(lambda x: [x[x > 3].sum()], (table,))
+
+
+@pytest.mark.parametrize("family", [families.full_normal, families.low_rank_normal])
+def test_posteriors_with_covariances(family):
+    made, rows = composed("StandardNormal", "Bernoulli")
+    assert_same_as_pyro(pv.VAE(made.model, AmortizedGuide(family(D, K, [5]))), rows)
 
 
 @pytest.mark.parametrize("name", PRIORS)
