@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -30,8 +29,8 @@ class Callback:
     def on_step(self, training: Training) -> None:
         """After each optimizer step."""
 
-    def on_epoch(self, training: Training, row: Mapping[str, float]) -> None:
-        """After each epoch, given its row of the history."""
+    def on_epoch(self, training: Training, row: dict[str, float]) -> None:
+        """After each epoch, given its row of the history; a number that is added to it is a column, and logged."""
 
     def on_end(self, training: Training) -> None:
         """After the last epoch, also where training was stopped early."""
@@ -79,7 +78,7 @@ class EarlyStopping(Callback):
         if training.epoch == 0:
             self._forget()
 
-    def on_epoch(self, training: Training, row: Mapping[str, float]) -> None:
+    def on_epoch(self, training: Training, row: dict[str, float]) -> None:
         """Compares with the best epoch so far."""
         if row["elbo_valid"] > self.best + self.min_rise:
             self.best, self.best_epoch = row["elbo_valid"], training.epoch

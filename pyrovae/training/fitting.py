@@ -109,8 +109,8 @@ def fit(
         the sampled rate on the same draws (on others where latents are summed out), in nats per row, averaged
         over the epoch's rows while they were
         trained on; the validation rows' ELBO after the epoch (NaN without validation). `history.attrs` tells
-        the `engine` and how many batches were `skipped`. After Ctrl-C, what was learned so far: the VAE is
-        trained up to that step.
+        the `engine`, how many batches were `skipped`, and whether Ctrl-C `interrupted` it: then what was learned
+        so far, the VAE being trained up to that step. Numbers that callbacks add to an epoch's row are columns too.
 
     Raises:
         ValueError: data that do not fit the pair or lie outside a likelihood's support (with the row),

@@ -267,10 +267,15 @@ class Loop(Training):
         return noise_state(self._device)
 
     def to_frame(self) -> pd.DataFrame:
-        """The history, one row an epoch."""
-        kinds = {name: int if name == "epoch" else float for name in COLUMNS}
-        history = pd.DataFrame(self.history, columns=list(COLUMNS)).astype(kinds)
-        history.attrs |= {"engine": self.engine, "skipped": self._watch.skipped}
+        """The history, one row an epoch; what callbacks added to its rows comes last."""
+        columns = dict.fromkeys((*COLUMNS, *(name for row in self.history for name in row)))
+        kinds = {name: int if name == "epoch" else float for name in columns}
+        history = pd.DataFrame(self.history, columns=list(columns)).astype(kinds)
+        history.attrs |= {
+            "engine": self.engine,
+            "skipped": self._watch.skipped,
+            "interrupted": self._interruption.asked,
+        }
         return history
 
     def state_dict(self) -> dict[str, object]:

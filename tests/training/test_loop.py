@@ -377,6 +377,37 @@ def test_loggers_write_files(tmp_path):
 
 # Ctrl-C
 
+
+class Counting(Callback):
+    """Adds a figure of its own, from the second epoch on."""
+
+    def on_epoch(self, training, row):
+        if training.epoch > 1:
+            row["mine"] = 10.0 * training.epoch
+
+
+def test_what_a_callback_adds_to_a_row_is_a_column_and_is_logged(tmp_path):
+    path, told = tmp_path / "training", []
+
+    class Logger:
+        def log_metrics(self, metrics, step):
+            told.append(metrics.get("mine"))
+
+    given = {
+        "callbacks": [Counting()],
+        "checkpoint": path,
+        "seed": 0,
+        "progress": False,
+        "loggers": [Logger()],
+    }
+    pv.fit(composed(), binary_rows(), epochs=2, **given)
+    history = pv.fit(composed(), binary_rows(), epochs=3, resume=True, **given)
+    assert history.columns[-2:].tolist() == ["seconds", "mine"]
+    assert history["mine"].isna().tolist() == [True, False, False]
+    assert history["mine"].iloc[-1] == 30.0
+    assert told == [None, 20.0, 30.0]
+
+
 INTERRUPTED = """
 import os, signal, sys, torch
 import pyrovae.training.checkpoints
@@ -413,6 +444,7 @@ for moment, step, epochs, accumulate in (("step", 20, 3, 1), ("epoch", 18, 3, 1)
     history, learned = train(moment, seldom, accumulate=accumulate)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert len(history) == epochs and history.equals(whole[:epochs]), history
+    assert history.attrs["interrupted"] and not whole.attrs["interrupted"]
     assert not torch.equal(learned, weights)
     state = pyrovae.training.checkpoints.Keeper(seldom, {}).read()
     assert state["step"] == step, state["step"]
