@@ -18,15 +18,22 @@ import torch
 from torch import Tensor
 
 from pyrovae.checks import check_count
-from pyrovae.data import Batch, Rows
-from pyrovae.evidence.marginal import log_marginal
+from pyrovae.data import Rows
+from pyrovae.evidence.importance import Method
+from pyrovae.evidence.marginal import GUIDE, log_marginal
 from pyrovae.evidence.results import LogMarginal
-from pyrovae.pair.observed import observations_of
-from pyrovae.random_state import fixed_seed, seeds_from
+from pyrovae.evidence.same_data import check_same_numbers, check_same_rows
+from pyrovae.random_state import seeds_from
 from pyrovae.vae import VAE
 
-# Rows on which models must agree about what they observe.
-ROWS_TO_CHECK = 32
+# How often a page may call one of equally good models better, all its pairs taken together.
+FALSE_ALARM_RATE = 0.05
+# Below so many rows none is called better: rows that turn a difference round may be too rare to be among them.
+FEW_ROWS = 100
+# A difference counts if it remains after taking off so many times the row farthest from the mean. Measured for
+# equal models, log-normal differences of sigma 1 (skewness 6): with 2, 5 and 20 models some is called better on
+# 2 to 5 % of pages of 100 or 200 rows; by errors alone, on 7 to 12 %.
+FARTHEST_ROWS = 2
 
 
 @dataclass(frozen=True)
@@ -38,18 +45,25 @@ class Comparison:
     rows, nats), `elpd_diff` (best minus this one, never negative), `weight` (stacking), `se` and `dse`
     (standard errors of `elpd` and `elpd_diff` over rows), `warning` (some row's Pareto k is bad);
     then `mc_error` (Monte Carlo error of `elpd`, NaN for a single sample), `diff_mc_error` (of `elpd_diff`), `bias`
-    (by how much `elpd` errs low, not positive), `diff_bias` (how much of `elpd_diff` is bias) and `bad_k` (how many
-    rows). `se` and `dse` hold the Monte Carlo error already, as part of what varies between rows; where it is a large
-    part of them, more samples help. They do not hold the bias, which is the larger the worse a model's guide.
+    (by how much `elpd` errs low, not positive), `diff_bias` (how much of `elpd_diff` is bias), `bad_k` (how many
+    rows) and `margin` (what `elpd_diff` must exceed to be more than chance). `se` and `dse` hold the Monte Carlo error
+    already, as part of what varies between rows; where it is a large part of them, more samples help. They do not
+    hold the bias, which is the larger the worse a model's guide.
 
-    So a page calls a model better only where `elpd_diff` is above 2 `dse` plus `diff_bias`, and above that by what the
+    So a page calls a model better only where `elpd_diff` is above `margin` plus `diff_bias`, and above that by what the
     worse one's guide may hide: where Pareto k of a row is not known to be good, the bias may be many times what is
     said, and one model with a guide that misses its posterior is far behind itself with a better guide. As a rule of
     thumb, its weights are then taken to have made good at least half of what the guide's ELBO lacks, so that as much
     again, log p(x) - ELBO of those rows, may be missing.
 
+    `margin` is `dse` times Student's t for a false alarm rate of 5 % over all pairs together (Bonferroni), because the
+    best of many equal models is ahead by chance; and, so that no few rows make a model better, twice the distance of
+    the farthest row from the mean difference on top of that. Together they hold the rate, about, also for differences
+    as skewed as log-normal ones. Rows too rare to be among these are seen by no rule: of fewer than 100 rows no model
+    is called better.
+
     `differences` has one row for each pair of models: `better`, `worse`, `elpd_diff`, `dse`, `mc_error`,
-    `bias`.
+    `bias`, `margin`.
     `results` are the rows' estimates by model, `results[name].khat` among them.
     """
 
@@ -64,8 +78,10 @@ class Comparison:
     def __str__(self) -> str:
         some = next(iter(self.results.values()))
         num_rows = len(some)
+        numbers = sorted({result.num_samples for result in self.results.values()})
+        samples = " or ".join(map(str, numbers))
         lines = [
-            f"log p(x) of {num_rows} rows, {some.num_samples} samples each; nats, summed over the rows",
+            f"log p(x) of {num_rows} rows, {samples} samples each; nats, summed over the rows",
             "",
             self.table.to_string(float_format=lambda value: f"{value:.3f}"),
             "",
@@ -73,16 +89,22 @@ class Comparison:
         best = str(self.table.index[0])
         for name in self.table.index[1:]:
             difference, error, bias = map(float, self.table.loc[name, ["elpd_diff", "dse", "diff_bias"]])
-            verdict = self._verdict(name, difference, error, bias)
+            verdict = self._verdict(name)
             of_it = f"; about {bias:.2f} of it is bias" if bias > 0 else ""
             lines.append(
                 f"'{best}' is {verdict} '{name}': {difference:.2f} ± {error:.2f} (standard error over rows){of_it}"
             )
+        if num_rows < FEW_ROWS:
+            lines.append(
+                f"{num_rows} rows are few: rare rows that turn a difference round may not be among them. "
+                f"Compare on {FEW_ROWS} or more."
+            )
         for name, bad in self.table["bad_k"].items():
             if bad:
                 lines.append(
-                    f"WARNING: Pareto k of '{name}' is not below {some.good_k:.2f} for {bad} of {num_rows} rows: its "
-                    "elpd may be too low. Raise num_samples, or improve its guide (see diagnose and refine)."
+                    f"WARNING: Pareto k of '{name}' is not below {self.results[str(name)].good_k:.2f} for {bad} of "
+                    f"{num_rows} rows: its elpd may be too low. Raise num_samples, improve its guide (see diagnose and "
+                    "refine), or anneal (method=)."
                 )
         for name in self.table.index:
             if unknown := int(self.results[name].unknown.sum()):
@@ -91,22 +113,28 @@ class Comparison:
                 )
         return "\n".join(lines)
 
-    def _verdict(self, name: str, difference: float, error: float, bias: float) -> str:
+    def _verdict(self, name: str) -> str:
         """What can be said of the best model and this one."""
-        if not difference > 2 * error + max(bias, 0.0):
-            return "not told apart from"
-        result = self.results[name]
+        difference, margin, bias = map(float, self.table.loc[name, ["elpd_diff", "margin", "diff_bias"]])
+        best, result = self.results[str(self.table.index[0])], self.results[name]
+        rows_apart = FARTHEST_ROWS * _farthest(best.log_marginal - result.log_marginal)
+        surplus = difference - margin - max(bias, 0.0)
         doubtful = result.unreliable | result.unknown
         hidden = float((result.log_marginal - result.elbo)[doubtful].sum())
-        if not difference > 2 * error + max(bias, 0.0) + hidden:
+        if not surplus + rows_apart > 0:
+            return "not told apart from"
+        if not surplus + rows_apart > hidden:
             return "ahead, perhaps by a better guide only, of"
+        if len(result) < FEW_ROWS or not surplus > hidden:
+            return "ahead, perhaps by a few rows only, of"
         return "better than"
 
 
 def compare(
-    vaes: Mapping[str, VAE],
-    x: object,
+    vaes: Mapping[str, VAE | LogMarginal],
+    x: object = None,
     *context: object,
+    method: Method = GUIDE,
     num_samples: int = 1000,
     seed: int | None = None,
     progress: bool = False,
@@ -119,10 +147,14 @@ def compare(
     Distributions" (Yao, Vehtari, Simpson, Gelman, 2018), https://doi.org/10.1214/17-BA1091.
 
     Args:
-        vaes: at least two VAEs by name, which observe the same numbers of each row.
-        x: [N, ...], at least two rows.
+        vaes: at least two VAEs by name, which observe the same numbers of each row; in place of a VAE also what
+            `log_marginal` gave for it before. That these figures are of the same rows, in the same order and on the
+            same scale, is the caller's part: only their number is checked.
+        x: [N, ...], at least two rows. Needed where a VAE is given, and not otherwise.
         context: what every one of the pairs takes beside `x`.
-        num_samples: S, for each row and model.
+        method: as for `log_marginal`, where the weights come from. Where guides are poor, annealing
+            (`AnnealedImportanceSampling`) ranks models where the guide's weights rank guides.
+        num_samples: S, for each row and VAE.
         seed: draws are the same for the same seed; None takes one from torch's random state.
         progress: show a progress bar for each model.
 
@@ -130,8 +162,8 @@ def compare(
         ValueError: fewer than two models or rows; data that do not fit one of them (named); models that observe
             different numbers of these rows (fewer columns, others masked, another scale), or some as discrete
             and some as continuous, because a probability and a density have different units; rows without a
-            finite estimate.
-        TypeError: what is given is no mapping of VAEs by name.
+            finite estimate; results of other numbers of rows; VAEs without data, or data without a VAE.
+        TypeError: what is given is no mapping of VAEs or results by name.
 
     Example:
         >>> import pyrovae as pv
@@ -142,26 +174,44 @@ def compare(
         >>> result = pv.compare({"small": make(1), "large": make(3)}, x, num_samples=50, seed=0)
         >>> result.table.columns.tolist()[:7]
         ['rank', 'elpd', 'elpd_diff', 'weight', 'se', 'dse', 'warning']
+        >>> ready = {name: result.results[name] for name in result.results}
+        >>> pv.compare(ready).table.equals(result.table)
+        True
 
     """
     check_count("num_samples", num_samples)
     _check_mapping(vaes)
-    data = _data_of_all(vaes, x, *context)
-    if len(data) < 2:
-        raise ValueError("there is one row: standard errors over rows need at least two.")
-    _check_same_numbers(vaes, data)
+    asked = {name: vae for name, vae in vaes.items() if isinstance(vae, VAE)}
+    if (x is None) != (not asked):
+        raise ValueError(
+            f"the models {list(asked)} come without figures: x is needed."
+            if asked
+            else "every model comes with its figures: x is not used, leave it out."
+        )
+    data = None
+    if asked:
+        data = _data_of_all(asked, x, *context)
+        _refuse_one_row(len(data))
+        check_same_numbers(asked, data)
     seeds = seeds_from(seed)
-    results = {}
+    results: dict[str, LogMarginal] = {}
     for name, vae in vaes.items():
+        seed_of_model = next(seeds)
+        if isinstance(vae, LogMarginal):
+            results[name] = vae
+            continue
         try:
             results[name] = log_marginal(
-                vae, data, num_samples=num_samples, seed=next(seeds), progress=progress
+                vae, data, method=method, num_samples=num_samples, seed=seed_of_model, progress=progress
             )
         except ValueError as error:
             raise ValueError(f"the model '{name}': {error}") from error
-        if not bool(results[name].log_marginal.isfinite().all()):
-            row = int((~results[name].log_marginal.isfinite()).nonzero()[0, 0])
+    for name, result in results.items():
+        _refuse_one_row(len(result))
+        if not bool(result.log_marginal.isfinite().all()):
+            row = int((~result.log_marginal.isfinite()).nonzero()[0, 0])
             raise ValueError(f"the model '{name}' has no finite log p(x) for row {row}: there is no elpd.")
+    check_same_rows(results)
     return comparison_of(results)
 
 
@@ -172,6 +222,7 @@ def comparison_of(results: Mapping[str, LogMarginal]) -> Comparison:
     mc_error = {name: results[name].total[1] for name in ordered}
     bias = {name: results[name].total_bias for name in ordered}
     weights = stacking_weights(torch.stack([pointwise[name] for name in ordered], 1))
+    num_pairs = len(ordered) * (len(ordered) - 1) // 2
     best, table = ordered[0], {}
     for rank, name in enumerate(ordered):
         gap = pointwise[best] - pointwise[name]
@@ -189,6 +240,7 @@ def comparison_of(results: Mapping[str, LogMarginal]) -> Comparison:
             "bias": bias[name],
             "diff_bias": bias[best] - bias[name],
             "bad_k": bad,
+            "margin": 0.0 if name == best else _margin(gap, num_pairs),
         }
     differences = [
         {
@@ -198,6 +250,7 @@ def comparison_of(results: Mapping[str, LogMarginal]) -> Comparison:
             "dse": _error_of_sum(pointwise[a] - pointwise[b]),
             "mc_error": math.hypot(mc_error[a], mc_error[b]),
             "bias": bias[a] - bias[b],
+            "margin": _margin(pointwise[a] - pointwise[b], num_pairs),
         }
         for a, b in combinations(ordered, 2)
     ]
@@ -234,14 +287,35 @@ def _error_of_sum(values: Tensor) -> float:
     return math.sqrt(len(values) * float(values.var(correction=0)))
 
 
+def _margin(gaps: Tensor, num_pairs: int) -> float:
+    """What the sum of two models' differences by row, [N], must exceed to be more than chance."""
+    from scipy.stats import t  # not at the top: it takes time to import
+
+    N = len(gaps)
+    quantile = float(t.ppf(1 - FALSE_ALARM_RATE / (2 * num_pairs), N - 1))
+    return quantile * math.sqrt(N / (N - 1)) * _error_of_sum(gaps) + FARTHEST_ROWS * _farthest(gaps)
+
+
+def _farthest(gaps: Tensor) -> float:
+    """How far the farthest row lies from the mean."""
+    return float((gaps - gaps.mean()).abs().max())
+
+
+def _refuse_one_row(num_rows: int) -> None:
+    if num_rows < 2:
+        raise ValueError("there is one row: standard errors over rows need at least two.")
+
+
 def _check_mapping(vaes: object) -> None:
     if not isinstance(vaes, Mapping):
         raise TypeError(
             f'vaes is {type(vaes).__name__}: expected VAEs by name, such as {{"small": vae_a, "large": vae_b}}.'
         )
     for name, vae in vaes.items():
-        if not isinstance(vae, VAE):
-            raise TypeError(f"{name!r} is {type(vae).__name__}: expected a pyrovae.VAE.")
+        if not isinstance(vae, VAE | LogMarginal):
+            raise TypeError(
+                f"{name!r} is {type(vae).__name__}: expected a pyrovae.VAE, or what log_marginal gave for one."
+            )
     if len(vaes) < 2:
         raise ValueError(
             f"got {len(vaes)} model: a comparison takes at least two. For one, use log_marginal."
@@ -258,58 +332,3 @@ def _data_of_all(vaes: Mapping[str, VAE], x: object, *context: object) -> Rows:
             raise type(error)(f"the model '{name}': {error}") from error
     assert data is not None
     return data
-
-
-def _check_same_numbers(vaes: Mapping[str, VAE], data: Rows) -> None:
-    """Every model must observe the same numbers of each row, each as discrete or as continuous alike."""
-    first_name = ""
-    first: dict[str, Tensor] = {}
-    for name, vae in vaes.items():
-        batch = data.take(slice(0, ROWS_TO_CHECK), vae.device)
-        with vae.evaluating(), fixed_seed(0, vae.device):
-            numbers = _numbers(vae, batch)
-        if not first:
-            first_name, first = name, numbers
-            continue
-        for kind, other in (("discrete", "continuous"), ("continuous", "discrete")):
-            if _same(first[kind], numbers[other]) and first[kind].shape[1] and not first[other].shape[1]:
-                raise ValueError(
-                    f"the model '{first_name}' observes {kind} values and '{name}' {other} ones: a probability and a "
-                    "density have different units, and their logarithms cannot be compared. Compare models whose "
-                    "likelihoods are of one kind."
-                )
-        if not all(_same(first[kind], numbers[kind]) for kind in first):
-            raise ValueError(
-                f"the models '{first_name}' and '{name}' observe different numbers of the same rows "
-                f"({_words(first)} against {_words(numbers)}, masked ones aside, or the same number on another "
-                "scale): their log p(x) are of different data. Give both models the same columns, masks and scale."
-            )
-
-
-def _numbers(vae: VAE, batch: Batch) -> dict[str, Tensor]:
-    """The numbers that a model observes of each row, sorted, by kind: [B, count], NaN last for masked ones."""
-    found = observations_of(vae, batch).values()
-    B = len(batch)
-    return {
-        kind: torch.cat(
-            [o.numbers().cpu() for o in found if o.discrete == discrete] + [torch.empty(B, 0, device="cpu")],
-            1,
-        )
-        .double()
-        .sort(1)
-        .values
-        for kind, discrete in (("discrete", True), ("continuous", False))
-    }
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    # Masked numbers are NaN and come last; tables with and without room for them may differ in width.
-    width = max(a.shape[1], b.shape[1])
-    a, b = (torch.nn.functional.pad(t, (0, width - t.shape[1]), value=math.nan) for t in (a, b))
-    return torch.allclose(a, b, rtol=1e-6, atol=1e-6, equal_nan=True)
-
-
-def _words(numbers: Mapping[str, Tensor]) -> str:
-    return " and ".join(
-        f"{int((~values.isnan()).sum())} {kind}" for kind, values in numbers.items() if values.shape[1]
-    )

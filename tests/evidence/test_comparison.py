@@ -196,26 +196,152 @@ def test_a_model_is_not_better_than_itself_under_a_worse_guide(S, factor):
 def test_bias_is_taken_off_the_difference():
     values = {"a": torch.linspace(0, 1, 100).double(), "b": torch.linspace(0, 1, 100).double() ** 2 - 0.1}
     plain = comparison_of(results_of(values))
-    difference, dse = plain.table.loc["b", ["elpd_diff", "dse"]]
+    difference, margin = plain.table.loc["b", ["elpd_diff", "margin"]]
+    gaps = values["a"] - values["b"]
+    rows_apart = 2 * float((gaps - gaps.mean()).abs().max())
     assert "'a' is better than 'b'" in str(plain)
-    for share, verdict in ((0.9, "better than"), (1.1, "not told apart from")):
+    beyond_margin, beyond_error = difference - margin, difference - margin + rows_apart
+    by_rows = "ahead, perhaps by a few rows only, of"
+    cases = (
+        (0.9 * beyond_margin, "better than"),
+        (beyond_margin + 0.1 * rows_apart, by_rows),
+        (beyond_error - 0.1 * rows_apart, by_rows),
+        (1.1 * beyond_error, "not told apart from"),
+    )
+    for bias, verdict in cases:
         results = results_of(values)
-        by_row = torch.full((100,), -share * (difference - 2 * dse) / 100).double()
+        by_row = torch.full((100,), -bias / 100).double()
         results["b"] = replace(results["b"], bias=by_row)
         biased = comparison_of(results)
         assert f"'a' is {verdict} 'b'" in str(biased)
         assert biased.table.loc["b", "diff_bias"] == pytest.approx(-biased.table.loc["b", "bias"])
-        assert biased.differences["bias"].item() == pytest.approx(share * (difference - 2 * dse))
+        assert biased.differences["bias"].item() == pytest.approx(bias)
     # A bias of the better one's works the other way, and makes nothing worse.
     results = results_of(values)
     results["a"] = replace(results["a"], bias=torch.full((100,), -5.0).double())
     assert "'a' is better than 'b'" in str(comparison_of(results))
     # Where k tells nothing, as much as the weights made good may still be hidden.
-    for gap, verdict in ((0.9, "better than"), (1.1, "ahead, perhaps by a better guide only, of")):
+    by_guide = "ahead, perhaps by a better guide only, of"
+    for hidden, verdict in ((0.9 * beyond_margin, "better than"), (1.1 * beyond_error, by_guide)):
         unknown = results_of(values, khat=math.nan)
-        hidden = gap * (difference - 2 * dse) / 100
-        unknown["b"] = replace(unknown["b"], elbo=unknown["b"].log_marginal - hidden)
+        unknown["b"] = replace(unknown["b"], elbo=unknown["b"].log_marginal - hidden / 100)
         assert f"'a' is {verdict} 'b'" in str(comparison_of(unknown))
+
+
+def equal_models(kind, num_models, num_rows, generator):
+    """log p(x) of models of equal merit, by row: differences of mean zero."""
+    shape = (num_models, num_rows)
+    if kind == "normal":
+        return generator.normal(size=shape)
+    if kind == "log-normal":  # the first is a constant: differences to it are skewed
+        values = math.exp(0.5) - np.exp(generator.normal(size=shape))
+    else:  # one row in a hundred is 99 nats worse
+        values = np.where(generator.random(shape) < 0.01, -99.0, 1.0)
+    values[0] = 0.0
+    return values
+
+
+@pytest.mark.parametrize(
+    "kind, num_models, num_rows, pages",
+    [
+        ("normal", 2, 200, 300),
+        ("normal", 5, 200, 200),
+        ("normal", 20, 200, 40),
+        ("log-normal", 2, 20, 100),
+        ("log-normal", 2, 100, 300),
+        ("log-normal", 5, 200, 200),
+        ("rare rows", 2, 20, 100),
+    ],
+)
+def test_equal_models_are_called_better_at_most_at_the_stated_rate(kind, num_models, num_rows, pages):
+    """By 2 standard errors: 5, 27 and 91 % of the pages of normal differences, and 82 % of the last."""
+    from scipy.stats import binom
+
+    generator, found = np.random.default_rng(0), 0
+    for _ in range(pages):
+        values = torch.as_tensor(equal_models(kind, num_models, num_rows, generator))
+        result = comparison_of(results_of({f"model {i}": row for i, row in enumerate(values)}))
+        found += "better than" in str(result)
+        assert ("rows are few" in str(result)) == (num_rows < 100)
+    assert binom.sf(found - 1, pages, 0.05) > 0.01, found
+
+
+def test_models_a_nat_a_row_apart_are_told_apart_among_twenty():
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(20, 200, generator=generator).double()
+    values[7] += 1.0
+    result = comparison_of(results_of({f"model {i}": row for i, row in enumerate(values)}))
+    assert str(result).count("'model 7' is better than") == 19
+    assert "few" not in str(result)
+
+
+def test_the_margin_by_hand_and_few_rows_that_make_the_difference():
+    # Differences: 99 of zero and one of 100 nats.
+    one_row = torch.zeros(100).double()
+    one_row[0] = 100.0
+    result = comparison_of(results_of({"a": one_row, "b": torch.zeros(100).double(), "c": one_row - 1}))
+    pairs = result.differences.set_index(["better", "worse"])
+    # Student's t with 99 degrees of freedom at 1 - 0.025 / 3; a standard deviation of 10, and 99 to the farthest row.
+    assert pairs.loc[("a", "b"), "margin"] == pytest.approx(2.4353 * 100 + 2 * 99, rel=1e-4)
+    assert result.table.loc["b", "margin"] == pairs.loc[("a", "b"), "margin"]
+    assert result.table["margin"].iloc[0] == 0
+    assert "'a' is not told apart from 'b'" in str(result)  # by an error's distance either
+    assert "'a' is better than 'c'" in str(result)  # by one nat in every row
+
+
+def test_results_of_before_stand_in_for_models():
+    model, other = LinearGaussian(), LinearGaussian(scale=0.8)
+    x = model.data(120)
+    vaes = {"truth": pv.VAE(model, WideGuide(model)), "other": pv.VAE(other, WideGuide(other))}
+    whole = pv.compare(vaes, x, num_samples=50, seed=3)
+    ready = pv.compare(dict(whole.results))
+    assert ready.table.equals(whole.table)
+    assert str(ready) == str(whole)
+    mixed = pv.compare({"truth": vaes["truth"], "other": whole.results["other"]}, x, num_samples=50, seed=3)
+    assert mixed.table.equals(whole.table)
+    fewer = pv.log_marginal(vaes["other"], x, num_samples=20, seed=0)
+    assert "120 rows, 20 or 50 samples each" in str(pv.compare({**whole.results, "other": fewer}))
+
+
+def test_annealing_sees_that_a_model_equals_itself_under_a_narrow_guide():
+    model = LinearGaussian()
+    x = model.data(100)
+    vaes = {"good": pv.VAE(model, ExactGuide(model)), "narrow": pv.VAE(model, WideGuide(model, 0.3, 0.0))}
+    by_guides = pv.compare(vaes, x, num_samples=16, seed=0)
+    method = pv.AnnealedImportanceSampling(num_temperatures=100)
+    annealed = pv.compare(vaes, x, method=method, num_samples=16, seed=0)
+    exact = float(model.evidence().log_prob(x).sum())
+    assert by_guides.table.loc["narrow", "elpd"] < exact - 20
+    assert annealed.table.loc["narrow", "elpd"] == pytest.approx(exact, abs=5)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda r: {**r, "b": r["b"][:3]}, "'a' has 5 rows and 'b' 3: a comparison takes the same rows"),
+        (lambda r: {n: v[:1] for n, v in r.items()}, "there is one row"),
+        (lambda r: {**r, "b": r["b"] * math.nan}, "the model 'b' has no finite log p.x. for row 0"),
+    ],
+)
+def test_results_that_cannot_be_compared(change, message):
+    values = {"a": torch.zeros(5).double(), "b": torch.ones(5).double()}
+    with pytest.raises(ValueError, match=message):
+        pv.compare(results_of(change(values)))
+
+
+def test_results_of_densities_and_of_probabilities_are_refused():
+    results = results_of({"a": torch.zeros(5).double(), "b": torch.ones(5).double()})
+    results["b"] = replace(results["b"], dimensions=torch.full((5,), 6))
+    with pytest.raises(ValueError, match="'a' holds densities and 'b' probabilities"):
+        pv.compare(results)
+
+
+def test_data_are_needed_by_models_alone():
+    results = results_of({"a": torch.zeros(5).double(), "b": torch.ones(5).double()})
+    with pytest.raises(ValueError, match="x is not used, leave it out"):
+        pv.compare(results, binary_rows())
+    with pytest.raises(ValueError, match=r"the models \['c'\] come without figures: x is needed"):
+        pv.compare({**results, "c": composed()})
 
 
 def test_a_seed_decides_everything():
@@ -338,7 +464,11 @@ def parts(D):
         ({}, ValueError, "got 0 model: a comparison takes at least two"),
         ({"a": composed()}, ValueError, "got 1 model: .* use log_marginal"),
         ([composed(), composed()], TypeError, "vaes is list: expected VAEs by name"),
-        ({"a": composed(), "b": 3}, TypeError, "'b' is int: expected a pyrovae.VAE"),
+        (
+            {"a": composed(), "b": 3},
+            TypeError,
+            "'b' is int: expected a pyrovae.VAE, or what log_marginal gave",
+        ),
     ],
 )
 def test_what_is_no_comparison(vaes, kind, message):
