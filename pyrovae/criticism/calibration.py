@@ -18,7 +18,7 @@ from tqdm import tqdm
 from pyrovae.block_sizes import NUMBERS_AT_ONCE, ROWS_AT_ONCE, slices
 from pyrovae.checks import check_count
 from pyrovae.criticism.simulated_ranks import GUIDE, LIKELIHOOD, NO_RANK, WEIGHTS_PER_DRAW, ranks_of_truth
-from pyrovae.criticism.uniformity import uniformity_p_value
+from pyrovae.criticism.uniformity import gamma, nulls_for, uniformity_p_value
 from pyrovae.data import Rows
 from pyrovae.evidence.simulated_data import AsX, simulated
 from pyrovae.random_state import fixed_seed, seeds_from
@@ -71,8 +71,12 @@ class Calibration:
 
     def _small(self, which: str) -> pd.Series:
         """Which p-values speak against uniform ranks."""
-        p_values = self.p_values[which]
-        return p_values * int(p_values.notna().sum()) < self.false_alarm_rate
+        return self.p_values[which] < self.false_alarm_rate / max(1, self.num_tested)
+
+    @property
+    def num_tested(self) -> int:
+        """How many quantities have ranks: all but latents that are masked in all simulations."""
+        return int(self.p_values["guide"].notna().sum())
 
     def to_frame(self) -> pd.DataFrame:
         """One row a quantity: p-values, and in words what its ranks look like."""
@@ -80,6 +84,17 @@ class Calibration:
         small = self._small("guide")
         frame["verdict"] = [self._verdict(place, bool(small.iloc[place])) for place in range(len(small))]
         return frame
+
+    def worst_first(self) -> pd.DataFrame:
+        """The same, from the smallest p-value of the guide up.
+
+        P-values that are as small as they can be are equal: of these, the ranks farthest from uniform come first.
+        """
+        frame = self.to_frame()
+        columns = [column[column != NO_RANK].numpy() for column in self.ranks.T]
+        far = [gamma(column, self.num_draws) if len(column) else math.nan for column in columns]
+        order = frame.assign(gamma=far).sort_values(["guide", "gamma"], kind="stable").index
+        return frame.loc[order]
 
     def _verdict(self, place: int, small: bool) -> str:
         """What the ranks of one quantity show, from their mean and spread."""
@@ -103,7 +118,7 @@ class Calibration:
 
     def __str__(self) -> str:
         M, Q = self.ranks.shape
-        worst = self.to_frame().sort_values("guide", kind="stable").head(QUANTITIES_TO_PRINT)
+        worst = self.worst_first().head(QUANTITIES_TO_PRINT)
         lines = [
             f"Simulation-based calibration: {M} simulations, {self.num_draws} draws each, {Q} quantities",
             f"guide: {_words(self.passed)}   importance-corrected: {_words(self.corrected_passed)}"
@@ -239,8 +254,7 @@ def _cycled(context: tuple[object, ...], num_simulations: int) -> tuple[object, 
 def _p_values(
     names: tuple[str, ...], ranks: Tensor, corrected: Tensor, num_draws: int, false_alarm_rate: float
 ) -> pd.DataFrame:
-    # Enough simulated ranks to see a p-value far below the rate divided by Q.
-    num_null = max(2000, math.ceil(20 * len(names) / false_alarm_rate))
+    num_null = nulls_for(int((ranks != NO_RANK).any(0).sum()), false_alarm_rate)
 
     def of(column: Tensor) -> float:
         counting = column[column != NO_RANK].numpy()

@@ -13,7 +13,7 @@ from torch import nn
 
 import pyrovae as pv
 from pyrovae.criticism.simulated_ranks import normalized_weights, weighted_rank
-from pyrovae.criticism.uniformity import _null, uniformity_p_value
+from pyrovae.criticism.uniformity import _null, envelope, uniformity_p_value
 from tests.components import MIXED_COLUMNS, MODELS
 from tests.oracles import ExactGuide, LinearGaussian, WideGuide
 from tests.pairs import PAIRS, binary_rows, composed
@@ -40,6 +40,17 @@ def test_uniform_ranks_fail_at_the_nominal_rate():
         assert (
             rate - 0.02 - 4 * math.sqrt(rate / 2000) < share < rate + 4 * math.sqrt(rate * (1 - rate) / 2000)
         )
+
+
+def test_the_envelope_by_hand():
+    # One cut at a half: C(0) of 20 ranks is Binomial(20, 1/2), and the p-value its two-sided tail.
+    from scipy.stats import binom
+
+    tails = 2 * np.minimum(binom.cdf(np.arange(21), 20, 0.5), binom.sf(np.arange(21) - 1, 20, 0.5))
+    for rate in (0.001, 0.03, 0.1, 0.3):
+        (least,), (greatest,) = envelope(20, 1, rate, num_null=200_000)
+        inside = np.flatnonzero(tails >= rate)
+        assert (least, greatest) == (inside[0], inside[-1])
 
 
 @pytest.mark.parametrize(

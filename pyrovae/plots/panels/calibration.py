@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pyrovae.criticism.calibration import Calibration
+from pyrovae.criticism.uniformity import envelope, nulls_for
 from pyrovae.plots.panel import Content
 from pyrovae.plots.style import BLUE, COLOURS, GREY, Values, as_array, axes_or_new
 from pyrovae.plots.subject import Subject
@@ -25,21 +25,24 @@ def calibration_ranks(
     names: Sequence[str] | None = None,
     *,
     chosen_from: int | None = None,
+    false_alarm_rate: float = 0.05,
     ax: Axes | None = None,
 ) -> Axes:
     """Ranks of the truth among posterior draws, as their distribution function less the uniform one.
 
     Talts, Betancourt, Simpson, Vehtari, Gelman, "Validating Bayesian Inference Algorithms with Simulation-Based
-    Calibration" (2018), https://arxiv.org/abs/1804.06788. Right posteriors stay within the band, which holds all
-    curves with probability 95% at least (Massart, "The Tight Constant in the Dvoretzky-Kiefer-Wolfowitz Inequality",
-    1990, at 5% divided by their number). A guide that is too narrow rises left of the middle and falls right of it;
-    too wide, the other way round; a curve above zero throughout: its draws are too high.
+    Calibration" (2018), https://arxiv.org/abs/1804.06788. The band is that of `calibrate`'s test: a curve leaves it if
+    and only if its p-value is below the false alarm rate divided by the number of quantities, so that all curves of
+    right posteriors stay within with probability 95% at least. Curves of other numbers of ranks have bands of their
+    own. A guide that is too narrow rises left of the middle and falls right of it; too wide, the other way round; a
+    curve above zero throughout: its draws are too high.
 
     Args:
         ranks: whole numbers from 0 to `num_draws`, [num_simulations, num_quantities]; -1 where a simulation has none.
         num_draws: how many draws the truth was ranked among.
         names: of the quantities.
         chosen_from: how many quantities there were, if these are the worst of more.
+        false_alarm_rate: how often some curve of right posteriors may leave the band.
         ax: to draw on; None makes a figure.
 
     Raises:
@@ -55,12 +58,16 @@ def calibration_ranks(
     _check_ranks(values, num_draws, names, chosen_from)
     num_quantities = values.shape[1] if chosen_from is None else chosen_from
     ax = axes_or_new(ax)
-    fewest = int((values >= 0).sum(0).min())
-    band = math.sqrt(math.log(2 * num_quantities / 0.05) / (2 * fewest))
     held = "a whole curve" if num_quantities == 1 else f"all {num_quantities} curves"
-    ax.fill_between([0, 1], -band, band, color=GREY, alpha=0.25, linewidth=0, label=f"95% band for {held}")
+    name_of_band = f"{1 - false_alarm_rate:.0%} band for {held}"
+    highest = 0.0
+    counts = np.unique((values >= 0).sum(0))
+    for count in counts:  # the widest band first
+        share, least, greatest = _band(int(count), num_draws, num_quantities, false_alarm_rate)
+        of_count = f"{name_of_band}, {count} ranks" if len(counts) > 1 else name_of_band
+        ax.fill_between(share, least, greatest, color=GREY, alpha=0.25, linewidth=0, label=of_count)
+        highest = max(highest, float(np.abs([least, greatest]).max()))
     few = values.shape[1] <= len(COLOURS)
-    highest = band
     for quantity in range(values.shape[1]):
         share, difference = _less_uniform(values[:, quantity], num_draws)
         highest = max(highest, float(np.abs(difference).max()))
@@ -99,6 +106,19 @@ def _check_ranks(
         )
 
 
+def _band(
+    num_ranks: int, num_draws: int, num_quantities: int, false_alarm_rate: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Between which values a right curve stays, at the shares from 0 to 1."""
+    num_null = nulls_for(num_quantities, false_alarm_rate)
+    counts = envelope(num_ranks, num_draws, false_alarm_rate / num_quantities, num_null)
+    uniform = (np.arange(num_draws + 1) + 1) / (num_draws + 1)
+    least, greatest = (
+        np.concatenate([[0.0], np.append(count, num_ranks) / num_ranks - uniform]) for count in counts
+    )
+    return np.concatenate([[0.0], uniform]), least, greatest
+
+
 def _less_uniform(ranks: np.ndarray, num_draws: int) -> tuple[np.ndarray, np.ndarray]:
     """The ranks' distribution function less the uniform one, at the shares from 0 to 1; -1 is no rank."""
     known = ranks[ranks >= 0].astype(int)
@@ -109,12 +129,13 @@ def _less_uniform(ranks: np.ndarray, num_draws: int) -> tuple[np.ndarray, np.nda
 
 def of_calibration(result: Calibration) -> Content:
     """Are the guide's draws such as the posterior's?"""
-    M, Q = result.ranks.shape
+    M, Q = len(result.ranks), result.num_tested
+    frame = result.worst_first()
     sentence = f"Ranks of the truth among the guide's draws in {M} simulations from the model. "
     if result.passed:
         sentence += f"Nothing speaks against the guide in any of {Q} quantities."
     else:
-        worst = result.to_frame().sort_values("guide", kind="stable").iloc[0]
+        worst = frame.iloc[0]
         sentence += (
             f"The guide fails: {worst.name}, {worst['verdict']} (p = {worst['guide']:.2g}). Its draws "
             + (
@@ -123,18 +144,21 @@ def of_calibration(result: Calibration) -> Content:
                 else "weighted by importance fail too: trust neither."
             )
         )
-    names = [str(name) for name in result.to_frame().sort_values("guide", kind="stable").index[:RANKS_SHOWN]]
+    names = [str(name) for name in frame.index[: min(RANKS_SHOWN, Q)]]
     columns = [result.quantities.index(name) for name in names]
 
     def draw(ax: Axes) -> Axes:
-        calibration_ranks(result.ranks[:, columns], result.num_draws, names, chosen_from=Q, ax=ax)
+        rate = result.false_alarm_rate
+        calibration_ranks(
+            result.ranks[:, columns], result.num_draws, names, chosen_from=Q, false_alarm_rate=rate, ax=ax
+        )
         ax.set_title(f"Calibration: {M} simulations, the {len(names)} worst of {Q} quantities")
         return ax
 
     return Content(
         draw,
         sentence,
-        result.to_frame().sort_values("guide", kind="stable").head(10),
+        frame.head(10),
     )
 
 
