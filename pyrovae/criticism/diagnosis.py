@@ -42,6 +42,7 @@ class Diagnosis:
     asked for. The former error is over rows and includes the Monte Carlo error, the latter is that alone. The true
     gap is `=`, at most (`<=`) or at least (`>=`) what is said.
     `notes`: what could not be computed, and why.
+    `gap_rows`: how many of the rows `gaps` are of.
     """
 
     rates: pd.DataFrame
@@ -51,6 +52,7 @@ class Diagnosis:
     quality: LogMarginal
     gaps: pd.DataFrame | None
     notes: tuple[str, ...]
+    gap_rows: int = 0
 
     @property
     def collapsed(self) -> tuple[str, ...]:
@@ -169,8 +171,11 @@ class Diagnosis:
             f"{_figure(found.aggregate_lower, found.aggregate_lower_error)} and "
             f"{_figure(found.aggregate_upper, found.aggregate_upper_error)} nats"
         )
-        if found.aggregate_lower < 0:
-            text += " (no KL is below 0; an estimate of one may be, by its error)"
+        if found.upper_is_rate:
+            text += (
+                "\n  The upper bound of I(x; z) is the rate of these draws: no KL is below 0, and these rows show no "
+                "lower bound."
+            )
         return text
 
     def _quality(self) -> str:
@@ -202,7 +207,13 @@ class Diagnosis:
             f"  {name:<15}{words.get(g['bound'], '')}{_figure(g['gap'], g['std_error'])}"
             for name, g in gaps.iterrows()
         ]
-        return "log p(x) - ELBO, and what of it is the family's and what the encoder's\n" + "\n".join(lines)
+        text = "log p(x) - ELBO, and what of it is the family's and what the encoder's"
+        if self.gap_rows < len(self.quality):
+            text += (
+                f",\n  of {self.gap_rows} of the {len(self.quality)} rows, with log p(x) by their refined guides "
+                "(above: of all rows, by the guide)"
+            )
+        return text + "\n" + "\n".join(lines)
 
 
 def diagnose(
@@ -285,6 +296,7 @@ def diagnose(
         quality,
         gaps,
         tuple(notes),
+        gap_rows=gap_rows,
     )
 
 

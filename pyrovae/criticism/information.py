@@ -31,10 +31,11 @@ DRAWS_OF_PRIOR = 4
 
 @dataclass(frozen=True)
 class Information:
-    """I_q(x; z) and KL(q(z) || p(z)) from N rows, in nats, each between two bounds that hold in expectation.
+    """I_q(x; z) and KL(q(z) || p(z)) from N rows, in nats, each between two bounds that hold to their errors.
 
-    `lower` and `upper` bound I_q(x; z); `aggregate_lower` and `aggregate_upper` the KL. Errors are over rows and
-    draws, by the jackknife. `note` says why figures are NaN.
+    `lower` and `upper` bound I_q(x; z); `aggregate_lower` and `aggregate_upper` the KL. Their sum is the rate of the
+    draws: so neither bound of I is above that rate, nor one of the KL below 0. Errors are over rows and draws, by the
+    jackknife. `note` says why figures are NaN.
     """
 
     num_rows: int
@@ -53,6 +54,11 @@ class Information:
         """Whether the lower bound is near the most that N rows can show, log N."""
         return self.lower > math.log(self.num_rows) - math.log(2)
 
+    @property
+    def upper_is_rate(self) -> bool:
+        """Whether the upper bound is the rate: the rows are too few for one below."""
+        return self.aggregate_lower == 0
+
 
 def information(vae: VAE, batch: Batch) -> Information:
     """Estimate I_q(x; z) and the aggregate KL from draws z_n ~ q(z|x_n) of N rows, several each where N is small.
@@ -62,7 +68,8 @@ def information(vae: VAE, batch: Batch) -> Information:
 
     Leaving a draw's own row in makes q(z_n) too large there, leaving it out too small on average: so the true I lies
     between, in expectation over rows. "On Variational Bounds of Mutual Information" (Poole, Ozair, van den Oord, Alemi,
-    Tucker, 2019), https://arxiv.org/abs/1905.06922. The aggregate KL is the average rate less I.
+    Tucker, 2019), https://arxiv.org/abs/1905.06922. The aggregate KL is the average rate less I. As it is not below 0,
+    the rate bounds I too: it takes the place of a bound above it, which that of few rows far apart can be.
 
     Runs inside `vae.evaluating()`, with a seed of the caller's.
     """
@@ -86,14 +93,17 @@ def information(vae: VAE, batch: Batch) -> Information:
             "the prior depends on the row (on its context), so that the rate does not split into I(x; z) and one "
             "aggregate KL; I(x; z) is that of z with x and context together."
         )
-    figures = [*_with_jackknife(*lower), *_with_jackknife(*upper)]
     if depends:
-        return Information(N, note, *figures)
-    # rate - I, with the leave-one-out values of their difference.
+        return Information(N, note, *_with_jackknife(*lower), *_with_jackknife(*upper))
     total = log_ratio.sum()
-    rate = log_ratio.mean(), (total - log_ratio) / (N - 1)
-    for bound in (upper, lower):
-        figures += _with_jackknife(rate[0] - bound[0], rate[1] - bound[1])
+    rate = log_ratio.mean(), (total - log_ratio) / (N - 1)  # with its leave-one-out values
+    figures = []
+    for bound in (lower, upper):
+        figures += _with_jackknife(*(bound if bound[0] < rate[0] else rate))
+    kl_lower, kl_upper = (_with_jackknife(rate[0] - b[0], rate[1] - b[1]) for b in (upper, lower))
+    # That a KL is at least 0 is certain; that it is at most 0 is an estimate.
+    figures += kl_lower if kl_lower[0] > 0 else [0.0, 0.0]
+    figures += [max(0.0, kl_upper[0]), kl_upper[1]]
     return Information(N, note, *figures)
 
 
