@@ -19,8 +19,9 @@ from pyrovae.data import Batch
 from pyrovae.evidence.checked_data import checked_data
 from pyrovae.exchange.named_arrays import WITHOUT_DRAWS, Names
 from pyrovae.exchange.weighted_draws import WeightedDraws, weighted_draws
-from pyrovae.pair.draws import enumerated_draws, observations, run_predictive, run_prior
+from pyrovae.pair.draws import enumerated_draws, run_predictive, run_prior
 from pyrovae.pair.layout import SiteLayout, rows_first
+from pyrovae.pair.observed import observations_of
 from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.vae import VAE
 
@@ -47,7 +48,8 @@ def to_arviz(
     (log p(x|z) by observed site), `sample_stats` (`log_weight` = log p(x, z) - log q(z|x), and `khat` by row),
     `prior`, `prior_predictive`; with dims (row, ...): `observed_data`, `constant_data` (context). There is one
     chain: draws are independent, so R-hat and the effective sample size say nothing of how good the guide is;
-    `khat` does.
+    `khat` does. Entries that a mask or a row's length leaves out are NaN in `observed_data` and in the predictive
+    draws for that row: what stands in their place is no observation.
 
     The posterior draws are the guide's, z_s ~ q(z|x). Given `resample_from` = M they are drawn, for each row
     with replacement, from M draws of the guide with probabilities proportional to their Pareto smoothed
@@ -122,19 +124,23 @@ def _groups(vae: VAE, batch: Batch, drawn: WeightedDraws) -> Groups:
     everything = {**latents, **enumerated_draws(vae, batch, latents, num_samples)}
     _, predictive = run_predictive(vae, batch, everything)
     prior, prior_predictive = run_prior(vae, batch, num_samples)
-    observed = observations(vae, batch)
+    observed = observations_of(vae, batch)
 
     def users(values: Mapping[str, Tensor], sites: Mapping[str, SiteLayout]) -> dict[str, Tensor]:
         return {name: rows_first(values[name], site).cpu() for name, site in sites.items()}
 
+    def where_observed(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        drawn = users(values, layout.observed)
+        return {name: observed[name].absent_as_nan(value) for name, value in drawn.items()}
+
     return {
         "posterior": users(everything, hidden),
-        "posterior_predictive": users(predictive, layout.observed),
+        "posterior_predictive": where_observed(predictive),
         "log_likelihood": {name: value.cpu() for name, value in drawn.log_likelihood.items()},
         "sample_stats": {"log_weight": drawn.log_weights.cpu(), "khat": drawn.khat.cpu()},
         "prior": users(prior, hidden),
-        "prior_predictive": users(prior_predictive, layout.observed),
-        "observed_data": {name: value[0] for name, value in users(observed, layout.observed).items()},
+        "prior_predictive": where_observed(prior_predictive),
+        "observed_data": {name: o.absent_as_nan(o.value).cpu() for name, o in observed.items()},
     }
 
 

@@ -53,11 +53,6 @@ def run_predictive(
     return _ancestral(pair, replayed, batch, num_samples, broadcasts)
 
 
-def observations(pair: Pair, batch: Batch) -> dict[str, Tensor]:
-    """What the model observes at each site: [1, *inner plates, B, *event]."""
-    return _values(sites_of(pair.model, batch), pair.layout.observed, pair, 1, True)
-
-
 def _ancestral(
     pair: Pair, program: Program, batch: Batch, num_samples: int, broadcasts: bool
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

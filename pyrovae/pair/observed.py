@@ -40,9 +40,20 @@ class Observation:
             counted = counted[..., 0]
         return counted.reshape(len(counted), -1).sum(1)
 
+    def absent_as_nan(self, values: Tensor) -> Tensor:
+        """Values for these rows, [..., B, *inner plates, *event], NaN where an entry does not count.
+
+        Integers become floats only where one does not.
+        """
+        counted = self.counted.to(values.device)
+        if bool(counted.all()):
+            return values
+        numbers = values if values.is_floating_point() else values.double()
+        return numbers.masked_fill(~counted, torch.nan)
+
     def numbers(self) -> Tensor:
         """[B, numbers of a row], NaN where one does not count."""
-        numbers = self.value.detach().double().cpu().masked_fill(~self.counted, torch.nan)
+        numbers = self.absent_as_nan(self.value.detach().double().cpu())
         return numbers.reshape(len(numbers), -1)
 
 

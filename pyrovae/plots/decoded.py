@@ -8,21 +8,20 @@ import numpy as np
 from torch import Tensor
 
 from pyrovae.data import Rows
-from pyrovae.pair.draws import observations
 from pyrovae.pair.latents import Latents
-from pyrovae.pair.layout import rows_first
 from pyrovae.pair.means import NoMeanError
+from pyrovae.pair.observed import observations_of
 from pyrovae.plots.style import as_array
 from pyrovae.random_state import fixed_seed
 from pyrovae.vae import DRAWS, VAE
 
 
 def observed_rows(vae: VAE, data: Rows) -> dict[str, Tensor]:
-    """What the model observes, by site: [N, *inner plates, *event]."""
+    """What the model observes, by site: [N, *inner plates, *event], NaN where a mask or a length leaves it out."""
     batch = data.take(slice(None), vae.device)
     with vae.evaluating(), fixed_seed(0, vae.device):
-        values = observations(vae, batch)
-    return {name: rows_first(values[name], layout)[0] for name, layout in vae.layout.observed.items()}
+        found = observations_of(vae, batch)
+    return {name: found[name].absent_as_nan(found[name].value) for name in vae.layout.observed}
 
 
 def context_of_row(data: Rows, row: int, times: int) -> tuple[object, ...]:

@@ -116,7 +116,7 @@ def _as_images(line: np.ndarray, image_shape: ImageShape | None) -> np.ndarray:
         raise ValueError(f"image_shape is {shape}: a row has {math.prod(line.shape[1:])} entries.")
     images = line.reshape(len(line), *shape)
     if images.ndim == 4 and shape[0] == 3:
-        return np.clip(np.moveaxis(images, 1, -1), 0, 1)
+        return np.nan_to_num(np.clip(np.moveaxis(images, 1, -1), 0, 1), nan=1.0)  # white where nothing is
     if images.ndim == 4 and shape[0] == 1:
         return images[:, 0]
     if images.ndim == 3:

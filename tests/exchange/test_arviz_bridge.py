@@ -6,11 +6,14 @@ from pathlib import Path
 import arviz
 import matplotlib
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 
 import pyrovae as pv
 from pyrovae.evidence.psis import pareto_k
+from tests.components import MIXED_COLUMNS, MODELS, mixed_rows
 from tests.oracles import ExactGuide, LinearGaussian, WideGuide
 from tests.pairs import PAIRS, binary_rows
 
@@ -88,6 +91,64 @@ def test_any_pair_to_a_file_and_back(name, tmp_path):
         assert again[group].equals(tree[group])
     if name == "methods":
         np.testing.assert_array_equal(again["constant_data"]["context_1"], context(8)[0])
+
+
+def test_masked_entries_are_absent():
+    """A table's missing entries hold fillers: they are observed nowhere, and drawn nowhere."""
+    x, observed = mixed_rows(300)
+    x = torch.where(observed, x, 0.0)
+    observed[:, MIXED_COLUMNS[0][0]] = True
+    vae = pv.VAE(*MODELS["MixedTableModel"].make())
+    tree = pv.to_arviz(vae, x, observed, num_samples=4, seed=0)
+    for part, columns in enumerate(MIXED_COLUMNS):
+        name, missing = f"x_{part}", ~observed[:, columns].numpy()
+        data = tree.observed_data[name].values
+        np.testing.assert_array_equal(np.isnan(data), missing)
+        np.testing.assert_array_equal(data[~missing], x[:, columns].numpy()[~missing])
+        for group in ("posterior_predictive", "prior_predictive"):
+            drawn = tree[group][name].values[0]
+            np.testing.assert_array_equal(np.isnan(drawn), np.broadcast_to(missing, drawn.shape))
+
+
+def test_whole_numbers_stay_where_nothing_is_absent():
+    def make(masked):
+        def model(x):
+            with pyro.plate("rows", len(x)):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                with pyro.poutine.mask(mask=x != 2 if masked else True):
+                    logits = torch.stack([z, -z, 0 * z], -1)
+                    pyro.sample("x", dist.Categorical(logits=logits), obs=x)
+
+        def guide(x):
+            with pyro.plate("rows", len(x)):
+                pyro.sample("z", dist.Normal(0.0, 1.0))
+
+        return pv.VAE(model, guide)
+
+    x = torch.arange(600) % 3
+    whole, some = (pv.to_arviz(make(masked), x, num_samples=2, seed=0) for masked in (False, True))
+    for group in ("observed_data", "prior_predictive", "posterior_predictive"):
+        assert whole[group]["x"].dtype.kind == "i"
+        assert some[group]["x"].dtype.kind == "f"
+    np.testing.assert_array_equal(whole.observed_data["x"], x)
+    np.testing.assert_array_equal(np.isnan(some.observed_data["x"]), x.numpy() == 2)
+    for group in ("prior_predictive", "posterior_predictive"):  # the draws are the same ones
+        kept = some[group]["x"].values[..., x.numpy() != 2]
+        np.testing.assert_array_equal(kept, whole[group]["x"].values[..., x.numpy() != 2])
+
+
+def test_padding_is_absent():
+    vae = pv.VAE(*MODELS["DeepMarkovModel"].make())
+    arguments = MODELS["DeepMarkovModel"].data(12)
+    lengths = arguments[1]
+    padding = torch.arange(arguments[0].shape[1]) >= lengths[:, None]
+    assert padding.any()
+    tree = pv.to_arviz(vae, *arguments, num_samples=3, seed=0)
+    for group in ("observed_data", "prior_predictive", "posterior_predictive"):
+        (name,) = tree[group].data_vars
+        absent = np.isnan(tree[group][name].values)
+        entries = padding[..., None] if absent.ndim - padding.dim() in (1, 3) else padding
+        np.testing.assert_array_equal(absent, np.broadcast_to(entries, absent.shape))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # ArviZ 0.23 beside newer pandas and matplotlib

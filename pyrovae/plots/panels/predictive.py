@@ -24,8 +24,13 @@ Group = Literal["posterior_predictive", "prior_predictive"]
 
 
 def row_mean(values: np.ndarray) -> np.ndarray:
-    """The mean over a row's entries: [N, ...] to [N]."""
-    return values.reshape(len(values), -1).mean(1)
+    """The mean over a row's entries, [N, ...] to [N]; of those that are not NaN, and NaN where all are."""
+    rows = values.reshape(len(values), -1)
+    absent = np.isnan(rows)
+    if not absent.any():
+        return rows.mean(1)
+    with np.errstate(invalid="ignore"):
+        return np.where(absent, 0, rows).sum(1) / (~absent).sum(1)
 
 
 def predictive_check(
@@ -42,18 +47,20 @@ def predictive_check(
     One empirical distribution function for the data and one for each replicated data set. Gelman, Meng, Stern,
     "Posterior Predictive Assessment of Model Fitness via Realized Discrepancies" (1996). Posterior predictive
     draws know the row that they are compared with, through its latents; prior predictive draws do not, and show
-    whether the model *generates* such data.
+    whether the model *generates* such data. Rows of which nothing is observed are left out.
 
     Args:
         tree: from `pyrovae.to_arviz`.
         group: which draws.
         site: the observed site; None where there is one.
-        statistic: from rows [N, *event] to [N]; their means over entries if left out.
+        statistic: from rows [N, *event] to [N]; their means over entries if left out. Entries that a mask or a row's
+            length leaves out are NaN; rows for which it gives NaN are left out.
         num_draws: how many replicated data sets are drawn at most.
         ax: to draw on; None makes a figure.
 
     Raises:
-        ValueError: a site or group that is not there, or a statistic that does not give one number a row.
+        ValueError: a site or group that is not there, or a statistic that does not give one number a row, or gives
+            NaN for all rows or for a draw alone.
 
     Example:
         >>> import pyrovae as pv
@@ -86,17 +93,25 @@ def predictive_check(
 def statistics_of(
     tree: Tree, group: Group, site: str, statistic: Statistic, num_draws: int
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """A statistic of the observed rows [N], and of some replicated data sets, [N] each."""
-    observed = np.asarray(statistic(np.asarray(tree.observed_data[site])))
-    draws = np.asarray(getattr(tree, group)[site])
-    draws = draws.reshape(-1, *draws.shape[2:])
+    """A statistic of the observed rows, and of some replicated data sets: [N] each, less rows where it is NaN."""
+    data, draws = np.asarray(tree.observed_data[site]), np.asarray(getattr(tree, group)[site])
+    seen = ~np.isnan(data).reshape(len(data), -1).all(1)
+    data, draws = data[seen], draws.reshape(-1, *draws.shape[2:])[:, seen]
+    observed = np.asarray(statistic(data))
     chosen = np.unique(np.linspace(0, len(draws) - 1, num_draws).round().astype(int))
     replicated = [np.asarray(statistic(one)) for one in draws[chosen]]
-    if observed.shape != (len(draws[0]),):
+    if observed.shape != (len(data),):
         raise ValueError(
-            f"the statistic gave shape {list(observed.shape)} for {len(draws[0])} rows: expected one number a row."
+            f"the statistic gave shape {list(observed.shape)} for {len(data)} rows: expected one number a row."
         )
-    return observed, replicated
+    known = ~np.isnan(observed)
+    replicated = [one[known] for one in replicated]
+    if not known.any() or any(np.isnan(one).any() for one in replicated):
+        raise ValueError(
+            "the statistic is NaN for every row or for some that are drawn: entries that are not observed are NaN. Use "
+            "one that leaves them out, such as np.nanmean."
+        )
+    return observed[known], replicated
 
 
 def of_predictive(tree: Tree, site: str) -> Content:

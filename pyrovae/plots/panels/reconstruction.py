@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from pyrovae.checks import check_count
 from pyrovae.plots.decoded import observed_rows, one_site, site_of
 from pyrovae.plots.grids import ImageShape, image_grid, is_strips
@@ -67,7 +69,12 @@ def of_reconstructions(
 ) -> Content:
     """What the latents keep of a row."""
     x, mean = as_array(originals).astype(float), as_array(means).astype(float)
-    error, spread = ((x - mean) ** 2).mean(), ((x - x.mean(0)) ** 2).mean()
+    known = ~np.isnan(x)  # a mask leaves the others out
+    x, mean = x.reshape(len(x), -1), np.where(known, mean.reshape(x.shape), 0.0).reshape(len(x), -1)
+    known = known.reshape(x.shape)
+    x = np.where(known, x, 0.0)
+    average = x.sum(0) / np.maximum(known.sum(0), 1)
+    error, spread = ((x - mean) ** 2).sum(), ((x - average)[known] ** 2).sum()
     sentence = (
         f"E[x|z] at the posterior means leaves {error / spread:.0%} of the variance of the entries unexplained; "
         f"E_q[log p(x|z)] is {reconstruction:.2f} nats."

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pyro
 import pyro.distributions as dist
+import pytest
 import torch
 
 import pyrovae as pv
@@ -75,3 +76,48 @@ def test_the_predictive_panel_finds_a_wrong_prior():
     )
     assert "such as the model draws" in right
     assert "misses the statistic's mean" in wrong
+
+
+def masked_pair(share):
+    """Bits of which a mask leaves some out, by a second argument."""
+
+    def model(x, observed):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            logits = (0 * z + np.log(share / (1 - share))).expand(*z.shape[:-1], x.shape[-1])
+            pyro.sample("x", dist.Bernoulli(logits=logits).mask(observed).to_event(1), obs=x)
+
+    def guide(x, observed):
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+
+    return pv.VAE(model, guide)
+
+
+def test_fillers_are_no_data():
+    """633 of 1000 bits are 1; with zeros in place of the missing ones a right model was said to miss the mean."""
+    torch.manual_seed(0)
+    x, observed = torch.bernoulli(torch.full((300, 20), 0.633)), torch.rand(300, 20) > 0.18
+    observed[0] = False  # a row of which nothing is known
+    filled = torch.where(observed, x, 0.0)
+    tree = pv.to_arviz(masked_pair(0.633), filled, observed, num_samples=60, seed=0)
+    content = of_predictive(tree, "x")
+    assert "such as the model draws" in content.sentence
+    assert "against 299 rows" in content.sentence
+    exact = torch.where(observed, x, 0.0).sum(1)[1:] / observed.sum(1)[1:]
+    ax = plots.predictive_check(tree)
+    np.testing.assert_allclose(np.sort(exact), np.sort(ax.lines[-1].get_xdata()[1:]), rtol=1e-6)
+    zeros = plots.predictive_check(tree, statistic=lambda rows: (rows == 0).sum(1) / np.isfinite(rows).sum(1))
+    assert float(zeros.lines[-1].get_xdata()[1:].mean()) == pytest.approx(1 - float(exact.mean()))
+    with pytest.raises(ValueError, match="such as np.nanmean"):
+        plots.predictive_check(tree, statistic=lambda rows: rows.sum(1) * np.nan)
+    right, wrong = (
+        next(p for p in page.panels if p.title == "Reconstructions")
+        for page in (
+            plots.report(masked_pair(s), filled, observed, num_samples=20, seed=0) for s in (0.633, 0.1)
+        )
+    )
+    # E[x|z] is the mean of what is observed: all of its variance, p (1 - p), is left.
+    assert "leaves 100% of the variance" in right.sentence
+    share = (0.633 * 0.367 + (0.633 - 0.1) ** 2) / (0.633 * 0.367)
+    assert abs(float(wrong.sentence.split("leaves ")[1].split("%")[0]) / 100 - share) < 0.15
