@@ -7,8 +7,9 @@ needs only
 
 and this module runs the programs to get them, with `layout` (shapes), `traces` (one run), `sites` (what is asked of
 it), `terms` (their sums) and `enumeration` (discrete latents summed out), in this room. Densities are those
-of the *program*: masks are kept, while scales (a subsampled plate's N/B, `poutine.scale`) are left out, because a
-scale belongs outside any logarithm of a mean and is no part of a density.
+of the *program*: masks are kept (a latent that is summed out has one value where it is masked, not k), while scales (a
+subsampled plate's N/B, `poutine.scale`) are left out, because a scale belongs outside any logarithm of a mean and is no
+part of a density.
 """
 
 from __future__ import annotations
