@@ -63,7 +63,9 @@ class RowTerms:
     def site_rate(self, name: str) -> Tensor:
         """The rate of one latent site, [S,B]."""
         q, p = self.guide_sites[name], self.model_sites[name]
-        analytic = analytic_kl(q, p) if isinstance(p, ScoredSite) and self.given_before(name) else None
+        analytic = None
+        if isinstance(p, ScoredSite) and self.given_before(name):
+            analytic = analytic_kl(q, p, self._as_drawn(q))
         if analytic is None:
             return q.log_prob - p.log_prob
         return by_row(analytic, len(q.log_prob), self.layout, self.broadcasts)
@@ -114,13 +116,16 @@ class RowTerms:
         entries_q, entries_p = split(q), split(p)
         if entries_q is None or entries_p is None:
             return None
-        rates = analytic_kl(entries_q, entries_p) if self.given_before(q.name) else None
+        value = self._as_drawn(q)
+        rates = analytic_kl(entries_q, entries_p, value) if self.given_before(q.name) else None
         if rates is None and not sampled:
             return None
         if rates is None:
-            value = as_the_program_takes(self.layout, {q.name: q.value}, self.broadcasts)[q.name]
             rates = entry_log_ratio(entries_q, entries_p, value)
         return self.in_rows(rates, q.name)
+
+    def _as_drawn(self, site: ScoredSite) -> Tensor:
+        return as_the_program_takes(self.layout, {site.name: site.value}, self.broadcasts)[site.name]
 
 
 def _before(name: str, sites: Mapping[str, Term]) -> list[str]:
