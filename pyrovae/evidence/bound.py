@@ -12,6 +12,7 @@ from pyrovae.block_sizes import counts, draws_at_once
 from pyrovae.checks import check_count
 from pyrovae.evidence.checked_data import checked_data
 from pyrovae.evidence.results import Elbo, Figures
+from pyrovae.evidence.weights import rounding_of
 from pyrovae.pair.running import row_terms
 from pyrovae.pair.terms import RowTerms
 from pyrovae.random_state import fixed_seed, seeds_from
@@ -53,12 +54,14 @@ def elbo(vae: VAE, x: object, *context: object, num_samples: int = 10, seed: int
         sums = _Sums.of_none(len(batch))
         for count in counts(num_samples, draws_at_once(numbers)):
             with vae.evaluating(), fixed_seed(next(seeds), vae.device):
-                sums = sums.with_draws(row_terms(vae, batch, count))
+                terms = row_terms(vae, batch, count)
+                sums, rounding = sums.with_draws(terms), rounding_of(terms)
         blocks.append(sums)
     total = _Sums.joined(blocks)
     bound, reconstruction, rate = (s / num_samples for s in (total.bound, total.reconstruction, total.rate))
     variance = (total.square / num_samples - bound**2).clamp(min=0.0)
     std_error = (variance / (num_samples - 1)).sqrt() if num_samples > 1 else torch.full_like(bound, math.nan)
+    std_error = torch.maximum(std_error, rounding * bound.abs())
     return Elbo(bound, reconstruction, rate, std_error, num_samples)
 
 
