@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pyrovae.block_sizes import counts, draws_at_once
 from pyrovae.checks import check_count
-from pyrovae.evidence.checked_data import checked_data
+from pyrovae.data import Rows
+from pyrovae.evidence.checked_data import checked_data, refuse_without_density
 from pyrovae.evidence.results import Elbo, Figures
 from pyrovae.evidence.weights import rounding_of
 from pyrovae.pair.running import row_terms
@@ -35,7 +36,8 @@ def elbo(vae: VAE, x: object, *context: object, num_samples: int = 10, seed: int
 
     Raises:
         ValueError, TypeError: data that do not fit the pair, or lie outside a likelihood's support (with
-            the row); `num_samples` below 1.
+            the row); `num_samples` below 1; a guide without a density, such as a `Delta` (see
+            `pyrovae.pair.guide_density`).
 
     Example:
         >>> import pyrovae as pv
@@ -48,6 +50,12 @@ def elbo(vae: VAE, x: object, *context: object, num_samples: int = 10, seed: int
     """
     check_count("num_samples", num_samples)
     data = checked_data(vae, x, *context)
+    refuse_without_density(vae, data)
+    return elbo_of(vae, data, num_samples, seed)
+
+
+def elbo_of(vae: VAE, data: Rows, num_samples: int, seed: int | None) -> Elbo:
+    """`elbo` of checked data, whatever the guide."""
     numbers = max(math.prod(data.x.shape[1:]), vae.layout.latent_numbers)
     blocks, seeds = [], seeds_from(seed)
     for _, batch in data.in_blocks(vae.device):

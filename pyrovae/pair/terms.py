@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -15,13 +15,17 @@ from pyrovae.pair.sites import ScoredSite, Term, stacked_sum
 
 @dataclass(frozen=True)
 class RowTerms:
-    """Row-wise log densities of one batch; every tensor [S,B], in nats."""
+    """Row-wise log densities of one batch; every tensor [S,B], in nats.
+
+    `guide_factors` are what the guide adds by `pyro.factor`: terms of the loss that is trained, and of no density.
+    """
 
     model_sites: Mapping[str, Term]
     guide_sites: Mapping[str, ScoredSite]
     latents: Mapping[str, Tensor]
     layout: Layout
     broadcasts: bool
+    guide_factors: Mapping[str, ScoredSite] = field(default_factory=dict)
 
     @property
     def log_likelihood(self) -> Tensor:
@@ -38,6 +42,12 @@ class RowTerms:
     def log_guide(self) -> Tensor:
         """log q(z|x), summed over everything that the guide samples, auxiliary sites included."""
         terms = [site.log_prob for site in self.guide_sites.values()]
+        return stacked_sum(terms, like=self.log_likelihood)
+
+    @property
+    def added_loss(self) -> Tensor:
+        """What the guide's factors add to the loss that is trained."""
+        terms = [site.log_prob for site in self.guide_factors.values()]
         return stacked_sum(terms, like=self.log_likelihood)
 
     @property
