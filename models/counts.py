@@ -48,7 +48,8 @@ class Poisson(nn.Module):
         inputs, library = _split(self, inputs)
         (raw,) = outputs_of(self, self.network(*inputs), ["raw mean"])
         events = event_dim(raw, inputs)
-        return dist.Poisson(_mean(raw, library, events)).to_event(events)
+        counts = distributions.Poisson(_mean(raw, library, events))  # type: ignore[no-untyped-call]
+        return independent(counts, events)
 
 
 class NegativeBinomial(nn.Module):

@@ -5,7 +5,14 @@ of `pyrovae.models` put networks in front of them.
 """
 
 from pyrovae.models.distributions.bounded import ContinuousBernoulli
-from pyrovae.models.distributions.counts import Multinomial, NegativeBinomial, ZeroInflated
+from pyrovae.models.distributions.counts import Multinomial, NegativeBinomial, Poisson, ZeroInflated
 from pyrovae.models.distributions.discretized import DiscretizedLogistic
 
-__all__ = ["ContinuousBernoulli", "DiscretizedLogistic", "Multinomial", "NegativeBinomial", "ZeroInflated"]
+__all__ = [
+    "ContinuousBernoulli",
+    "DiscretizedLogistic",
+    "Multinomial",
+    "NegativeBinomial",
+    "Poisson",
+    "ZeroInflated",
+]

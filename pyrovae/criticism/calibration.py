@@ -20,6 +20,7 @@ from pyrovae.checks import check_count
 from pyrovae.criticism.simulated_ranks import GUIDE, LIKELIHOOD, NO_RANK, WEIGHTS_PER_DRAW, ranks_of_truth
 from pyrovae.criticism.uniformity import gamma, nulls_for, uniformity_p_value
 from pyrovae.data import Rows
+from pyrovae.evidence.checked_data import refuse_without_density
 from pyrovae.evidence.simulated_data import AsX, simulated
 from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.vae import VAE
@@ -217,6 +218,7 @@ def calibrate(
     context = _cycled(context, num_simulations)
     with fixed_seed(next(seeds), vae.device):
         truth, data = simulated(vae, num_simulations, context, as_x)
+    refuse_without_density(vae, data)
     numbers = max(
         1, sum(site.numel for site in (*vae.layout.latents.values(), *vae.layout.observed.values()))
     )

@@ -13,7 +13,7 @@ from pyrovae.checks import check_count
 from pyrovae.criticism.activity import Activity, mean_over_rows
 from pyrovae.criticism.inference_gap import inference_gap
 from pyrovae.criticism.information import Information, information
-from pyrovae.evidence.checked_data import checked_data
+from pyrovae.evidence.checked_data import checked_data, refuse_without_density
 from pyrovae.evidence.marginal import log_marginal
 from pyrovae.evidence.results import LogMarginal
 from pyrovae.random_state import fixed_seed, seeds_from
@@ -265,6 +265,7 @@ def diagnose(
     """
     check_count("num_samples", num_samples)
     data = checked_data(vae, x, *context)
+    refuse_without_density(vae, data)
     N = len(data)
     if isinstance(gap_rows, bool) or not isinstance(gap_rows, int) or not 0 <= gap_rows <= N:
         raise ValueError(

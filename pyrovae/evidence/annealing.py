@@ -20,6 +20,7 @@ from pyrovae.block_sizes import ROWS_AT_ONCE, counts, draws_at_once
 from pyrovae.checks import check_count
 from pyrovae.data import Batch, Rows
 from pyrovae.evidence.annealing_path import Path, Point, Score
+from pyrovae.evidence.checked_data import refuse_without_density
 from pyrovae.evidence.importance import (
     PROBE_ROWS,
     Weigh,
@@ -67,7 +68,8 @@ class AnnealedImportanceSampling:
 
     Raises:
         ValueError: counts below 1. When used: latents that are discrete and not summed out, or without a map
-            to real numbers; a model whose latents are all summed out; a guide with auxiliary sites as the start.
+            to real numbers; a model whose latents are all summed out; a guide with auxiliary sites, or
+            without a density, as the start.
 
     Example:
         >>> import pyrovae as pv
@@ -119,6 +121,7 @@ class AnnealedImportanceSampling:
         space = Unconstrained(vae.layout, bijections_of(vae, data))
         few = data.take(slice(0, PROBE_ROWS), vae.device)
         if self.from_guide:
+            refuse_without_density(vae, data)
             refuse_auxiliary_sites(
                 vae,
                 few,

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from pyrovae.block_sizes import counts, draws_at_once
 from pyrovae.checks import check_count
-from pyrovae.evidence.checked_data import checked_data
+from pyrovae.data import Rows
+from pyrovae.evidence.checked_data import checked_data, refuse_without_density
 from pyrovae.evidence.results import Elbo, Figures
+from pyrovae.evidence.weights import rounding_of
 from pyrovae.pair.running import row_terms
 from pyrovae.pair.terms import RowTerms
 from pyrovae.random_state import fixed_seed, seeds_from
@@ -34,7 +36,8 @@ def elbo(vae: VAE, x: object, *context: object, num_samples: int = 10, seed: int
 
     Raises:
         ValueError, TypeError: data that do not fit the pair, or lie outside a likelihood's support (with
-            the row); `num_samples` below 1.
+            the row); `num_samples` below 1; a guide without a density, such as a `Delta` (see
+            `pyrovae.pair.guide_density`).
 
     Example:
         >>> import pyrovae as pv
@@ -47,18 +50,26 @@ def elbo(vae: VAE, x: object, *context: object, num_samples: int = 10, seed: int
     """
     check_count("num_samples", num_samples)
     data = checked_data(vae, x, *context)
+    refuse_without_density(vae, data)
+    return elbo_of(vae, data, num_samples, seed)
+
+
+def elbo_of(vae: VAE, data: Rows, num_samples: int, seed: int | None) -> Elbo:
+    """`elbo` of checked data, whatever the guide."""
     numbers = max(math.prod(data.x.shape[1:]), vae.layout.latent_numbers)
     blocks, seeds = [], seeds_from(seed)
     for _, batch in data.in_blocks(vae.device):
         sums = _Sums.of_none(len(batch))
         for count in counts(num_samples, draws_at_once(numbers)):
             with vae.evaluating(), fixed_seed(next(seeds), vae.device):
-                sums = sums.with_draws(row_terms(vae, batch, count))
+                terms = row_terms(vae, batch, count)
+                sums, rounding = sums.with_draws(terms), rounding_of(terms)
         blocks.append(sums)
     total = _Sums.joined(blocks)
     bound, reconstruction, rate = (s / num_samples for s in (total.bound, total.reconstruction, total.rate))
     variance = (total.square / num_samples - bound**2).clamp(min=0.0)
     std_error = (variance / (num_samples - 1)).sqrt() if num_samples > 1 else torch.full_like(bound, math.nan)
+    std_error = torch.maximum(std_error, rounding * bound.abs())
     return Elbo(bound, reconstruction, rate, std_error, num_samples)
 
 

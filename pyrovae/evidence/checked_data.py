@@ -6,6 +6,10 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Rows
+from pyrovae.pair.contract import PROBE_ROWS
+from pyrovae.pair.guide_density import check_density
+from pyrovae.pair.traces import sites_of
+from pyrovae.random_state import fixed_seed
 from pyrovae.vae import VAE
 
 # Of a GPU's free memory, what data may take that go there as a whole.
@@ -25,6 +29,13 @@ def checked_data(vae: VAE, x: object, *context: object) -> Rows:
     if fits_on(vae.device, data):
         data = data.to(vae.device)
     return vae.rows_in_support(data)
+
+
+def refuse_without_density(vae: VAE, data: Rows) -> None:
+    """Raise, before any work, where the guide has no density q(z|x); see `pyrovae.pair.guide_density`."""
+    few = data.take(slice(0, PROBE_ROWS), vae.device)
+    with vae.evaluating(), fixed_seed(0, vae.device):
+        check_density(sites_of(vae.model, few), sites_of(vae.guide, few))
 
 
 def fits_on(device: torch.device, data: Rows) -> bool:

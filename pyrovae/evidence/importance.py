@@ -25,6 +25,7 @@ from pyrovae.block_sizes import (
     power_of_two,
 )
 from pyrovae.data import Batch, Rows
+from pyrovae.evidence.checked_data import refuse_without_density
 from pyrovae.evidence.memory import Footprint, Limits, Pieces
 from pyrovae.evidence.psis import tail_length
 from pyrovae.evidence.weights import KEPT
@@ -74,7 +75,8 @@ class ImportanceSampling:
         prior_share: a, from 0 to 1.
 
     Raises:
-        ValueError: `prior_share` out of its range. When used with draws of the prior: a `batch_size` or `chunk_size`
+        ValueError: `prior_share` out of its range. When used with draws of the guide: one without a density (see
+            `pyrovae.pair.guide_density`). When used with draws of the prior: a `batch_size` or `chunk_size`
             below what is drawn and scored at once; for a mixture, fewer than four samples, or a guide with auxiliary
             sites, whose density at draws of the prior is unknown.
 
@@ -110,6 +112,8 @@ class ImportanceSampling:
         """Weights of draws from the mixture."""
         share, num_rows = self.prior_share, min(ROWS_AT_ONCE, len(data))
         sizes = self.strata(num_samples)
+        if share < 1:
+            refuse_without_density(vae, data)
         few = data.take(slice(0, PROBE_ROWS), vae.device)
         if len(sizes) == 2:
             refuse_auxiliary_sites(

@@ -14,11 +14,12 @@ from tqdm import tqdm
 from pyrovae.checks import check_count
 from pyrovae.data import Rows
 from pyrovae.evidence.checked_data import checked_data
-from pyrovae.evidence.importance import ImportanceSampling, Method
+from pyrovae.evidence.importance import PROBE_ROWS, ImportanceSampling, Method
 from pyrovae.evidence.memory import Limits
 from pyrovae.evidence.results import LogMarginal
-from pyrovae.evidence.weights import Estimates, Tally, estimates, refuse_rows, without_density
+from pyrovae.evidence.weights import Estimates, Tally, estimates, refuse_rows, rounding_of, without_density
 from pyrovae.pair.observed import observations_of
+from pyrovae.pair.running import row_terms
 from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.traced.compilation import Compile
 from pyrovae.vae import VAE
@@ -104,6 +105,8 @@ def log_marginal(
     sizes = method.strata(num_samples)
     data = checked_data(vae, x, *context)
     weigh = method.weigher(vae, data, num_samples, Limits(memory_budget, batch_size, chunk_size, compile))
+    with vae.evaluating(), fixed_seed(0, vae.device):
+        rounding = rounding_of(row_terms(vae, data.take(slice(0, PROBE_ROWS), vae.device), 1))
     blocks, seeds = [], seeds_from(seed)
     with tqdm(
         total=len(data) * num_samples, desc="log p(x)", unit=" weights", disable=not progress, unit_scale=True
@@ -114,7 +117,7 @@ def log_marginal(
                 tallies[stratum].add(log_weights)
                 bar.update(log_weights.numel())
             refuse_rows(without_density(tallies), first, WITHOUT_DENSITY)
-            blocks.append(estimates(tallies))
+            blocks.append(estimates(tallies, rounding))
     dimensions = _discrete_dimensions(vae, data)
     return LogMarginal(**vars(Estimates.joined(blocks)), num_samples=num_samples, dimensions=dimensions)
 

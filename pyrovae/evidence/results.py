@@ -48,7 +48,8 @@ class RowWise:
 class Elbo(RowWise):
     """What `elbo` gives: per row the bound and its two parts, `elbo = reconstruction - rate`.
 
-    `std_error` is the Monte Carlo error of each row's `elbo`, NaN for a single sample.
+    `std_error` is the Monte Carlo error of each row's `elbo`, not below the rounding error of the densities; NaN for a
+    single sample.
     """
 
     elbo: Tensor
@@ -77,7 +78,8 @@ class LogMarginal(RowWise):
     """What `log_marginal` gives, per row.
 
     `log_marginal` is the estimate of log p(x), `std_error` its Monte Carlo error (delta method with each weight's
-    effect in full, made for intervals of 1.96 errors; NaN for a single sample), `ess` the effective sample size,
+    effect in full, made for intervals of 1.96 errors, and not below the rounding error of the densities; NaN for a
+    single sample), `ess` the effective sample size,
     `khat` the Pareto k of the weights (see `pyrovae.evidence.psis`; not below `good_k` distrust the row), `elbo` the
     mean log weight: the ELBO, from the same samples, with what they were drawn from in place of the guide.
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pyrovae.evidence.psis import k_of_largest, largest_of, tail_length
 from pyrovae.evidence.results import Figures
+from pyrovae.pair.terms import RowTerms
 
 # So many of the largest weights are kept at least: below it nothing is left out of the error.
 KEPT = 100
@@ -83,10 +84,17 @@ class Estimates(Figures):
     bias: Tensor
 
 
-def estimates(tallies: Sequence[Tally]) -> Estimates:
+def rounding_of(terms: RowTerms) -> float:
+    """The relative rounding error of a pair's densities: that of the coarsest dtype among its sites'."""
+    sites = (*terms.model_sites.values(), *terms.guide_sites.values())
+    return max(torch.finfo(site.log_prob.dtype).eps for site in sites)
+
+
+def estimates(tallies: Sequence[Tally], rounding: float = 0.0) -> Estimates:
     """Log of the mean weight, its standard error, effective sample size, Pareto k, mean log weight.
 
-    Then, for sums over rows, the estimate's variance and its bias (see `_jackknife`).
+    Then, for sums over rows, the estimate's variance and its bias (see `_jackknife`). No error is below `rounding`
+    (see `rounding_of`) of the estimate.
     """
     S = sum(tally.size for tally in tallies)
     log_sum = torch.stack([tally.log_sum for tally in tallies]).logsumexp(0)
@@ -95,13 +103,15 @@ def estimates(tallies: Sequence[Tally]) -> Estimates:
     largest = largest_of(largest, tail_length(S) + 1)
     smallest = torch.stack([tally.smallest for tally in tallies]).amin(0)
     variance, bias, widening = _jackknife(tallies, log_sum)
+    log_marginal = log_sum - math.log(S)
+    rounded = rounding * log_marginal.abs()
     return Estimates(
-        log_marginal=log_sum - math.log(S),
-        std_error=variance.sqrt() * widening,
+        log_marginal=log_marginal,
+        std_error=torch.maximum(variance.sqrt() * widening, rounded),
         ess=(2 * log_sum - log_sum_of_squares).exp().clamp(max=S),
         khat=k_of_largest(largest, smallest, S),
         elbo=torch.stack([tally.sum_of_logs for tally in tallies]).sum(0) / S,
-        variance=variance,
+        variance=torch.maximum(variance, rounded**2),
         bias=bias,
     )
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pyrovae.checks import check_count
 from pyrovae.data import Batch
-from pyrovae.evidence.checked_data import checked_data
+from pyrovae.evidence.checked_data import checked_data, refuse_without_density
 from pyrovae.exchange.named_arrays import WITHOUT_DRAWS, Names
 from pyrovae.exchange.weighted_draws import WeightedDraws, weighted_draws
 from pyrovae.pair.draws import enumerated_draws, run_predictive, run_prior
@@ -95,6 +95,7 @@ def to_arviz(
                 "as many, or draws repeat."
             )
     data = checked_data(vae, x, *context)
+    refuse_without_density(vae, data)
     constant = {f"context_{i}": a for i, a in enumerate(data.arguments[1:], 1)}
     names = Names(vae.layout, constant, coords or {}, dims or {}, len(data))
     seeds = seeds_from(seed)

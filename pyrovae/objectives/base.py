@@ -47,11 +47,21 @@ class RowLosses:
     rate: Tensor
 
     @classmethod
-    def of(cls, terms: RowTerms, value: Tensor, surrogate: Tensor | None = None) -> RowLosses:
-        """With the parts of the draws that `terms` are about; the rate as it was sampled."""
-        log_likelihood = terms.log_likelihood.detach()
-        rate = (terms.log_guide - terms.log_prior).detach()
-        return cls(value, value if surrogate is None else surrogate, log_likelihood, rate)
+    def of(
+        cls, terms: RowTerms, value: Tensor, surrogate: Tensor | None = None, rate: Tensor | None = None
+    ) -> RowLosses:
+        """With the parts of the draws that `terms` are about; the rate as it was sampled, unless it is given.
+
+        What the guide adds by `pyro.factor` is added here, averaged over draws, to loss and surrogate.
+        """
+        if rate is None:
+            rate = terms.log_guide - terms.log_prior
+        if terms.guide_factors:
+            added = terms.added_loss.mean(0)
+            value, surrogate = value + added, None if surrogate is None else surrogate + added
+        return cls(
+            value, value if surrogate is None else surrogate, terms.log_likelihood.detach(), rate.detach()
+        )
 
 
 @dataclass(eq=False, repr=False)

@@ -93,8 +93,7 @@ class ELBO(RowObjective):
         refuse_scores(terms.guide_sites)
         log_likelihood = terms.log_likelihood
         rate = terms.rate if self.analytic_kl else terms.log_guide - terms.log_prior
-        value = self._loss(terms, log_likelihood, rate)
-        return RowLosses(value, value, log_likelihood.detach(), rate.detach())
+        return RowLosses.of(terms, self._loss(terms, log_likelihood, rate), rate=rate)
 
     def _by_paths(self, pair: Pair, batch: Batch) -> RowLosses:
         cut = cut_terms(pair, batch, self.num_samples)

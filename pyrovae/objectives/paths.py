@@ -18,7 +18,7 @@ from pyrovae.data import Batch
 from pyrovae.pair.handlers import ChangedDraws
 from pyrovae.pair.layout import by_row
 from pyrovae.pair.programs import Pair
-from pyrovae.pair.running import run_guide, run_model
+from pyrovae.pair.running import run_guide_with_factors, run_model
 from pyrovae.pair.sites import ScoredSite, base_constraint, family_name
 from pyrovae.pair.terms import RowTerms
 
@@ -63,7 +63,12 @@ class CutTerms:
         return replace(self.terms, guide_sites=sites)
 
     def along_paths(self, loss: Tensor) -> Tensor:
-        """Zeros [B] whose gradient is that of a loss [B] by the cut draws, sent along the draws' paths."""
+        """Zeros [B] whose gradient is that of a loss [B] by the cut draws, sent along the draws' paths.
+
+        What the guide's factors add to the loss goes the same way.
+        """
+        if self.terms.guide_factors:
+            loss = loss + self.terms.added_loss.mean(0)
         zeros = torch.zeros_like(loss)
         names = list(self.drawn)
         if not names or not loss.requires_grad:
@@ -99,10 +104,10 @@ def cut_terms(pair: Pair, batch: Batch, num_samples: int) -> CutTerms:
     broadcasts = pair.layout.guide_broadcasts and pair.layout.model_broadcasts
     cut = _Cut()
     with ChangedDraws(value=cut):
-        guide_sites = run_guide(pair, batch, num_samples, broadcasts=broadcasts)
+        guide_sites, factors = run_guide_with_factors(pair, batch, num_samples, broadcasts=broadcasts)
     latents = {name: guide_sites[name].value for name in pair.layout.latents}
     model_sites = run_model(pair, batch, latents, num_samples, broadcasts=broadcasts)
-    terms = RowTerms(model_sites, guide_sites, latents, pair.layout, broadcasts)
+    terms = RowTerms(model_sites, guide_sites, latents, pair.layout, broadcasts, factors)
     return CutTerms(terms, cut.drawn, cut.cut)
 
 

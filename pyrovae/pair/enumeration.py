@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import torch
+from pyro.distributions import MaskedDistribution
 from pyro.ops import packed
 from pyro.ops.contract import contract_to_tensor
 from pyro.poutine import Trace
@@ -26,7 +28,7 @@ def sites_summed_out(trace: Trace, num_samples: int, layout: Layout, broadcasts:
     """
     trace.symbolize_dims()
     sites = sites_in(trace)
-    densities = {name: site.log_density() for name, site in sites.items()}
+    densities = {name: _log_density(site) for name, site in sites.items()}
 
     def summed_out(names: Iterable[str]) -> Tensor:
         joint = _sum_out(trace, {name: (sites[name], densities[name]) for name in names})
@@ -45,6 +47,20 @@ def sites_summed_out(trace: Trace, num_samples: int, layout: Layout, broadcasts:
         log_joint = log_joint - prior.log_prob
     likelihood = JointTerm("+".join(layout.observed), True, log_joint)
     return {**terms, likelihood.name: likelihood}
+
+
+def _log_density(site: Site) -> Tensor:
+    """As the site has it; of one that is summed out without its masks.
+
+    Where a mask leaves it out and nothing depends on it, its probabilities sum to 1. With the mask each of its k
+    values would count 1, and their sum k.
+    """
+    if not site.enumerated:
+        return site.log_density()
+    distribution = site.distribution
+    while isinstance(distribution, MaskedDistribution):
+        distribution = distribution.base_dist
+    return replace(site, mask=None, distribution=distribution).log_density()
 
 
 def _sum_out(trace: Trace, chosen: Mapping[str, tuple[Site, Tensor]]) -> Tensor:

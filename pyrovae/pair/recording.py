@@ -53,7 +53,8 @@ class BatchTerms:
             return None
         log_likelihood = _summed([site for site in models if site.observed])
         log_prior = _summed([site for site in models if not site.observed])
-        log_guide = _summed(guides)
+        # A guide's factors belong to the loss alone.
+        log_guide = _summed([site for site in guides if not site.factor])
         rate = log_guide - log_prior
         return torch.stack([log_likelihood - rate, log_likelihood, rate]) / objective.num_particles
 

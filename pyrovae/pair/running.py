@@ -7,8 +7,9 @@ needs only
 
 and this module runs the programs to get them, with `layout` (shapes), `traces` (one run), `sites` (what is asked of
 it), `terms` (their sums) and `enumeration` (discrete latents summed out), in this room. Densities are those
-of the *program*: masks are kept, while scales (a subsampled plate's N/B, `poutine.scale`) are left out, because a
-scale belongs outside any logarithm of a mean and is no part of a density.
+of the *program*: masks are kept (a latent that is summed out has one value where it is masked, not k), while scales (a
+subsampled plate's N/B, `poutine.scale`) are left out, because a scale belongs outside any logarithm of a mean and is no
+part of a density.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ from pyrovae.pair.traces import given, sites_in, trace_of
 def row_terms(pair: Pair, batch: Batch, num_samples: int) -> RowTerms:
     """Trace the guide once, replay the model against it once, and sum each site's density by row."""
     broadcasts = pair.layout.guide_broadcasts and pair.layout.model_broadcasts
-    guide_sites = run_guide(pair, batch, num_samples, broadcasts=broadcasts)
+    guide_sites, factors = run_guide_with_factors(pair, batch, num_samples, broadcasts=broadcasts)
     latents = {name: guide_sites[name].value for name in pair.layout.latents}
     model_sites = run_model(pair, batch, latents, num_samples, broadcasts=broadcasts)
-    return RowTerms(model_sites, guide_sites, latents, pair.layout, broadcasts)
+    return RowTerms(model_sites, guide_sites, latents, pair.layout, broadcasts, factors)
 
 
 def run_guide(
@@ -49,8 +50,21 @@ def run_guide(
 ) -> dict[str, ScoredSite]:
     """Draw S samples of each latent for each row, with log q(z|x) by site; or score given `latents` instead.
 
-    Sites of the guide that `latents` does not name are drawn, auxiliary ones among them.
+    Sites of the guide that `latents` does not name are drawn, auxiliary ones among them. Its factors are left out: they
+    belong to the loss that is trained, and to no density.
     """
+    return run_guide_with_factors(pair, batch, num_samples, latents=latents, broadcasts=broadcasts)[0]
+
+
+def run_guide_with_factors(
+    pair: Pair,
+    batch: Batch,
+    num_samples: int,
+    *,
+    latents: Mapping[str, Tensor] | None = None,
+    broadcasts: bool | None = None,
+) -> tuple[dict[str, ScoredSite], dict[str, ScoredSite]]:
+    """As `run_guide`, and beside it what the guide adds by `pyro.factor`."""
     if broadcasts is None:
         broadcasts = pair.layout.guide_broadcasts
     program = pair.guide
@@ -58,7 +72,9 @@ def run_guide(
         program = given(program, as_the_program_takes(pair.layout, latents, broadcasts))
     sites = sites_in(trace_of_samples(program, batch, num_samples, pair.layout, broadcasts))
     _check_names("guide", sites, {*pair.layout.latents})
-    return scored_sites(sites, num_samples, pair.layout, broadcasts)
+    scored = scored_sites(sites, num_samples, pair.layout, broadcasts)
+    factors = {name: site for name, site in scored.items() if site.factor}
+    return {name: site for name, site in scored.items() if name not in factors}, factors
 
 
 def run_model(

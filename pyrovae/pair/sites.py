@@ -76,7 +76,7 @@ class Site:
 
     @property
     def factor(self) -> bool:
-        """Whether it is a `pyro.factor`: a term of the density and no observation."""
+        """Whether it is a `pyro.factor`: a term and no observation, of a model's density, or of a guide's loss."""
         return type(self.distribution).__name__ == "Unit"
 
     @property
@@ -117,7 +117,7 @@ class Site:
     @property
     def auxiliary(self) -> bool:
         """Whether it is a guide's own: a number that the model does not know."""
-        return bool(self.infer.get("is_auxiliary"))
+        return bool(self.infer.get("is_auxiliary")) and not self.factor
 
     @property
     def to_be_enumerated(self) -> bool:

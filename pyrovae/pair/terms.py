@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -15,13 +15,17 @@ from pyrovae.pair.sites import ScoredSite, Term, stacked_sum
 
 @dataclass(frozen=True)
 class RowTerms:
-    """Row-wise log densities of one batch; every tensor [S,B], in nats."""
+    """Row-wise log densities of one batch; every tensor [S,B], in nats.
+
+    `guide_factors` are what the guide adds by `pyro.factor`: terms of the loss that is trained, and of no density.
+    """
 
     model_sites: Mapping[str, Term]
     guide_sites: Mapping[str, ScoredSite]
     latents: Mapping[str, Tensor]
     layout: Layout
     broadcasts: bool
+    guide_factors: Mapping[str, ScoredSite] = field(default_factory=dict)
 
     @property
     def log_likelihood(self) -> Tensor:
@@ -38,6 +42,12 @@ class RowTerms:
     def log_guide(self) -> Tensor:
         """log q(z|x), summed over everything that the guide samples, auxiliary sites included."""
         terms = [site.log_prob for site in self.guide_sites.values()]
+        return stacked_sum(terms, like=self.log_likelihood)
+
+    @property
+    def added_loss(self) -> Tensor:
+        """What the guide's factors add to the loss that is trained."""
+        terms = [site.log_prob for site in self.guide_factors.values()]
         return stacked_sum(terms, like=self.log_likelihood)
 
     @property
@@ -63,7 +73,9 @@ class RowTerms:
     def site_rate(self, name: str) -> Tensor:
         """The rate of one latent site, [S,B]."""
         q, p = self.guide_sites[name], self.model_sites[name]
-        analytic = analytic_kl(q, p) if isinstance(p, ScoredSite) and self.given_before(name) else None
+        analytic = None
+        if isinstance(p, ScoredSite) and self.given_before(name):
+            analytic = analytic_kl(q, p, self._as_drawn(q))
         if analytic is None:
             return q.log_prob - p.log_prob
         return by_row(analytic, len(q.log_prob), self.layout, self.broadcasts)
@@ -114,13 +126,16 @@ class RowTerms:
         entries_q, entries_p = split(q), split(p)
         if entries_q is None or entries_p is None:
             return None
-        rates = analytic_kl(entries_q, entries_p) if self.given_before(q.name) else None
+        value = self._as_drawn(q)
+        rates = analytic_kl(entries_q, entries_p, value) if self.given_before(q.name) else None
         if rates is None and not sampled:
             return None
         if rates is None:
-            value = as_the_program_takes(self.layout, {q.name: q.value}, self.broadcasts)[q.name]
             rates = entry_log_ratio(entries_q, entries_p, value)
         return self.in_rows(rates, q.name)
+
+    def _as_drawn(self, site: ScoredSite) -> Tensor:
+        return as_the_program_takes(self.layout, {site.name: site.value}, self.broadcasts)[site.name]
 
 
 def _before(name: str, sites: Mapping[str, Term]) -> list[str]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Batch
-from pyrovae.pair.running import run_guide, run_model
+from pyrovae.pair.running import run_guide_with_factors, run_model
 from pyrovae.pair.sites import ScoredSite, Term
 from pyrovae.training.batches import Minibatch
 from pyrovae.vae import VAE
@@ -175,10 +175,10 @@ def _where(vae: VAE, batch: Batch, places: Tensor | None) -> str | None:
 
 def _sites(vae: VAE, batch: Batch) -> list[tuple[str, str, Term]]:
     with torch.no_grad(), vae.scope(), pyro.validation_enabled(False):
-        guide_sites = run_guide(vae, batch, 1)
+        guide_sites, factors = run_guide_with_factors(vae, batch, 1)
         latents = {name: guide_sites[name].value for name in vae.layout.latents}
         model_sites = run_model(vae, batch, latents, 1)
-    both = (("guide", guide_sites), ("model", model_sites))
+    both = (("guide", {**guide_sites, **factors}), ("model", model_sites))
     return [(which, name, site) for which, sites in both for name, site in sites.items()]
 
 

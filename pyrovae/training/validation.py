@@ -7,7 +7,8 @@ from torch.utils.data import DataLoader
 
 from pyrovae.block_sizes import ROWS_OF_A_PASS
 from pyrovae.data import Rows
-from pyrovae.evidence.bound import elbo
+from pyrovae.evidence.bound import elbo_of
+from pyrovae.evidence.checked_data import checked_data
 from pyrovae.random_state import fixed_seed
 from pyrovae.training.batches import Batches, Share, batches_of
 from pyrovae.training.course import Transform
@@ -40,6 +41,6 @@ class Validation:
                 assert minibatch.batch is not None
                 draws = int(torch.randint(2**62, ()))
                 known = Rows.of(minibatch.batch, checked_by=self.vae)
-                found = elbo(self.vae, known, num_samples=1, seed=draws)
+                found = elbo_of(self.vae, checked_data(self.vae, known), 1, draws)
                 total, count = total + float(found.elbo.sum()), count + minibatch.num_rows
         return total / count

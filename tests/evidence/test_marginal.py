@@ -5,11 +5,13 @@ import math
 import pyro
 import pyro.distributions as dist
 import pytest
+import scipy.stats
 import torch
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 
 import pyrovae as pv
+from pyrovae.models.distributions import Multinomial
 from tests.oracles import ExactGuide, LinearGaussian, WideGuide
 
 
@@ -227,3 +229,31 @@ def test_closed_forms_of_unexpanded_priors():
     )
     bernoulli = 0.4 * math.log(0.4 / 0.3) + 0.6 * math.log(0.6 / 0.7)
     torch.testing.assert_close(result.rate, torch.full((300,), float(beta) + bernoulli, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("total", [1e5, 1e6])
+def test_errors_of_large_counts_cover_rounding(total):
+    """Counts that do not depend on z, guided by the prior: weights are constant, and what is left is rounding."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(50, generator=generator)
+    x = torch.distributions.Multinomial(int(total), logits=logits).sample((20,))
+
+    def latent(x):
+        return pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+
+    def model(x):
+        with pyro.plate("rows", len(x)):
+            z = latent(x)
+            pyro.sample("x", Multinomial(logits + 0 * z[..., :1], torch.tensor(total)), obs=x)
+
+    def guide(x):
+        with pyro.plate("rows", len(x)):
+            latent(x)
+
+    vae = pv.VAE(model, guide)
+    probabilities = logits.double().softmax(-1).numpy()
+    exact = torch.as_tensor(scipy.stats.multinomial.logpmf(x.double().numpy(), int(total), probabilities))
+    for found in (pv.log_marginal(vae, x, num_samples=10), pv.elbo(vae, x, num_samples=10)):
+        estimate = found.elbo if isinstance(found, pv.Elbo) else found.log_marginal
+        assert bool((found.std_error > 0).all())
+        assert bool(((estimate - exact).abs() <= found.std_error).all())

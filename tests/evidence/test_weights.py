@@ -101,3 +101,11 @@ def test_rows_without_density_are_found():
     log_weights[:29, 4] = -math.inf
     assert without_density(tallied(log_weights)).tolist() == [False, True, True, True, False]
     assert without_density(tallied(log_weights, [20, 10])).tolist() == [False, True, True, True, False]
+
+
+def test_no_error_is_below_rounding():
+    log_weights = torch.full((200, 3), -1e4, dtype=torch.float64)
+    found = estimates(tallied(log_weights), rounding=1e-7)
+    torch.testing.assert_close(found.std_error, torch.full((3,), 1e-3, dtype=torch.float64))
+    torch.testing.assert_close(found.variance, found.std_error**2)
+    assert bool(estimates(tallied(torch.zeros(1, 3)), rounding=1e-7).std_error.isnan().all())

@@ -12,6 +12,7 @@ from pyrovae.models.distributions import (
     DiscretizedLogistic,
     Multinomial,
     NegativeBinomial,
+    Poisson,
     ZeroInflated,
 )
 
@@ -143,3 +144,41 @@ def test_multinomial_draws_as_many_as_each_rows_total():
     totals = torch.tensor([0.0, 1.0, 7.0, 30.0])
     draws = Multinomial(torch.randn(4, 3), totals).sample([50])
     torch.testing.assert_close(draws.sum(-1), totals.expand(50, 4), rtol=0, atol=0)
+
+
+def multinomial_of(total):
+    """Logits of 50 kinds at float32, counts near their means, and the exact density: that of these very logits."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(50, generator=generator)
+    x = (logits.double().softmax(-1) * total).round()
+    x[0] += total - x.sum()
+    exact = scipy.stats.multinomial.logpmf(x.numpy(), total, logits.double().softmax(-1).numpy())
+    return Multinomial(logits, torch.tensor(float(total))), x.float(), exact
+
+
+@pytest.mark.parametrize("total", [1e3, 1e5, 1e6])
+def test_multinomial_of_a_large_total_is_right_at_float32(total):
+    p, x, exact = multinomial_of(total)
+    for found in (p, p.expand([3])):
+        density = found.log_prob(x)
+        assert density.dtype == torch.float32
+        np.testing.assert_allclose(density, exact, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("mean", [0.3, 1e3, 1e5, 1e6])
+def test_poisson_and_negative_binomial_of_large_counts_are_right_at_float32(mean):
+    x = torch.tensor([0.9, 0.97, 1.0, 1.004]) * mean
+    x = x.round()
+    rate = torch.tensor(mean, requires_grad=True)
+    density = Poisson(rate.expand(4)).to_event(1).base_dist.log_prob(x)
+    assert density.dtype == torch.float32
+    np.testing.assert_allclose(density.detach(), scipy.stats.poisson.logpmf(x, mean), rtol=1e-6, atol=1e-6)
+    (slope,) = torch.autograd.grad(density.sum(), rate)
+    assert slope.dtype == torch.float32
+    assert float(slope) == pytest.approx(float((x.double() / mean - 1).sum()), rel=1e-5, abs=1e-9)
+    for dispersion in (1e-5, 0.03, 2.0):
+        found = NegativeBinomial(torch.tensor(mean), torch.tensor(dispersion)).log_prob(x)
+        r = 1 / float(torch.tensor(dispersion))
+        exact = scipy.stats.nbinom.logpmf(x.double(), r, 1 / (1 + float(torch.tensor(mean)) / r))
+        np.testing.assert_allclose(found, exact, rtol=1e-6, atol=1e-6)
+        assert found.dtype == torch.float32
