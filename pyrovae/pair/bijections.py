@@ -21,9 +21,9 @@ def bijection_to(support: constraints.Constraint) -> Transform:
     Example:
         >>> import torch
         >>> import pyro.distributions as dist
-        >>> parts = dist.Gamma(torch.ones(3), 1.0)
+        >>> parts = dist.Beta(torch.ones(3), 1.0)
         >>> bijection_to(dist.MixtureSameFamily(dist.Categorical(torch.ones(3)), parts).support)
-        ExpTransform()
+        SigmoidTransform()
 
     """
     bijection: Transform = biject_to(_without_mixtures(support))
