@@ -12,9 +12,10 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
-from torch.distributions import biject_to, constraints
+from torch.distributions import constraints
 
 from pyrovae.models.sequences import MarkovSequence
+from pyrovae.pair.bijections import bijection_to, is_real
 from pyrovae.pair.sites import Site, base_constraint
 
 JOINT = "_latents"
@@ -43,7 +44,7 @@ class LatentSite:
         """Of one draw of one row, before the map to the support; of the logits, if it is discrete."""
         if self.discrete:
             return torch.Size([self.num_options])
-        return torch.Size(biject_to(self.support).inverse_shape(self.event_shape))
+        return torch.Size(bijection_to(self.support).inverse_shape(self.event_shape))
 
     @property
     def inner_shape(self) -> tuple[int, ...]:
@@ -84,8 +85,8 @@ class LatentSite:
         else:
             draw = pyro.sample(f"{JOINT}_{self.name}", posterior, infer={"is_auxiliary": True})
             return self.place(draw)
-        bijection = biject_to(self.support)
-        if _is_real(self.support):
+        bijection = bijection_to(self.support)
+        if is_real(self.support):
             return self._gather(self._in_plates(base), event_dim)
         value = self._in_plates(dist.TransformedDistribution(base, [bijection]))
         return self._gather(bijection.inv(value), event_dim)
@@ -93,7 +94,7 @@ class LatentSite:
     def place(self, draw: Tensor) -> Tensor:
         """Put unconstrained numbers [..., B, size] at the site, their density being counted already."""
         unconstrained = self._spread(draw, self.unconstrained_shape)
-        bijection = biject_to(self.support)
+        bijection = bijection_to(self.support)
         value = bijection(unconstrained)
         log_density = -bijection.log_abs_det_jacobian(unconstrained, value)
         extra = log_density.dim() - (value.dim() - len(self.event_shape))
@@ -176,14 +177,10 @@ def latent_site(site: Site, depth: int) -> LatentSite:
     if isinstance(fn, MarkovSequence):
         support = constraints.independent(constraints.real, 2)
     try:
-        biject_to(support)
+        bijection_to(support)
     except NotImplementedError:
         raise ValueError(
             f"the latent '{name}' has the support {support}, to which no bijection is known: write its guide, or "
             "register one with torch.distributions.biject_to."
         ) from None
     return LatentSite(name, fn.event_shape, support, plates, depth)
-
-
-def _is_real(support: constraints.Constraint) -> bool:
-    return base_constraint(support) in (constraints.real, constraints.real_vector)

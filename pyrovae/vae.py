@@ -15,6 +15,7 @@ from pyrovae.checks import check_count
 from pyrovae.data import Batch
 from pyrovae.files import load_tensors, save_tensors
 from pyrovae.pair import contract, without_data
+from pyrovae.pair.amortization import refuse_automatic
 from pyrovae.pair.draws import enumerated_draws, run_predictive, run_prior
 from pyrovae.pair.inspected import InspectedPair
 from pyrovae.pair.latents import Latents, as_pyro_has_them, num_rows_of, one_or_dict, samples_first
@@ -47,7 +48,7 @@ class VAE(InspectedPair):
         example: a few rows, `x` or `(x, *context)`, to inspect the pair at once.
 
     Raises:
-        TypeError: model or guide is not callable.
+        TypeError: model or guide is not callable; one of Pyro's own automatic guides, which do not read `x`.
         ValueError: the pair breaks the contract, or both name one PyroParam.
 
     Example:
@@ -72,6 +73,7 @@ class VAE(InspectedPair):
                     f"the {which} is {program!r}: expected a function, a method or a module that takes "
                     "(x, *context)" + (", so make an instance of it." if isinstance(program, type) else ".")
                 )
+        refuse_automatic(guide)
         super().__init__(model, guide)
         self._reads_x: bool | None = None
         if example is not None:

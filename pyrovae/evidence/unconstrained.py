@@ -11,10 +11,11 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import biject_to, constraints
+from torch.distributions import constraints
 from torch.distributions.transforms import IndependentTransform, Transform
 
 from pyrovae.data import Rows
+from pyrovae.pair.bijections import bijection_to, is_real
 from pyrovae.pair.layout import Layout
 from pyrovae.pair.sites import Site
 from pyrovae.pair.traces import sites_of
@@ -55,23 +56,22 @@ def _bijection(site: Site) -> MakeTransform | None:
             f"the guide samples '{site.name}', which is discrete ({site.family}): refining and annealing "
             "move continuous latents, so have it summed out with infer={'enumerate': 'parallel'} in the model."
         )
-    base = support
-    while isinstance(base, constraints.independent):
-        base = base.base_constraint
-    if isinstance(base, type(constraints.real)):
+    if is_real(support):
         return None
     try:
-        biject_to(support)
+        bijection_to(support)
     except NotImplementedError:
+        while isinstance(support, constraints.independent):
+            support = support.base_constraint
         raise ValueError(
-            f"the support of '{site.name}' ({type(base).__name__.strip('_')}, of {site.family}) has no "
+            f"the support of '{site.name}' ({type(support).__name__.strip('_')}, of {site.family}) has no "
             "bijection to real numbers: refining and annealing take supports that torch.distributions.biject_to knows."
         ) from None
     return functools.partial(_make_transform, support, site.event_dim)
 
 
 def _make_transform(support: constraints.Constraint, event_dim: int) -> Transform:
-    transform: Transform = biject_to(support)
+    transform = bijection_to(support)
     if transform.codomain.event_dim < event_dim:
         transform = IndependentTransform(transform, event_dim - transform.codomain.event_dim)
     # What was drawn is scored at the very u that gave it, also where T is flat at float32.

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 import torch
-from torch.distributions import biject_to
 
+from pyrovae.pair.bijections import bijection_to
 from pyrovae.pair.sites import Site
 
 
@@ -52,7 +52,7 @@ def _freedom(site: Site) -> int:
         return 0
     shape = site.distribution.event_shape
     with suppress(NotImplementedError):  # discrete, or no bijection is known
-        shape = torch.Size(biject_to(site.support).inverse_shape(shape))
+        shape = torch.Size(bijection_to(site.support).inverse_shape(shape))
     return math.prod([*shape, *(plate.size for plate in site.inner_plates)])
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pyrovae.data import Batch
+from pyrovae.pair.amortization import check_rows_have_no_place
 from pyrovae.pair.auxiliary import check_auxiliary
 from pyrovae.pair.broadcasting import find_broadcasting
 from pyrovae.pair.first_run import first_run
@@ -43,6 +44,7 @@ def inspect_model(model: Program, batch: Batch) -> dict[str, Site]:
     sites = first_run("model", model, batch)
     check_observations(sites)
     check_plates("model", model, sites, batch)
+    check_rows_have_no_place("model", model, sites, batch)
     for site in sites.values():
         if site.observed and not site.factor:
             check_event("observed", site, site.value)
@@ -75,6 +77,7 @@ def inspect_pair(model: Program, guide: Program, batch: Batch) -> Layout:
     replayed = first_run("model", model, batch, latents)
     for site in (*replayed.values(), *guide_sites.values()):
         check_log_prob(site)
+    check_rows_have_no_place("guide", guide, guide_sites, batch)
     plates = [plate for site in (*model_sites.values(), *guide_sites.values()) for plate in site.plates]
     layout = Layout(
         sample_dim=min(plate.dim or 0 for plate in plates) - 1,

@@ -94,6 +94,19 @@ class RowsAsGiven(Messenger):
         )
 
 
+class PlateIndices(Messenger):
+    """A plate has these indices, whatever it would draw."""
+
+    def __init__(self, plate: str, indices: Tensor) -> None:
+        super().__init__()
+        self.plate, self.indices = plate, indices
+
+    def _pyro_sample(self, msg: Message) -> None:
+        if subsampling(msg) and msg["name"] == self.plate and msg["value"] is None:
+            msg["value"] = self.indices
+            msg["done"] = True
+
+
 class ChangedDraws(Messenger):
     """Every draw of a program, changed: what it is drawn from, before, and the value that goes on, after.
 

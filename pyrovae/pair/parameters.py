@@ -98,15 +98,24 @@ class PairParameters(Pair, nn.Module):
             )
 
     def __deepcopy__(self, memo: dict[int, object]) -> Self:
-        """A copy with parameters of its own; functions cannot be copied, and they hold on to their modules."""
-        if self._reachable and any(name in self.reached for name in self._reachable):
+        """A copy with parameters of its own."""
+        self._refuse_held_modules()
+        memo[id(self)] = twin = type(self).__new__(type(self))
+        twin.__dict__.update({key: copy.deepcopy(value, memo) for key, value in self.__dict__.items()})
+        return twin
+
+    def __getstate__(self) -> dict[str, object]:
+        """What is pickled, as torch.save and joblib do too."""
+        self._refuse_held_modules()
+        return dict(self.__dict__)
+
+    def _refuse_held_modules(self) -> None:
+        """Functions cannot be copied, and a pickle has their names alone: they hold on to their modules."""
+        if any(name in self.reached for name in self._reachable):
             raise TypeError(
                 "a VAE of plain functions cannot be copied: the functions would go on using the modules of this one. "
                 "Build a second one and load() what this one saves."
             )
-        memo[id(self)] = twin = type(self).__new__(type(self))
-        twin.__dict__.update({key: copy.deepcopy(value, memo) for key, value in self.__dict__.items()})
-        return twin
 
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and saved buffers by name, each tensor once."""

@@ -5,6 +5,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer import autoguide
 from torch import nn
 
 import pyrovae as pv
@@ -175,6 +176,31 @@ def guide_of_other_signature(x, y):
     good_guide(x)
 
 
+def guide_of_a_table_by_place(x):
+    """All entries are the same at first, so that no draw or density tells them apart."""
+    loc = pyro.param("loc", torch.zeros(12, 2))
+    with pyro.plate("rows", 12, subsample_size=len(x)) as index:
+        pyro.sample("z", dist.Normal(loc[index], 1.0).to_event(1))
+
+
+SCALES = nn.Embedding(12, 2)
+
+
+def guide_of_a_table_of_scales(x):
+    """And reads x, too."""
+    with pyro.plate("rows", len(x)) as index:
+        scale = pyro.module("scales", SCALES)(index).exp()
+        pyro.sample("z", dist.Normal(x[index, :2], scale).to_event(1))
+
+
+def model_of_a_table_by_place(x):
+    offset = torch.linspace(0, 1, 12)
+    with pyro.plate("rows", 12, subsample_size=len(x)) as index:
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        mean = z.sum(-1, keepdim=True).expand([*z.shape[:-1], 3])
+        pyro.sample("x", dist.Normal(mean + offset[index].unsqueeze(-1), 1.0).to_event(1), obs=x)
+
+
 WRONG = {
     "model without plate": (
         model_without_plate,
@@ -243,6 +269,21 @@ WRONG = {
         guide_of_other_signature,
         r"(?s)the guide failed.*both take \(x, \*context\)",
     ),
+    "guide of rows by place": (
+        good_model,
+        guide_of_a_table_by_place,
+        r"'z' of the guide reads which rows of plate 'rows' .* amortized, .* VAE\(model\).*refine.*SVI.*context",
+    ),
+    "guide of scales by place": (
+        good_model,
+        guide_of_a_table_of_scales,
+        "'z' of the guide reads which rows of plate 'rows'",
+    ),
+    "model of rows by place": (
+        model_of_a_table_by_place,
+        good_guide,
+        r"'x' of the model reads which rows of plate 'rows' .*as context, model\(x, c\)",
+    ),
 }
 
 
@@ -272,6 +313,77 @@ def test_a_plate_of_fixed_size():
 
 def test_the_good_pair_is_good():
     assert len(pv.elbo(pv.VAE(good_model, good_guide), X)) == 12
+
+
+AUTOMATIC = [
+    autoguide.AutoDelta,
+    autoguide.AutoNormal,
+    autoguide.AutoDiagonalNormal,
+    autoguide.AutoMultivariateNormal,
+    autoguide.AutoLowRankMultivariateNormal,
+    autoguide.AutoIAFNormal,
+    autoguide.AutoStructured,
+    autoguide.AutoNormalMessenger,
+]
+
+
+@pytest.mark.parametrize("automatic", AUTOMATIC, ids=lambda automatic: automatic.__name__)
+def test_automatic_guides_of_pyro(automatic):
+    of_list = autoguide.AutoGuideList(good_model)
+    of_list.append(autoguide.AutoDelta(good_model))
+    for guide in (automatic(good_model), of_list):
+        with pytest.raises(
+            TypeError, match=r"Pyro's Auto\w+, which does not read x.*VAE\(model\).*refine.*SVI"
+        ):
+            pv.VAE(good_model, guide)
+
+
+def test_functions_among_automatic_guides_are_what_they_are():
+    guide = autoguide.AutoCallable(good_model, good_guide)
+    figures = [pv.elbo(pv.VAE(good_model, g), X, seed=0).elbo for g in (guide, good_guide)]
+    assert torch.equal(*figures)
+
+
+@pytest.mark.parametrize("subsampled", [False, True])
+def test_indices_that_pick_rows_out_of_the_data_are_let_pass(subsampled):
+    """Some rows by the plate's indices and some as they are: the indices of the rows at hand are in their order."""
+    encoder = nn.Linear(3, 2)
+
+    def plate(x):
+        return pyro.plate("rows", 12, subsample_size=len(x)) if subsampled else pyro.plate("rows", len(x))
+
+    def model(x, c):
+        with plate(x) as index:
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            mean = z.sum(-1, keepdim=True).expand([*z.shape[:-1], 3]) + c
+            pyro.sample("x", dist.Normal(mean, 1.0).to_event(1), obs=x[index])
+
+    def guide(x, c):
+        pyro.module("encoder", encoder)
+        with plate(x) as index:
+            pyro.sample("z", dist.Normal(encoder(x.index_select(0, index)), c[:, :2].exp()).to_event(1))
+
+    assert len(pv.elbo(pv.VAE(model, guide), X, 0.1 * X)) == 12
+
+
+def test_parameters_of_each_row_by_its_number_in_the_context():
+    """What the message advises: in any order of the rows, each keeps its own."""
+    x = torch.randn(60, 1, generator=torch.Generator().manual_seed(0)) * 3
+
+    def model(x, number):
+        with pyro.plate("rows", 60, subsample_size=len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 3.0))
+            pyro.sample("x", dist.Normal(z.unsqueeze(-1), 1.0).to_event(1), obs=x)
+
+    def guide(x, number):
+        loc = pyro.param("loc", torch.zeros(60))
+        with pyro.plate("rows", 60, subsample_size=len(x)):
+            pyro.sample("z", dist.Normal(loc[number], 0.9))
+
+    vae, data = pv.VAE(model, guide), (x, torch.arange(60))
+    adam = lambda parameters: torch.optim.Adam(parameters, lr=0.1)  # noqa: E731
+    pv.fit(vae, data, epochs=60, batch_size=20, optimizer=adam, seed=0, progress=False)
+    assert torch.corrcoef(torch.stack([vae.encode(*data), x[:, 0]]))[0, 1] > 0.98
 
 
 def model_of_shares(x):
