@@ -124,6 +124,22 @@ def test_a_missing_mode_is_poor_whatever_pareto_k_says_and_two_modes_are_not():
     assert "GUIDE: good." in str(both)
 
 
+def test_a_missing_mode_that_leaves_every_pareto_k_good():
+    def wide_on_the_positive_side(x):
+        q = positive(x)
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", dist.Normal(q.loc, 1.3 * q.scale))
+
+    x = torch.linspace(2.0, 5.0, 50)
+    page = pv.diagnose(sided(wide_on_the_positive_side), x, num_samples=1000, seed=0)
+    assert page.quality.verdict == "good"
+    lacking = truth_of_squares(x) - page.quality.log_marginal
+    torch.testing.assert_close(lacking, torch.full_like(lacking, math.log(2)), atol=0.05, rtol=0)
+    assert page.verdict == "poor"
+    assert "GUIDE: POOR" in str(page)
+    assert any("richer family" in line for line in page.advice())
+
+
 def test_gaps_of_a_missing_mode_are_at_least_what_is_said():
     page = pv.diagnose(sided(positive_side), squares(30), num_samples=500, gap_rows=6, seed=0)
     assert page.gaps.loc[["approximation", "inference"], "bound"].tolist() == [">=", ">="]
