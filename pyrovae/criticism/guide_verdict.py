@@ -44,7 +44,8 @@ def guide_in_words(quality: LogMarginal, reverse: ReverseCheck | None) -> str:
     gap = float((quality.log_marginal - quality.elbo).mean())
     text = (
         f"Pareto k is not below {quality.good_k:.2f} for {int(quality.unreliable.sum())} of {N} rows{where}, "
-        f"the median k is {float(quality.khat[known].nanmedian()):.2f}; {ess}; log p(x) - ELBO is {gap:.3f} nats on average"
+        f"the median k is {float(quality.khat[known].nanmedian()):.2f}; {ess}; "
+        f"log p(x) - ELBO is {gap:.3f} nats on average"
     )
     if verdict == "tails":
         checked = (
