@@ -86,7 +86,7 @@ def evaluate(vae: pv.VAE, x: Tensor) -> tuple[dict[str, Any], Tensor]:
     figures = {
         "log p(x)": float(marginal.log_marginal.mean()),
         "Monte Carlo error": marginal.total[1] / len(x),
-        "errs low by about": -marginal.total_bias / len(x),
+        "errs low by at least": -marginal.total_bias / len(x),
         "ELBO": float(bound.elbo.mean()),
         "reconstruction": float(bound.reconstruction.mean()),
         "rate": float(bound.rate.mean()),

@@ -18,6 +18,7 @@ from pyrovae.evidence.importance import ImportanceSampling
 from pyrovae.evidence.marginal import log_marginal
 from pyrovae.evidence.refinement import Refinement, refine
 from pyrovae.evidence.results import Elbo, LogMarginal
+from pyrovae.evidence.reverse_check import ReverseCheck, reverse_check
 from pyrovae.evidence.simulated_bounds import SimulatedBounds, simulated_bounds
 from pyrovae.exchange.arviz_bridge import to_arviz
 from pyrovae.exchange.cluster import Clustering, cluster
@@ -43,6 +44,7 @@ __all__ = [
     "NonFiniteLossError",
     "Probe",
     "Refinement",
+    "ReverseCheck",
     "SimulatedBounds",
     "__version__",
     "calibrate",
@@ -62,6 +64,7 @@ __all__ = [
     "probe",
     "rate_distortion",
     "refine",
+    "reverse_check",
     "simulated_bounds",
     "to_arviz",
 ]

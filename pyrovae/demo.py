@@ -34,7 +34,7 @@ HIDDEN = 256
 EPOCHS = 150
 NUM_SAMPLES = 1000
 # Columns of the table beside those of the ELBO and log p(x).
-MC_ERROR, LOW_BY, GOOD = "Monte Carlo error", "errs low by about", f"Pareto k < {good_k(NUM_SAMPLES):.2f}"
+MC_ERROR, LOW_BY, GOOD = "Monte Carlo error", "errs low by at least", f"Pareto k < {good_k(NUM_SAMPLES):.2f}"
 
 
 def run(out: Path, *, epochs: int = EPOCHS, seed: int = 0) -> pd.DataFrame:

@@ -6,16 +6,17 @@ import math
 from dataclasses import dataclass
 
 import pandas as pd
-import torch
-from torch import Tensor
 
 from pyrovae.checks import check_count
 from pyrovae.criticism.activity import Activity, mean_over_rows
+from pyrovae.criticism.guide_verdict import Verdict, guide_in_words, guide_verdict
 from pyrovae.criticism.inference_gap import inference_gap
 from pyrovae.criticism.information import Information, information
+from pyrovae.criticism.simulated_checks import evenly, reverse_check_beside
 from pyrovae.evidence.checked_data import checked_data, refuse_without_density
 from pyrovae.evidence.marginal import log_marginal
 from pyrovae.evidence.results import LogMarginal
+from pyrovae.evidence.reverse_check import ReverseCheck
 from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.vae import VAE
 
@@ -43,6 +44,7 @@ class Diagnosis:
     gap is `=`, at most (`<=`) or at least (`>=`) what is said.
     `notes`: what could not be computed, and why.
     `gap_rows`: how many of the rows `gaps` are of.
+    `reverse`: what simulated rows say of the guide (`ReverseCheck`), None where rows cannot be simulated.
     """
 
     rates: pd.DataFrame
@@ -53,6 +55,7 @@ class Diagnosis:
     gaps: pd.DataFrame | None
     notes: tuple[str, ...]
     gap_rows: int = 0
+    reverse: ReverseCheck | None = None
 
     @property
     def collapsed(self) -> tuple[str, ...]:
@@ -69,6 +72,15 @@ class Diagnosis:
         """How many rows have a Pareto k that is known and not good (see `LogMarginal.good_k`)."""
         return int(self.quality.unreliable.sum())
 
+    @property
+    def verdict(self) -> Verdict:
+        """What the weights of the rows (`LogMarginal.verdict`) and those of simulated ones say of the guide together.
+
+        "poor" where the reverse check says so, whatever Pareto k says. Tails that k objects to are left alone where
+        the reverse check bounds their harm by 0.1 nats, and log p(x) - ELBO is no larger than on simulated rows.
+        """
+        return guide_verdict(self.quality, self.reverse)
+
     def _named(self, verdict: str) -> tuple[str, ...]:
         chosen = self.rates[self.rates["verdict"] == verdict]
         return tuple(_name(s, d) for s, d in zip(chosen["site"], chosen["dimension"], strict=True))
@@ -83,7 +95,7 @@ class Diagnosis:
             "LATENTS: " + self._collapse(),
             self._table(),
             "INFORMATION: " + self._information(),
-            "GUIDE: " + self._quality(),
+            "GUIDE: " + guide_in_words(self.quality, self.reverse),
         ]
         if self.gaps is not None:
             parts.append("GAPS: " + self._gaps(self.gaps))
@@ -110,12 +122,13 @@ class Diagnosis:
                 f"{_listed(self.constant)}: the encoder says the same of all rows. Check its inputs and scales, "
                 "train longer."
             )
-        if self.quality.verdict == "poor":
+        if self.verdict == "poor":
             lines.append(
                 "the guide misses mass of the posterior, mostly because it is too narrow: calibrate() says how. Train "
-                "longer, or with an importance-weighted objective; refine() mends it for the rows at hand."
+                "longer, or with an importance-weighted objective; refine() mends it for the rows at hand, but for "
+                "modes that it never visits: those need a richer family (a mixture, a flow)."
             )
-        if self.quality.verdict == "tails":
+        if self.verdict == "tails":
             lines.append(
                 f"more draws (num_samples=), or refine(), show how much log p(x) of the {self.bad_k} rows with heavy "
                 "tails errs."
@@ -124,7 +137,10 @@ class Diagnosis:
             approximation, amortization = self.gaps.loc["approximation"], self.gaps.loc["amortization"]
             if amortization["gap"] > max(approximation["gap"], 2 * amortization["std_error"]):
                 lines.append("amortization costs most: a larger encoder, more training of it, or more data.")
-            elif approximation["bound"] == "=" and approximation["gap"] > 2 * approximation["std_error"]:
+            elif (
+                approximation["bound"] in ("=", ">=")
+                and approximation["gap"] > 2 * approximation["std_error"]
+            ):
                 lines.append("the family costs most: a richer one (FullNormal, a mixture, a flow).")
         return lines
 
@@ -178,29 +194,6 @@ class Diagnosis:
             )
         return text
 
-    def _quality(self) -> str:
-        quality = self.quality
-        ess = (
-            f"the weights' effective sample size is {float(quality.ess.mean()) / quality.num_samples:.1%} of "
-        )
-        ess += f"{quality.num_samples} draws"
-        known = ~quality.unknown
-        N = int(known.sum())
-        if not N:
-            return f"unknown. {quality.reliability}; {ess}"
-        where = "" if len(quality) == N else f" where it is known, unknown for {len(quality) - N}"
-        gap = float((quality.log_marginal - quality.elbo).mean())
-        text = (
-            f"Pareto k is not below {quality.good_k:.2f} for {self.bad_k} of {N} rows{where}, the median k is "
-            f"{float(quality.khat[known].nanmedian()):.2f}; {ess}; log p(x) - ELBO is {gap:.3f} nats on average"
-        )
-        if quality.verdict == "tails":
-            return (
-                f"good but for tails. {text}\n  The tails of these rows' weights are heavier than "
-                f"{quality.num_samples} draws can tell: their log p(x) may err low, usually little here."
-            )
-        return f"{'POOR' if quality.verdict == 'poor' else 'good'}. {text}"
-
     def _gaps(self, gaps: pd.DataFrame) -> str:
         words = {"<=": "at most ", ">=": "at least "}
         lines = [
@@ -233,6 +226,8 @@ def diagnose(
       noise does not pass for activity.
     - I_q(x; z) and KL(q(z) || p(z)): `pyrovae.criticism.information`, from at most 1000 of the rows.
     - Pareto k of the weights p(x, z) / q(z|x), and log p(x): `log_marginal`.
+    - What the guide misses, modes that it never visits among it, on 200 rows simulated from the model in
+      the context of these: `reverse_check`.
     - With `gap_rows`, log p(x) - ELBO split at an ELBO* of rows refined one by one (`refine`): approximation log p(x) -
       ELBO*, amortization ELBO* - ELBO. "Inference Suboptimality in Variational Autoencoders" (Cremer, Li, Duvenaud,
       2018), https://arxiv.org/abs/1801.03558. ELBO* is the best of the guide's family where that is a diagonal normal
@@ -276,11 +271,16 @@ def diagnose(
     notes = list(found.notes)
     quality = log_marginal(vae, data, num_samples=num_samples, seed=next(seeds), progress=progress)
     with vae.evaluating(), fixed_seed(next(seeds), vae.device):
-        told = information(vae, data.take(_evenly(N, min(N, ROWS_FOR_INFORMATION)), vae.device))
+        told = information(vae, data.take(evenly(N, min(N, ROWS_FOR_INFORMATION)), vae.device))
     gaps = None
     if gap_rows:
-        some = data[_evenly(N, gap_rows)]
-        gaps, said = inference_gap(vae, some, num_samples, next(seeds), progress=progress)
+        some = data[evenly(N, gap_rows)]
+        seed_of_gaps = next(seeds)
+    reverse, why_not = reverse_check_beside(vae, data, num_samples, next(seeds))
+    notes += why_not
+    if gap_rows:
+        doubted = reverse is not None and reverse.poor
+        gaps, said = inference_gap(vae, some, num_samples, seed_of_gaps, doubted=doubted, progress=progress)
         notes += said
     summary = {
         "ELBO": found.reconstruction - found.rate,
@@ -298,6 +298,7 @@ def diagnose(
         gaps,
         tuple(notes),
         gap_rows=gap_rows,
+        reverse=reverse,
     )
 
 
@@ -316,8 +317,3 @@ def _figure(value: float, error: float) -> str:
 
 def _number(value: float) -> str:
     return f"{value:.4f}"
-
-
-def _evenly(N: int, count: int) -> Tensor:
-    """Places of some of N rows, evenly spaced."""
-    return (torch.arange(count) * N) // count

@@ -49,11 +49,12 @@ def log_marginal(
     log p(x) ~ log mean_s w_s with E[w_s] = p(x). From the guide, the default, w_s = p(x, z_s) / q(z_s|x):
     Burda, Grosse, Salakhutdinov, "Importance Weighted Autoencoders" (2015), https://arxiv.org/abs/1509.00519,
     section 5. Whatever the method, the mean of the weights is unbiased for p(x), so that its logarithm errs low,
-    by about half its variance (`LogMarginal.bias`), in proportion to 1 / S. More rows do not help against that.
+    by half its variance where that is small, in proportion to 1 / S. `LogMarginal.bias` says how much at least. More
+    rows do not help against that.
 
     Which method? The guide's weights are best where Pareto k is good (below `LogMarginal.good_k`). Where it is
     not, a defensive mixture, a refined guide (`pv.refine(vae, x).vae` in place of `vae`) or annealing help, in this
-    order of cost.
+    order of cost. Where it is good the draws may still miss a mode of the posterior: `pv.reverse_check(vae)` finds it.
 
     Args:
         vae: the pair. Rows have latents of their own; latents that all rows share are refused, for with

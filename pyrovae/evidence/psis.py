@@ -1,8 +1,10 @@
 """Pareto k of importance weights, for many rows at once.
 
 The shape k of a generalized Pareto distribution fitted to the largest weights tells how far importance
-sampling can be trusted: below `good_k(S)`, 0.7 from 2155 draws on, the estimate and its error can be relied on;
-above it more draws are needed than there are, and above 0.7 more than can be. "Pareto Smoothed Importance
+sampling can be trusted: below `good_k(S)`, 0.7 from 2155 draws on, S draws are enough for the tail that they show;
+above it more draws are needed than there are, and above 0.7 more than can be. The fit is noisy, so that rows of one
+guide lie on both sides: how many are above tells of the guide, and then of the rows below as well. A mode that no
+draw came near is not in the weights (`pyrovae.reverse_check`). "Pareto Smoothed Importance
 Sampling" (Vehtari, Simpson, Gelman, Yao, Gabry, 2024), https://jmlr.org/papers/v25/19-556.html; the fit is "A New
 and Efficient Estimation Method for the Generalized Pareto Distribution" (Zhang & Stephens, 2009). The tail is the
 ceil(min(S / 5, 3 sqrt(S))) largest weights, as in the paper. Figures equal those of ArviZ 0.x `psislw`, which takes
@@ -58,7 +60,7 @@ def tail_length(num_samples: int) -> int:
 
 
 def good_k(num_samples: int) -> float:
-    """The k below which S weights can be relied on: min(1 - 1 / log10 S, 0.7), as ArviZ's `loo` has it.
+    """The k below which S weights are enough for the tail they show: min(1 - 1 / log10 S, 0.7), as `arviz.loo`.
 
     With a larger k, S draws are too few (Vehtari et al. 2024). Up to 20 no k can be fitted anyhow (see `unknown_k`).
 

@@ -71,6 +71,8 @@ class Elbo(RowWise):
 
 # In nats per row: up to here log p(x) less the mean log weight tells of weights that hardly vary.
 SMALL_GAP = 0.1
+# Rows with a bad Pareto k that a guide may have: k is noisy, and among many rows some are bad by chance.
+BAD_ROWS_ALLOWED = 0.1
 
 
 @dataclass(frozen=True)
@@ -78,15 +80,18 @@ class LogMarginal(RowWise):
     """What `log_marginal` gives, per row.
 
     `log_marginal` is the estimate of log p(x), `std_error` its Monte Carlo error (delta method with each weight's
-    effect in full, made for intervals of 1.96 errors, and not below the rounding error of the densities; NaN for a
-    single sample), `ess` the effective sample size,
+    effect in full, made for intervals of 1.96 errors where weights are drawn well, too small where the guide is
+    narrower than the posterior, and not below the rounding error of the densities; NaN for a single sample), `ess` the
+    effective sample size,
     `khat` the Pareto k of the weights (see `pyrovae.evidence.psis`; not below `good_k` distrust the row), `elbo` the
     mean log weight: the ELBO, from the same samples, with what they were drawn from in place of the guide.
+    None of these can tell of a mode that no draw came near: `pyrovae.reverse_check` can.
 
     What is said of all rows needs two things more. `variance` is the squared error without what `std_error` is widened
-    by for few samples: the errors of a sum add up by it. `bias` says how far log p(x) errs on average, which is low, by
-    about half its variance (both by the jackknife). Biases add up over rows while errors average out: with many rows
-    the bias is the larger of the two.
+    by for few samples: the errors of a sum add up by it. `bias` says how far log p(x) errs low on average, at least:
+    about half its variance (both by the jackknife, and so of the weights that were drawn; the large ones that were not
+    can make it many times more; with ten draws of a guide too wide it may be half). Biases add up over rows while
+    errors average out: with many rows the bias is the larger of the two.
     `dimensions` is how many discrete numbers of each row are observed, [N], or says why there is no such count.
     """
 
@@ -104,7 +109,7 @@ class LogMarginal(RowWise):
 
     @property
     def good_k(self) -> float:
-        """The Pareto k below which a row can be relied on: min(1 - 1 / log10 S, 0.7)."""
+        """The Pareto k below which nothing in its weights speaks against a row: min(1 - 1 / log10 S, 0.7)."""
         return good_k(self.num_samples)
 
     @property
@@ -133,16 +138,19 @@ class LogMarginal(RowWise):
 
     @property
     def verdict(self) -> Literal["good", "tails", "poor", "unknown"]:
-        """What Pareto k says of all rows' weights together.
+        """What Pareto k says of all rows' weights together, by the share of rows that are `unreliable`.
 
-        "good": no row is `unreliable`. "tails": some are, although weights hardly vary: the median effective sample
-        size is above half of the draws, and log p(x) less `elbo` below 0.1 nats on average. Then the tails of the
-        weights are heavier than so many draws can tell, and log p(x) of these rows may err low, usually little.
-        "poor": some are, and weights vary much. "unknown": no row's k is known.
+        "good": at most a tenth of those whose k is known. "tails": more, although weights hardly vary: the median
+        effective sample size is above half of the draws, and log p(x) less `elbo` below 0.1 nats on average. Then the
+        tails of the weights are heavier than so many draws can tell, and log p(x) may err low.
+        "poor": more, and weights vary much. Then the other rows are no better: one guide made them all, and a k below
+        the limit may be chance. "unknown": no row's k is known.
+
+        It tells of the draws alone. A guide that misses a mode may be "good": ask `pyrovae.reverse_check`.
         """
         if self.unknown.all():
             return "unknown"
-        if not self.unreliable.any():
+        if 1 - self.share_good <= BAD_ROWS_ALLOWED:
             return "good"
         gap = float((self.log_marginal - self.elbo).mean())
         return "tails" if self.ess.median() > self.num_samples / 2 and gap < SMALL_GAP else "poor"
@@ -154,14 +162,16 @@ class LogMarginal(RowWise):
 
     @property
     def total_bias(self) -> float:
-        """By how much the total errs on average, in nats; not positive."""
+        """By how much the total errs on average, in nats, at least; not positive."""
         return float(self.bias.sum())
 
     @property
     def mean_with_error(self) -> str:
-        """The mean over rows with its Monte Carlo error, and by how much it errs low."""
+        """The mean over rows with its Monte Carlo error, and by how much it errs low at least."""
         total, error = self.total
-        errs = f", errs low by about {abs(self.total_bias) / len(self):.3f}" if self.num_samples > 1 else ""
+        errs = (
+            f", errs low by at least {abs(self.total_bias) / len(self):.3f}" if self.num_samples > 1 else ""
+        )
         return _with_error(total / len(self), error / len(self)) + errs
 
     @property
@@ -181,9 +191,11 @@ class LogMarginal(RowWise):
 
     def __str__(self) -> str:
         undefined = "; a single sample has no error" if self.num_samples == 1 else ""
+        others = "; so many are bad that the others are no better" if self.verdict == "poor" else ""
         return (
             f"log p(x) {self.mean_with_error} nats per row over {len(self)} rows "
-            f"({self.num_samples} samples; {self.reliability}{undefined})"
+            f"({self.num_samples} samples; {self.reliability}{others}{undefined}). No k can tell of a mode that the "
+            "draws miss; reverse_check() can."
         )
 
 

@@ -1,6 +1,7 @@
 """Diagnosis against closed forms: rates by dimension, information, collapse, the guide and its gaps."""
 
 import math
+from dataclasses import replace
 
 import pyro
 import pyro.distributions as dist
@@ -538,13 +539,19 @@ def test_scales_halved_are_caught_by_pareto_k():
 def test_a_gap_of_little_with_few_large_k_is_no_poor_guide():
     """KL(q || p(z|x)) = -log f + f^2/2 - 1/2 = 0.069 nats and k = 1 - f^2 = 0.44 in every row, its estimate noisy."""
     model = LinearGaussian(K=1, D=2)
-    page = pv.diagnose(pv.VAE(model, WideGuide(model, 0.75, 0.0)), model.data(300), num_samples=500, seed=0)
-    assert page.bad_k > 0.02 * 300
+    page = pv.diagnose(pv.VAE(model, WideGuide(model, 0.75, 0.0)), model.data(300), num_samples=100, seed=0)
+    assert page.bad_k > 0.1 * 300
     assert page.quality.verdict == "tails"
-    assert f"GUIDE: good but for tails. Pareto k is not below 0.63 for {page.bad_k} of 300 rows" in str(page)
-    assert "may err low, usually little here" in str(page)
+    assert page.verdict == "good"  # simulated rows bound what the tails can do
+    assert f"GUIDE: good. Pareto k is not below 0.50 for {page.bad_k} of 300 rows" in str(page)
     assert "calibrate()" not in str(page)
-    assert f"{page.bad_k} rows with heavy tails" in page.advice()[0]
+    unchecked = replace(page, reverse=None)
+    assert f"GUIDE: good but for tails. Pareto k is not below 0.50 for {page.bad_k} of 300 rows" in str(
+        unchecked
+    )
+    assert "log p(x) may err low" in str(unchecked)
+    assert "calibrate()" not in str(unchecked)
+    assert f"{page.bad_k} rows with heavy tails" in unchecked.advice()[0]
     sentence = of_weights(page.quality).sentence
     assert "usually little" in sentence
     assert "richer guide" not in sentence
@@ -569,6 +576,55 @@ def test_the_verdict_on_weights(khat, ess, gap, verdict):
         -ones, ones, 1000 * ess * ones, torch.tensor(khat), -ones - gap, ones, -ones, 1000, "no"
     )
     assert found.verdict == verdict
+
+
+@pytest.mark.parametrize("factor", [0.95, 0.5])
+def test_few_and_many_rows_of_one_guide_get_one_verdict(factor):
+    model = LinearGaussian(K=1, D=2)
+    vae = pv.VAE(model, WideGuide(model, factor, 0.0))
+    found = [
+        pv.log_marginal(vae, model.data(N, seed=seed), num_samples=1000, seed=seed).verdict
+        for N in (20, 100, 1000)
+        for seed in range(10)
+    ]
+    assert found.count("poor" if factor == 0.5 else "good") >= 27
+
+
+def test_many_bad_rows_speak_against_the_others_too():
+    """Of rows of a guide with halved scales, many that k finds good are further off than three errors."""
+    model = LinearGaussian(K=3, D=4)
+    x = model.data(300)
+    result = pv.log_marginal(pv.VAE(model, WideGuide(model, 0.5, 0.0)), x, num_samples=1000, seed=0)
+    good = ~result.unreliable
+    off = (result.log_marginal - model.evidence().log_prob(x)).abs() > 3 * result.std_error
+    assert float(off[good].double().mean()) > 0.2
+    assert result.verdict == "poor"
+    assert "so many are bad that the others are no better" in str(result)
+
+
+def test_the_stated_bias_is_a_lower_bound():
+    model = LinearGaussian(K=1, D=2)
+    x = model.data(3000)
+    for factor in (0.5, 0.95):
+        result = pv.log_marginal(pv.VAE(model, WideGuide(model, factor, 0.0)), x, num_samples=100, seed=0)
+        offset = float((result.log_marginal - model.evidence().log_prob(x)).mean())
+        assert offset < float(result.bias.mean()) + 0.001
+
+
+def test_gaps_take_log_p_from_a_normal_with_covariances():
+    """log p(x) from the best diagonal normal errs low, and the approximation gap with it."""
+    model = LinearGaussian(K=6, D=6, scale=0.4, seed=3)
+    x = model.data(12)
+    vae = pv.VAE(model, WideGuide(model, 1.0, 0.0))
+    page = pv.diagnose(vae, x, num_samples=200, gap_rows=6, seed=0)
+    chosen = x[torch.arange(6) * 12 // 6]
+    bound = vae.guide.reconstruction(chosen) - vae.guide.kl(chosen)
+    truth = float((model.evidence().log_prob(chosen) - bound).detach().mean())
+    gap = page.gaps.loc["inference"]
+    assert gap["bound"] == "="
+    assert abs(gap["gap"] - truth) < 4 * gap["mc_error"] + 0.02
+    plain = pv.log_marginal(pv.refine(vae, chosen, seed=0).vae, chosen, num_samples=200, seed=0)
+    assert float((model.evidence().log_prob(chosen) - plain.log_marginal).mean()) > 0.2
 
 
 def test_the_rate_bounds_information_where_rows_are_few_and_far_apart():

@@ -75,7 +75,7 @@ def test_with_the_exact_posterior_every_weight_is_the_evidence():
     result = pv.log_marginal(vae, x, num_samples=20, seed=0)
     assert float(result.std_error.max()) < 1e-4
     assert float(result.bias.max()) <= 0
-    assert "± 0.000 (Monte Carlo), errs low by about 0.000 nats per row" in str(result)
+    assert "± 0.000 (Monte Carlo), errs low by at least 0.000 nats per row" in str(result)
     torch.testing.assert_close(result.log_marginal, model.evidence().log_prob(x))
     torch.testing.assert_close(result.ess, torch.full((50,), 20.0, dtype=torch.float64))
     torch.testing.assert_close(pv.elbo(vae, x, num_samples=3000).elbo, result.log_marginal, atol=0.2, rtol=0)
