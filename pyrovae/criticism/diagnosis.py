@@ -272,14 +272,12 @@ def diagnose(
     quality = log_marginal(vae, data, num_samples=num_samples, seed=next(seeds), progress=progress)
     with vae.evaluating(), fixed_seed(next(seeds), vae.device):
         told = information(vae, data.take(evenly(N, min(N, ROWS_FOR_INFORMATION)), vae.device))
-    gaps = None
-    if gap_rows:
-        some = data[evenly(N, gap_rows)]
-        seed_of_gaps = next(seeds)
+    seed_of_gaps = next(seeds) if gap_rows else None
     reverse, why_not = reverse_check_beside(vae, data, num_samples, next(seeds))
     notes += why_not
-    if gap_rows:
-        doubted = reverse is not None and reverse.poor
+    gaps = None
+    if seed_of_gaps is not None:
+        some, doubted = data[evenly(N, gap_rows)], reverse is not None and reverse.poor
         gaps, said = inference_gap(vae, some, num_samples, seed_of_gaps, doubted=doubted, progress=progress)
         notes += said
     summary = {
