@@ -90,8 +90,8 @@ class LogMarginal(RowWise):
     What is said of all rows needs two things more. `variance` is the squared error without what `std_error` is widened
     by for few samples: the errors of a sum add up by it. `bias` says how far log p(x) errs low on average, at least:
     about half its variance (both by the jackknife, and so of the weights that were drawn; the large ones that were not
-    can make it many times more; with ten draws of a guide too wide it may be half). Biases add up over rows while
-    errors average out: with many rows the bias is the larger of the two.
+    can make it many times more; with ten draws of a guide too wide, the truth may be half of it). Biases add up over
+    rows while errors average out: with many rows the bias is the larger of the two.
     `dimensions` is how many discrete numbers of each row are observed, [N], or says why there is no such count.
     """
 
