@@ -151,7 +151,7 @@ def _summary(diagnosis: Diagnosis) -> pd.DataFrame:
             "rows": [len(quality)],
             **{name: [float(means[name])] for name in ("ELBO", "reconstruction", "rate", "log p(x)")},
             "Monte Carlo error": [quality.total[1] / len(quality)],
-            "errs low by about": [-quality.total_bias / len(quality)],
+            "errs low by at least": [-quality.total_bias / len(quality)],
             f"Pareto k below {quality.good_k:.2f}": [quality.share_good],
         },
         index=["these rows"],

@@ -65,17 +65,21 @@ def khat(result: LogMarginal, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def of_weights(result: LogMarginal) -> Content:
+def weights_panel(subject: Subject) -> Content:
     """Can log p(x) be believed?"""
+    diagnosis = subject.diagnosis
+    result = diagnosis.quality
     verdict = {
         "unknown": "take more samples to see whether log p(x) can be relied on.",
-        "good": "log p(x) and its error can be relied on.",
-        "tails": "log p(x) and its error can be relied on but for the others, where it may err low, usually little: "
-        "the weights' tails are heavier than so many draws can tell.",
-        "poor": "for the others log p(x) is more likely too low than too high: take a richer guide, refine() it, or "
-        "more samples.",
-    }[result.verdict]
+        "good": "as far as these draws can tell, log p(x) and its error can be relied on.",
+        "tails": "log p(x) may err low: the weights' tails are heavier than so many draws can tell.",
+        "poor": "log p(x) is more likely too low than too high: take a richer guide, refine() it, or more samples.",
+    }[diagnosis.verdict]
     sentence = f"{result.reliability}; {verdict}"
+    if diagnosis.reverse is None:
+        sentence += " What a guide never visits its draws cannot show."
+    else:
+        sentence += f" {diagnosis.reverse}."
     # An infinite k (too few draws to tell) would make every mean infinite; its rows count in the sentence.
     table = (
         result.to_frame()
@@ -84,8 +88,3 @@ def of_weights(result: LogMarginal) -> Content:
         .loc[["mean", "min", "25%", "50%", "75%", "max"]]
     )
     return Content(lambda ax: khat(result, ax=ax), sentence, table)
-
-
-def weights_panel(subject: Subject) -> Content:
-    """Those of the diagnosis."""
-    return of_weights(subject.diagnosis.quality)
