@@ -17,7 +17,7 @@ import pyrovae.training.batches
 from pyrovae.block_sizes import ROWS_AT_ONCE
 from pyrovae.criticism import diagnosis
 from pyrovae.data import OnDisk, Rows
-from pyrovae.evidence import refinement_search
+from pyrovae.evidence import comparison, refinement_search
 from pyrovae.evidence.checked_data import fits_on
 
 matplotlib.use("agg")
@@ -124,8 +124,9 @@ def counted(monkeypatch):
     counting(pyrovae.data, "_check_finite")
     counting(pyrovae.pair.inspected, "check_support")
     counting(pyrovae.training.batches, "check_support")
-    # Rows that a diagnosis simulates are data of their own, checked as well.
-    monkeypatch.setattr(diagnosis, "reverse_check_beside", lambda *arguments: (None, []))
+    # Rows that a verb simulates are data of their own, checked as well.
+    for verb in (diagnosis, comparison):
+        monkeypatch.setattr(verb, "reverse_check_beside", lambda *arguments: (None, "left out"))
     return found
 
 

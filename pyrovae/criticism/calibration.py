@@ -218,7 +218,7 @@ def calibrate(
     context = _cycled(context, num_simulations)
     with fixed_seed(next(seeds), vae.device):
         truth, data = simulated(vae, num_simulations, context, as_x)
-    refuse_without_density(vae, data)
+    refuse_without_density(vae)
     numbers = max(
         1, sum(site.numel for site in (*vae.layout.latents.values(), *vae.layout.observed.values()))
     )

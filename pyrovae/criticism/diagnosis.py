@@ -12,11 +12,10 @@ from pyrovae.criticism.activity import Activity, mean_over_rows
 from pyrovae.criticism.guide_verdict import Verdict, guide_in_words, guide_verdict
 from pyrovae.criticism.inference_gap import inference_gap
 from pyrovae.criticism.information import Information, information
-from pyrovae.criticism.simulated_checks import evenly, reverse_check_beside
 from pyrovae.evidence.checked_data import checked_data, refuse_without_density
 from pyrovae.evidence.marginal import log_marginal
 from pyrovae.evidence.results import LogMarginal
-from pyrovae.evidence.reverse_check import ReverseCheck
+from pyrovae.evidence.reverse_check import ReverseCheck, evenly, reverse_check_beside
 from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.vae import VAE
 
@@ -260,7 +259,7 @@ def diagnose(
     """
     check_count("num_samples", num_samples)
     data = checked_data(vae, x, *context)
-    refuse_without_density(vae, data)
+    refuse_without_density(vae)
     N = len(data)
     if isinstance(gap_rows, bool) or not isinstance(gap_rows, int) or not 0 <= gap_rows <= N:
         raise ValueError(
@@ -274,7 +273,8 @@ def diagnose(
         told = information(vae, data.take(evenly(N, min(N, ROWS_FOR_INFORMATION)), vae.device))
     seed_of_gaps = next(seeds) if gap_rows else None
     reverse, why_not = reverse_check_beside(vae, data, num_samples, next(seeds))
-    notes += why_not
+    if why_not:
+        notes.append(f"no reverse check: {why_not}")
     gaps = None
     if seed_of_gaps is not None:
         some, doubted = data[evenly(N, gap_rows)], reverse is not None and reverse.poor

@@ -121,7 +121,7 @@ class AnnealedImportanceSampling:
         space = Unconstrained(vae.layout, bijections_of(vae, data))
         few = data.take(slice(0, PROBE_ROWS), vae.device)
         if self.from_guide:
-            refuse_without_density(vae, data)
+            refuse_without_density(vae)
             refuse_auxiliary_sites(
                 vae,
                 few,

@@ -50,7 +50,7 @@ def elbo(vae: VAE, x: object, *context: object, num_samples: int = 10, seed: int
     """
     check_count("num_samples", num_samples)
     data = checked_data(vae, x, *context)
-    refuse_without_density(vae, data)
+    refuse_without_density(vae)
     return elbo_of(vae, data, num_samples, seed)
 
 

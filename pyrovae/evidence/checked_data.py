@@ -6,10 +6,6 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Rows
-from pyrovae.pair.contract import PROBE_ROWS
-from pyrovae.pair.guide_density import check_density
-from pyrovae.pair.traces import sites_of
-from pyrovae.random_state import fixed_seed
 from pyrovae.vae import VAE
 
 # Of a GPU's free memory, what data may take that go there as a whole.
@@ -31,11 +27,10 @@ def checked_data(vae: VAE, x: object, *context: object) -> Rows:
     return vae.rows_in_support(data)
 
 
-def refuse_without_density(vae: VAE, data: Rows) -> None:
+def refuse_without_density(vae: VAE) -> None:
     """Raise, before any work, where the guide has no density q(z|x); see `pyrovae.pair.guide_density`."""
-    few = data.take(slice(0, PROBE_ROWS), vae.device)
-    with vae.evaluating(), fixed_seed(0, vae.device):
-        check_density(sites_of(vae.model, few), sites_of(vae.guide, few))
+    if vae.layout.without_density:
+        raise ValueError(vae.layout.without_density)
 
 
 def fits_on(device: torch.device, data: Rows) -> bool:

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import torch
 from torch import Tensor
@@ -22,7 +20,9 @@ from pyrovae.data import Rows
 from pyrovae.evidence.importance import Method
 from pyrovae.evidence.marginal import GUIDE, log_marginal
 from pyrovae.evidence.results import LogMarginal
+from pyrovae.evidence.reverse_check import ONE_SIDED, ReverseCheck, reverse_check_beside
 from pyrovae.evidence.same_data import check_same_numbers, check_same_rows
+from pyrovae.evidence.stacking import stacking_weights
 from pyrovae.random_state import seeds_from
 from pyrovae.vae import VAE
 
@@ -34,6 +34,7 @@ FEW_ROWS = 100
 # equal models, log-normal differences of sigma 1 (skewness 6): with 2, 5 and 20 models some is called better on
 # 2 to 5 % of pages of 100 or 200 rows; by errors alone, on 7 to 12 %.
 FARTHEST_ROWS = 2
+BETTER = "better than"
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,16 @@ class Comparison:
 
     `differences` has one row for each pair of models: `better`, `worse`, `elpd_diff`, `dse`, `mc_error`,
     `bias`, `margin`.
-    `results` are the rows' estimates by model, `results[name].khat` among them.
+    `results` are the rows' estimates by model, `results[name].khat` among them. `reverse` holds the reverse checks of
+    the guides of models behind the best one: as many nats a row as a guide that fails may hide by it are taken for
+    hidden too. There is none of models that come with their figures, of another `method` than the guide's own weights,
+    and where rows cannot be simulated; the text names them.
     """
 
     table: pd.DataFrame
     differences: pd.DataFrame
     results: Mapping[str, LogMarginal]
+    reverse: Mapping[str, ReverseCheck] = field(default_factory=dict)
 
     def to_frame(self) -> pd.DataFrame:
         """The table."""
@@ -93,6 +98,14 @@ class Comparison:
             of_it = f"; about {bias:.2f} of it is bias" if bias > 0 else ""
             lines.append(
                 f"'{best}' is {verdict} '{name}': {difference:.2f} ± {error:.2f} (standard error over rows){of_it}"
+            )
+        unchecked = [
+            f"'{n}'" for n in self.table.index[1:] if n not in self.reverse and self._verdict(n) == BETTER
+        ]
+        if unchecked:
+            lines.append(
+                f"No reverse_check() was made of {', '.join(unchecked)}: what its guide never visits may be missing "
+                "from its elpd, and no Pareto k tells."
             )
         if num_rows < FEW_ROWS:
             lines.append(
@@ -121,13 +134,16 @@ class Comparison:
         surplus = difference - margin - max(bias, 0.0)
         doubtful = result.unreliable | result.unknown
         hidden = float((result.log_marginal - result.elbo)[doubtful].sum())
+        if (check := self.reverse.get(name)) is not None and not check.passed:
+            bound, error = check.bias_bound
+            hidden += len(result) * (bound + ONE_SIDED * error)
         if not surplus + rows_apart > 0:
             return "not told apart from"
         if not surplus + rows_apart > hidden:
             return "ahead, perhaps by a better guide only, of"
         if len(result) < FEW_ROWS or not surplus > hidden:
             return "ahead, perhaps by a few rows only, of"
-        return "better than"
+        return BETTER
 
 
 def compare(
@@ -212,7 +228,25 @@ def compare(
             row = int((~result.log_marginal.isfinite()).nonzero()[0, 0])
             raise ValueError(f"the model '{name}' has no finite log p(x) for row {row}: there is no elpd.")
     check_same_rows(results)
-    return comparison_of(results)
+    found = comparison_of(results)
+    if data is None or method != GUIDE:
+        return found
+    behind = {str(name): vaes[str(name)] for name in found.table.index[1:]}
+    return replace(found, reverse=_reverse_checks(behind, data, num_samples, next(seeds)))
+
+
+def _reverse_checks(
+    vaes: Mapping[str, VAE | LogMarginal], data: Rows, num_samples: int, seed: int
+) -> dict[str, ReverseCheck]:
+    """Of those whose rows can be simulated."""
+    found: dict[str, ReverseCheck] = {}
+    seeds = seeds_from(seed)
+    for name, vae in vaes.items():
+        if isinstance(vae, VAE):
+            check, _ = reverse_check_beside(vae, data, num_samples, next(seeds))
+            if check is not None:
+                found[name] = check
+    return found
 
 
 def comparison_of(results: Mapping[str, LogMarginal]) -> Comparison:
@@ -255,31 +289,6 @@ def comparison_of(results: Mapping[str, LogMarginal]) -> Comparison:
         for a, b in combinations(ordered, 2)
     ]
     return Comparison(pd.DataFrame.from_dict(table, orient="index"), pd.DataFrame(differences), results)
-
-
-def stacking_weights(log_densities: Tensor) -> Tensor:
-    """argmax_w sum_n log sum_k w_k p_k(x_n) over the simplex, a concave problem, from log p_k(x_n) [N,K]: [K]."""
-    from scipy.optimize import minimize  # not at the top: it takes time to import
-
-    # Relative to each row's best, so that no density underflows.
-    density = (log_densities - log_densities.amax(1, keepdim=True)).exp().numpy()
-    K = density.shape[1]
-
-    def loss(w: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
-        mixture = np.maximum(density @ w, np.finfo(float).tiny)
-        return float(-np.log(mixture).mean()), -(density / mixture[:, None]).mean(0)
-
-    found = minimize(
-        loss,
-        np.full(K, 1 / K),
-        jac=True,
-        method="SLSQP",
-        bounds=[(0.0, 1.0)] * K,
-        constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": lambda w: np.ones(K)},
-        options={"ftol": 1e-12, "maxiter": 1000},
-    )
-    weights = np.clip(found.x, 0.0, 1.0)
-    return torch.as_tensor(weights / weights.sum())
 
 
 def _error_of_sum(values: Tensor) -> float:

@@ -113,7 +113,7 @@ class ImportanceSampling:
         share, num_rows = self.prior_share, min(ROWS_AT_ONCE, len(data))
         sizes = self.strata(num_samples)
         if share < 1:
-            refuse_without_density(vae, data)
+            refuse_without_density(vae)
         few = data.take(slice(0, PROBE_ROWS), vae.device)
         if len(sizes) == 2:
             refuse_auxiliary_sites(

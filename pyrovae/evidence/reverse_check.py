@@ -39,6 +39,8 @@ MOST_OF_A_ROW = 5.0
 ONE_SIDED = 1.645
 # Nats of KL(p(z|x) || q(z|x)) above which a guide that Pareto k calls poor is not acquitted.
 SMALL_DIVERGENCE = 0.5
+# Of a check beside a figure of some data: rows to simulate, and draws for each at least.
+ROWS_BESIDE, LEAST_DRAWS = 200, 100
 
 
 @dataclass(frozen=True)
@@ -202,6 +204,28 @@ def reverse_check(
     with fixed_seed(next(seeds), vae.device):
         truth, data = simulated(vae, num_rows, context, as_x)
     return checked_at(vae, truth, data, num_samples, next(seeds))
+
+
+def reverse_check_beside(
+    vae: VAE, data: Rows, num_samples: int, seed: int
+) -> tuple[ReverseCheck | None, str]:
+    """The reverse check in the context of these rows, or why there is none."""
+    context = context_of(vae, data, ROWS_BESIDE)
+    S = max(num_samples, LEAST_DRAWS)
+    try:
+        return reverse_check(vae, *context, num_rows=ROWS_BESIDE, num_samples=S, seed=seed), ""
+    except ValueError as error:
+        return None, str(error).splitlines()[0]  # the trace of a program may follow
+
+
+def evenly(N: int, count: int) -> Tensor:
+    """Places of some of N rows, evenly spaced; of more than N, some repeatedly."""
+    return (torch.arange(count) * N) // count
+
+
+def context_of(vae: VAE, data: Rows, count: int) -> tuple[object, ...]:
+    """The context of some of these rows."""
+    return data.take(evenly(len(data), count), vae.device).context
 
 
 def checked_at(

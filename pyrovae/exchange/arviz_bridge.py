@@ -95,7 +95,7 @@ def to_arviz(
                 "as many, or draws repeat."
             )
     data = checked_data(vae, x, *context)
-    refuse_without_density(vae, data)
+    refuse_without_density(vae)
     constant = {f"context_{i}": a for i, a in enumerate(data.arguments[1:], 1)}
     names = Names(vae.layout, constant, coords or {}, dims or {}, len(data))
     seeds = seeds_from(seed)

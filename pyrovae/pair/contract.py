@@ -15,6 +15,7 @@ from pyrovae.pair.amortization import check_rows_have_no_place
 from pyrovae.pair.auxiliary import check_auxiliary
 from pyrovae.pair.broadcasting import find_broadcasting
 from pyrovae.pair.first_run import first_run
+from pyrovae.pair.guide_density import without_density
 from pyrovae.pair.independence import check_rows_stand_alone
 from pyrovae.pair.layout import Layout, SiteLayout
 from pyrovae.pair.matching import (
@@ -84,6 +85,7 @@ def inspect_pair(model: Program, guide: Program, batch: Batch) -> Layout:
         latents=_layouts(model_sites[name] for name in latents),
         observed=_layouts(site for site in model_sites.values() if site.observed and not site.factor),
         enumerated=_layouts(site for name, site in model_sites.items() if name in enumerated),
+        without_density=without_density(model_sites, guide_sites),
     )
     check_rows_stand_alone(model, guide, batch, latents, guide_sites, layout)
     return find_broadcasting(model, guide, batch, layout)

@@ -20,15 +20,11 @@ REMEDY = (
 )
 
 
-def check_density(model_sites: Mapping[str, Site], guide_sites: Mapping[str, Site]) -> None:
-    """Raise where the guide's latents have no density that could be set against the model's.
+def without_density(model_sites: Mapping[str, Site], guide_sites: Mapping[str, Site]) -> str:
+    """Why the guide's latents have no density that could be set against the model's; nothing where they have one.
 
     Points that follow from auxiliary sites have one (see `pyrovae.pair.auxiliary`), and so have those that carry a log
     density, those of a latent that is a point in the model too, and the values of a discrete latent.
-
-    Raises:
-        ValueError: with the site, and what to do.
-
     """
     behind_auxiliary = False
     for name, site in guide_sites.items():
@@ -40,16 +36,17 @@ def check_density(model_sites: Mapping[str, Site], guide_sites: Mapping[str, Sit
             if not (
                 behind_auxiliary or of_model.discrete or of_model.family == "Delta" or _carries_one(site)
             ):
-                raise ValueError(
+                return (
                     f"the guide samples the continuous latent '{name}' from a Delta: a point has no density q(z|x), so "
                     "that log p(x, z) there is no bound of log p(x)."
                     + REMEDY.format(name=name, what="a distribution")
                 )
         elif site.discrete != of_model.discrete:
-            raise ValueError(
+            return (
                 f"the latent '{name}' is {_kind(of_model)} in the model and {_kind(site)} in the guide: a probability "
                 "and a density have no ratio." + REMEDY.format(name=name, what=f"a {_family(of_model)}")
             )
+    return ""
 
 
 def _carries_one(point: Site) -> bool:

@@ -35,7 +35,8 @@ class Layout:
 
     `sample_dim` is the plate dimension for samples, left of every plate of the pair. A program that cannot
     broadcast over it runs on repeated rows instead, with the same results. `latents` are what the guide
-    samples; `enumerated` are the model's discrete latents that are summed out instead.
+    samples; `enumerated` are the model's discrete latents that are summed out instead. `without_density` says
+    why the guide has no density of them (see `pyrovae.pair.guide_density`), and is empty where it has one.
     """
 
     sample_dim: int
@@ -44,6 +45,7 @@ class Layout:
     enumerated: Mapping[str, SiteLayout] = field(default_factory=dict)
     guide_broadcasts: bool = True
     model_broadcasts: bool = True
+    without_density: str = ""
 
     @property
     def families(self) -> dict[str, str]:

@@ -12,8 +12,9 @@ import xarray as xr
 from torch import nn
 
 import pyrovae as pv
-from pyrovae.evidence.comparison import comparison_of, stacking_weights
+from pyrovae.evidence.comparison import comparison_of
 from pyrovae.evidence.results import LogMarginal
+from pyrovae.evidence.stacking import stacking_weights
 from tests.components import LIKELIHOODS, net
 from tests.oracles import ExactGuide, LinearGaussian, WideGuide
 from tests.pairs import binary_rows, composed, tutorial
@@ -164,6 +165,17 @@ def test_one_model_with_a_good_guide_and_with_a_bad_one_differ_by_nothing_but_ar
     assert not result.table.loc["good", "warning"]
     assert result.table.loc["narrow", "warning"]
     assert result.table.loc["narrow", "bad_k"] == int((result.results["narrow"].khat >= 2 / 3).sum()) > 10
+
+
+def test_who_was_not_checked_is_said():
+    model, other = LinearGaussian(), LinearGaussian()
+    with torch.no_grad():
+        other.b += 30.0
+    vaes = {name: pv.VAE(m, ExactGuide(m)) for name, m in {"truth": model, "shifted": other}.items()}
+    whole = pv.compare(vaes, model.data(100), num_samples=50, seed=0)
+    assert "'truth' is better than 'shifted'" in str(whole)
+    assert "reverse_check" not in str(whole)
+    assert "No reverse_check() was made of 'shifted'" in str(pv.compare(dict(whole.results)))
 
 
 def test_a_model_far_ahead_is_better_though_the_guides_are_poor():
