@@ -553,8 +553,12 @@ def test_a_gap_of_little_with_few_large_k_is_no_poor_guide():
     assert "calibrate()" not in str(unchecked)
     assert f"{page.bad_k} rows with heavy tails" in unchecked.advice()[0]
     sentence = of_weights(page.quality).sentence
-    assert "usually little" in sentence
+    assert "may err low" in sentence
     assert "richer guide" not in sentence
+    assert "never visits" in sentence
+    sentence = of_weights(page.quality, page.reverse).sentence
+    assert "can be relied on" in sentence
+    assert "Reverse check" in sentence
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import pyrovae as pv
+from pyrovae.plots.panels.importance_weights import of_weights
 from tests.components import MODELS
 from tests.oracles import ExactGuide, LinearGaussian, WideGuide
 from tests.pairs import binary_rows, methods
@@ -139,6 +140,7 @@ def test_a_missing_mode_that_leaves_every_pareto_k_good():
     assert page.verdict == "poor"
     assert "GUIDE: POOR" in str(page)
     assert any("richer family" in line for line in page.advice())
+    assert "more likely too low" in of_weights(page.quality, page.reverse).sentence
 
 
 def test_a_model_is_not_better_than_itself_under_a_guide_that_misses_a_mode():

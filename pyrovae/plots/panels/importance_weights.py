@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pyrovae.criticism.guide_verdict import guide_verdict
 from pyrovae.evidence.results import LogMarginal
+from pyrovae.evidence.reverse_check import ReverseCheck
 from pyrovae.plots.panel import Content
 from pyrovae.plots.style import BLUE, GREY, VERMILLION, as_array, axes_or_new
 from pyrovae.plots.subject import Subject
@@ -65,21 +67,19 @@ def khat(result: LogMarginal, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def weights_panel(subject: Subject) -> Content:
+def of_weights(result: LogMarginal, reverse: ReverseCheck | None = None) -> Content:
     """Can log p(x) be believed?"""
-    diagnosis = subject.diagnosis
-    result = diagnosis.quality
     verdict = {
         "unknown": "take more samples to see whether log p(x) can be relied on.",
         "good": "as far as these draws can tell, log p(x) and its error can be relied on.",
         "tails": "log p(x) may err low: the weights' tails are heavier than so many draws can tell.",
         "poor": "log p(x) is more likely too low than too high: take a richer guide, refine() it, or more samples.",
-    }[diagnosis.verdict]
+    }[guide_verdict(result, reverse)]
     sentence = f"{result.reliability}; {verdict}"
-    if diagnosis.reverse is None:
+    if reverse is None:
         sentence += " What a guide never visits its draws cannot show."
     else:
-        sentence += f" {diagnosis.reverse}."
+        sentence += f" {reverse}."
     # An infinite k (too few draws to tell) would make every mean infinite; its rows count in the sentence.
     table = (
         result.to_frame()
@@ -88,3 +88,8 @@ def weights_panel(subject: Subject) -> Content:
         .loc[["mean", "min", "25%", "50%", "75%", "max"]]
     )
     return Content(lambda ax: khat(result, ax=ax), sentence, table)
+
+
+def weights_panel(subject: Subject) -> Content:
+    """Those of the diagnosis."""
+    return of_weights(subject.diagnosis.quality, subject.diagnosis.reverse)
