@@ -280,17 +280,10 @@ def diagnose(
         some, doubted = data[evenly(N, gap_rows)], reverse is not None and reverse.poor
         gaps, said = inference_gap(vae, some, num_samples, seed_of_gaps, doubted=doubted, progress=progress)
         notes += said
-    summary = {
-        "ELBO": found.reconstruction - found.rate,
-        "reconstruction": found.reconstruction,
-        "rate": found.rate,
-        "log p(x)": quality.log_marginal,
-    }
-    lines = {name: mean_over_rows(values) for name, values in summary.items()}
     return Diagnosis(
         found.entries(),
         found.sites(),
-        pd.DataFrame.from_dict(lines, orient="index", columns=["value", "std_error"]),
+        _summary(found, quality),
         told,
         quality,
         gaps,
@@ -298,6 +291,18 @@ def diagnose(
         gap_rows=gap_rows,
         reverse=reverse,
     )
+
+
+def _summary(found: Activity, quality: LogMarginal) -> pd.DataFrame:
+    """Means over rows with their errors."""
+    values = {
+        "ELBO": found.reconstruction - found.rate,
+        "reconstruction": found.reconstruction,
+        "rate": found.rate,
+        "log p(x)": quality.log_marginal,
+    }
+    lines = {name: mean_over_rows(of_rows) for name, of_rows in values.items()}
+    return pd.DataFrame.from_dict(lines, orient="index", columns=["value", "std_error"])
 
 
 def _name(site: str, dimension: str) -> str:

@@ -51,20 +51,15 @@ def inference_gap(
     normals = [_normal(site.distribution) for site in drawn.values()]
     full, is_known = normals == [MultivariateNormal], normals in ([MultivariateNormal], [Normal])
     try:
-        refined = refine(
-            vae,
-            data,
-            full_covariance=full,
-            seed=next(seeds),
-            num_samples=max(2, num_samples),
-            progress=progress,
-        )
+        refined = _refined(vae, data, num_samples, next(seeds), full=full, progress=progress)
     except ValueError as error:
         empty = pd.DataFrame(math.nan, index=GAPS, columns=COLUMNS).astype({"bound": object})
         return empty, [f"no gaps: {str(error).splitlines()[0]}"]  # the trace of a program may follow
     best = log_marginal(refined.vae, data, num_samples=num_samples, seed=next(seeds))
+    why_not = ""
     if not full:
-        best = _better(best, _with_covariances(vae, data, num_samples, next(seeds), progress=progress))
+        richer, why_not = _with_covariances(vae, data, num_samples, next(seeds), progress=progress)
+        best = _better(best, richer)
     found = refined.elbo_after.where(~refined.kept, refined.elbo_before + refined.gain)
     of_best = best.variance.sqrt()
     values = {
@@ -73,7 +68,7 @@ def inference_gap(
         "inference": (best.log_marginal - refined.elbo_before, of_best, refined.std_error_before),
     }
     missed = doubted and refined_misses(vae, data, num_samples, next(seeds), progress=progress)
-    low = missed or best.verdict in UNTRUSTED  # log p(x) is
+    low = missed or bool(why_not) or best.verdict in UNTRUSTED  # log p(x) is
     bounds = {"inference": ">="} if low else {}
     if not (is_known and refined.converged):
         bounds |= {"approximation": "~" if low else "<=", "amortization": ">="}
@@ -87,28 +82,31 @@ def inference_gap(
         )
         for name, (gap, a, b) in values.items()
     }
-    return pd.DataFrame.from_dict(lines, orient="index", columns=COLUMNS), _notes(
-        refined, best, is_known, missed
-    )
+    return pd.DataFrame.from_dict(lines, orient="index", columns=COLUMNS), [
+        *(
+            [f"log p(x) is from narrow posteriors, for those with covariances failed: {why_not}"]
+            if why_not
+            else []
+        ),
+        *_notes(refined, best, is_known, missed),
+    ]
+
+
+def _refined(vae: VAE, data: Rows, num_samples: int, seed: int, *, full: bool, progress: bool) -> Refinement:
+    S = max(2, num_samples)  # a single sample has no error
+    return refine(vae, data, full_covariance=full, seed=seed, num_samples=S, progress=progress)
 
 
 def _with_covariances(
     vae: VAE, data: Rows, num_samples: int, seed: int, *, progress: bool
-) -> LogMarginal | None:
-    """log p(x) from posteriors refined with all covariances: a diagonal one that fits best is narrow."""
+) -> tuple[LogMarginal | None, str]:
+    """log p(x) from posteriors refined with all covariances, or why there is none: a diagonal one is narrow."""
     seeds = seeds_from(seed)
     try:
-        refined = refine(
-            vae,
-            data,
-            full_covariance=True,
-            seed=next(seeds),
-            num_samples=max(2, num_samples),
-            progress=progress,
-        )
-        return log_marginal(refined.vae, data, num_samples=num_samples, seed=next(seeds))
-    except ValueError:
-        return None
+        refined = _refined(vae, data, num_samples, next(seeds), full=True, progress=progress)
+        return log_marginal(refined.vae, data, num_samples=num_samples, seed=next(seeds)), ""
+    except ValueError as error:
+        return None, str(error).splitlines()[0]
 
 
 def _better(one: LogMarginal, other: LogMarginal | None) -> LogMarginal:

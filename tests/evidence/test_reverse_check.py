@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import pyrovae as pv
+from pyrovae.criticism import inference_gap
 from pyrovae.plots.panels.importance_weights import of_weights
 from tests.components import MODELS
 from tests.oracles import ExactGuide, LinearGaussian, WideGuide
@@ -151,6 +152,16 @@ def test_a_model_is_not_better_than_itself_under_a_guide_that_misses_a_mode():
         assert list(result.reverse) == ["one"]
         # By weights alone it is better: what is told apart is not the models.
         assert "'both' is better than 'one'" in str(replace(result, reverse={}))
+
+
+def test_gaps_without_a_posterior_with_covariances_are_at_least_what_is_said(monkeypatch):
+    monkeypatch.setattr(
+        inference_gap, "_with_covariances", lambda *arguments, **settings: (None, "too large")
+    )
+    model = LinearGaussian()
+    page = pv.diagnose(pv.VAE(model, WideGuide(model)), model.data(20), num_samples=100, gap_rows=4, seed=0)
+    assert page.gaps.loc["inference", "bound"] == ">="
+    assert "those with covariances failed: too large" in str(page)
 
 
 def test_gaps_of_a_missing_mode_are_at_least_what_is_said():

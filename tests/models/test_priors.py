@@ -39,8 +39,13 @@ def test_every_prior_has_every_verb(name):
     torch.manual_seed(0)
     x = torch.bernoulli(torch.full((12, D), 0.5))
     vae = pv.VAE(LatentVariableModel(PRIORS[name].make(1), Bernoulli(net(K, D))), example=x)
-    for verb in VERBS.values():
-        verb(vae, x)
+    for verb_name, verb in VERBS.items():
+        found = verb(vae, x)
+        if isinstance(found, torch.Tensor):
+            assert bool(found.isfinite().all()), verb_name
+        for figure in ("log_marginal", "elbo", "elbo_after"):
+            if isinstance(values := getattr(found, figure, None), torch.Tensor):
+                assert bool(values.isfinite().all()), verb_name
 
 
 def mixture_model():
