@@ -54,4 +54,6 @@ def guide_in_words(quality: LogMarginal, reverse: ReverseCheck | None) -> str:
         )
     elif quality.verdict == "poor" and verdict == "poor":
         checked = f"\n  With so many bad rows the others are no better.{checked}"
+    if reverse is None and quality.near_limit:
+        checked = f"\n  That is near the limit: other rows could turn the verdict.{checked}"
     return f"{ {'poor': 'POOR', 'tails': 'good but for tails'}.get(verdict, 'good') }. {text}{checked}"

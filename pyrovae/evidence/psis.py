@@ -72,6 +72,26 @@ def good_k(num_samples: int) -> float:
     return min(1 - 1 / math.log10(max(num_samples, 10)), GOOD_K)
 
 
+def chance_of_bad_k(khat: Tensor, num_samples: int) -> Tensor:
+    """How probably the k that a row's estimate is of is not below `good_k`, [N]: 0.5 where the estimate is the limit.
+
+    The error of an estimate from the n largest weights is about (1 + k) / sqrt(n) (Smith 1987, "Estimating tails of
+    probability distributions"), less here by n / (n + 10) for its prior. Counting rows so in place of by yes and no
+    makes shares of bad rows steadier: they change little by the chance of a few draws.
+
+    Args:
+        khat: [N]
+        num_samples: S.
+
+    Example:
+        >>> chance_of_bad_k(torch.tensor([0.2, 2 / 3, 1.2]), 1000).round(decimals=2).tolist()
+        [0.0, 0.5, 1.0]
+
+    """
+    n, limit = tail_length(num_samples), good_k(num_samples)
+    return torch.special.ndtr((khat - limit) / ((1 + limit) * n**0.5 / (n + 10)))
+
+
 def unknown_k(khat: Tensor, ess: Tensor, num_samples: int) -> Tensor:
     """Where k says neither good nor bad, a mask [N], because there is no tail that it could be fitted to.
 

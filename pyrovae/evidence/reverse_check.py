@@ -38,7 +38,7 @@ MOST_OF_A_ROW = 5.0
 # Of a one-sided 5% test, in standard errors.
 ONE_SIDED = 1.645
 # Nats of KL(p(z|x) || q(z|x)) above which a guide that Pareto k calls poor is not acquitted.
-SMALL_DIVERGENCE = 0.5
+SMALL_DIVERGENCE = 0.6
 # Of a check beside a figure of some data: rows to simulate, and draws for each at least.
 ROWS_BESIDE, LEAST_DRAWS = 200, 100
 
@@ -140,7 +140,7 @@ class ReverseCheck(RowWise):
     def harmless(self) -> bool:
         """Whether log p(x) of S draws errs by less than 0.1 nats, whatever Pareto k says: `bias_bound` with its error.
 
-        And KL(p(z|x) || q(z|x)) is small, below half a nat.
+        And KL(p(z|x) || q(z|x)) is small, below 0.6 nats.
         """
         bound, error = self.bias_bound
         return bound + ONE_SIDED * error < SMALL_GAP and float(self.divergence.mean()) < SMALL_DIVERGENCE

@@ -11,8 +11,10 @@ from torch import nn
 
 import pyrovae as pv
 from pyrovae.criticism.activity import Activity
+from pyrovae.criticism.guide_verdict import guide_in_words
 from pyrovae.criticism.information import _bounds, information
 from pyrovae.data import Batch
+from pyrovae.evidence.psis import chance_of_bad_k, good_k, pareto_k
 from pyrovae.evidence.results import LogMarginal
 from pyrovae.pair.running import row_terms
 from pyrovae.plots.panels.importance_weights import of_weights
@@ -580,6 +582,43 @@ def test_the_verdict_on_weights(khat, ess, gap, verdict):
         -ones, ones, 1000 * ess * ones, torch.tensor(khat), -ones - gap, ones, -ones, 1000, "no"
     )
     assert found.verdict == verdict
+
+
+@pytest.mark.parametrize(
+    "bad, rows, verdict, near",
+    [
+        (4, 20, "good", True),
+        (6, 20, "poor", True),
+        (15, 20, "poor", False),
+        (240, 1000, "good", True),
+        (350, 1000, "poor", False),
+        (1, 20, "good", False),
+        (1, 1, "poor", False),
+        (0, 1, "good", False),
+    ],
+)
+def test_a_share_of_bad_rows_near_the_limit_is_said_to_be(bad, rows, verdict, near):
+    ones = torch.ones(rows, dtype=torch.float64)
+    khat = torch.where(torch.arange(rows) < bad, 5.0, -5.0)
+    found = LogMarginal(-ones, ones, 400 * ones, khat, -2 * ones, ones, -ones, 1000, "no")
+    assert found.verdict == verdict
+    assert found.share_bad[0] == pytest.approx(bad / rows)
+    assert found.near_limit is near
+    assert ("near the limit" in str(found)) is near
+    assert ("near the limit" in guide_in_words(found, None)) is near
+
+
+@pytest.mark.parametrize("S", [200, 1000])
+def test_rows_count_as_bad_by_the_error_of_their_k(S):
+    """Weights u^-k of uniform u have exactly the tail index k."""
+    k = good_k(S)
+    u = torch.rand(S, 4000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    khat = pareto_k(-k * u.log())
+    steady = chance_of_bad_k(khat, S)
+    assert float(steady.mean()) == pytest.approx(0.5, abs=0.1)
+    assert float(steady.std()) < 0.75 * float((khat >= k).double().std())
+    spread = float(torch.special.ndtri(steady).std())
+    assert spread == pytest.approx(1.0, abs=0.15)
 
 
 @pytest.mark.parametrize("factor", [0.95, 0.5])
