@@ -104,13 +104,16 @@ def fit(
         progress: show a progress bar.
 
     Returns:
-        A DataFrame with the columns `epoch, loss, elbo, reconstruction, rate, elbo_valid, seconds`: the
-        objective's mean loss, and the ELBO (beta = 1, without the program's own scales), E_q[log p(x|z)] and
+        A DataFrame with the columns `epoch, loss, elbo, reconstruction, rate, elbo_valid, gradient_norm,
+        gradient_norm_max, seconds`: the objective's mean loss, and the ELBO (beta = 1, without the program's own scales), E_q[log p(x|z)] and
         the sampled rate on the same draws (on others where latents are summed out), in nats per row, averaged
         over the epoch's rows while they were
-        trained on; the validation rows' ELBO after the epoch (NaN without validation). `history.attrs` tells
+        trained on; the validation rows' ELBO after the epoch (NaN without validation); the median and the largest
+        norm of the gradients of the epoch's steps before clipping (of each step with `clip_norm`, else of every
+        eighth from the first, so that it costs nothing). `history.attrs` tells
         the `engine`, how many batches were `skipped`, and whether Ctrl-C `interrupted` it: then what was learned
         so far, the VAE being trained up to that step. Numbers that callbacks add to an epoch's row are columns too.
+        A training whose ELBO has not risen of late while gradients exploded says so in a warning.
 
     Raises:
         ValueError: data that do not fit the pair or lie outside a likelihood's support (with the row),
@@ -128,8 +131,8 @@ def fit(
         >>> encoder = pv.guides.DiagonalNormal(pv.nn.MLP(64, (2, 2)))
         >>> vae = pv.VAE(pv.models.LatentVariableModel(prior, decoder), pv.guides.AmortizedGuide(encoder))
         >>> history = pv.fit(vae, torch.zeros(50, 64), epochs=2, seed=0, progress=False)
-        >>> history.columns.tolist()
-        ['epoch', 'loss', 'elbo', 'reconstruction', 'rate', 'elbo_valid', 'seconds']
+        >>> history.columns.tolist()[:6]
+        ['epoch', 'loss', 'elbo', 'reconstruction', 'rate', 'elbo_valid']
 
     """
     course = Course(epochs, batch_size, accumulate, clip_norm, schedule_steps, on_nonfinite, transform, seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any, NoReturn
@@ -18,6 +19,7 @@ from pyrovae.training.batch_loss import BatchLoss
 from pyrovae.training.batches import Batches, GatheredBatches, Minibatch
 from pyrovae.training.checkpoints import Keeper
 from pyrovae.training.course import Course
+from pyrovae.training.gradient_norms import why_stalled
 from pyrovae.training.interruption import Interruption
 from pyrovae.training.nonfinite import FAILURES, LOOK_EVERY, NonFiniteLossError, Watch
 from pyrovae.training.optimization import Optimization
@@ -131,6 +133,8 @@ class Loop(Training):
         for callback in self._record.callbacks:
             callback.on_end(self)
         self._optimization.forget_gradients()
+        if self.processes.is_first and (stalled := why_stalled(self.history)):
+            warnings.warn(stalled, stacklevel=3)
         self.processes.wait()  # so that all find the last checkpoint
 
     def _bar(self) -> tqdm[NoReturn]:
@@ -183,6 +187,8 @@ class Loop(Training):
         row |= {name: value / count for name, value in zip(STATISTICS, sums, strict=True)}
         self.processes.alike_buffers(self.vae)
         row["elbo_valid"] = self._validate()
+        row |= self._optimization.norms.read()
+        self._optimization.norms.forget()
         row["seconds"] = self._seconds
         self.epoch += 1
         self.history.append(row)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.training.course import Course
+from pyrovae.training.gradient_norms import LOOK_EVERY, GradientNorms, norm_of
 from pyrovae.training.optimizers import Scheduler, check_learning_rates
 
 
@@ -35,6 +36,7 @@ class Optimization:
     ) -> None:
         self.optimizer, self.scheduler = optimizer, scheduler
         self.waiting = 0  # batches whose gradients wait for the optimizer
+        self.norms = GradientNorms(LOOK_EVERY if course.clip_norm is None else 1)
         self._parameters, self._course = parameters, course
         self._loss_scale = loss_scale
         self._scaler: torch.amp.GradScaler | None = None
@@ -65,7 +67,7 @@ class Optimization:
 
     def step(self) -> None:
         """Step by the gradients that wait."""
-        self._step()
+        self.norms.add(self._step(measured=self.norms.is_due))
         self.waiting = 0
 
     def extra_step(self, gradients: Sequence[Tensor | None], only: set[int]) -> None:
@@ -101,29 +103,38 @@ class Optimization:
     def state_dict(self) -> dict[str, object]:
         """What a resumed training needs of it."""
         parts = {"optimizer": self.optimizer, "scheduler": self.scheduler, "scaler": self._scaler}
-        return {name: None if part is None else part.state_dict() for name, part in parts.items()}
+        states = {name: None if part is None else part.state_dict() for name, part in parts.items()}
+        return {**states, "gradient_norms": self.norms.state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what `state_dict` gave."""
         self.optimizer.load_state_dict(state["optimizer"])
+        steps, norms = state["gradient_norms"]
+        self.norms.resume(steps, norms.to(self._parameters[0].device))
         if self.scheduler is not None:
             self.scheduler.load_state_dict(state["scheduler"])
         if self._scaler is not None:
             self._scaler.load_state_dict(state["scaler"])
             self._scale_losses()
 
-    def _step(self) -> None:
+    def _step(self, *, measured: bool = False) -> Tensor | None:
+        """Step, and give the norm of the gradients before clipping if it is asked for."""
+        norm = None
         if self._scaler is not None:
             self._scaler.unscale_(self.optimizer)
-        if self._course.clip_norm is not None:
+        if measured or self._course.clip_norm is not None:
             stepped = [p for group in self.optimizer.param_groups for p in group["params"]]
-            torch.nn.utils.clip_grad_norm_(stepped, self._course.clip_norm)
+            if self._course.clip_norm is not None:
+                norm = torch.nn.utils.clip_grad_norm_(stepped, self._course.clip_norm)
+            else:
+                norm = norm_of([p.grad for p in stepped if p.grad is not None])
         if self._scaler is None:
             self.optimizer.step()
         else:
             self._scaler.step(self.optimizer)
             self._scaler.update()
             self._scale_losses()
+        return norm if measured else None
 
     def _scale_losses(self) -> None:
         assert self._scaler is not None

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from pyrovae.training import gradient_norms
+
 # Sums over the rows of a batch: the objective's loss, and the ELBO, log p(x|z) and rate of the same draws.
 STATISTICS = ("loss", "elbo", "reconstruction", "rate")
 # Of a history.
-COLUMNS = ("epoch", *STATISTICS, "elbo_valid", "seconds")
+COLUMNS = ("epoch", *STATISTICS, "elbo_valid", *gradient_norms.COLUMNS, "seconds")
 
 
 class Totals:

@@ -13,7 +13,17 @@ from pyrovae.random_state import seed_of
 from tests.oracles import LinearGaussian, WideGuide
 from tests.pairs import binary_rows, composed, with_param
 
-COLUMNS = ["epoch", "loss", "elbo", "reconstruction", "rate", "elbo_valid", "seconds"]
+COLUMNS = [
+    "epoch",
+    "loss",
+    "elbo",
+    "reconstruction",
+    "rate",
+    "elbo_valid",
+    "gradient_norm",
+    "gradient_norm_max",
+    "seconds",
+]
 
 
 class Recording(torch.optim.SGD):
