@@ -23,14 +23,15 @@ from pyrovae.data import Rows
 from pyrovae.evidence.checked_data import refuse_without_density
 from pyrovae.evidence.simulated_data import AsX, simulated
 from pyrovae.random_state import fixed_seed, seeds_from
+from pyrovae.shown import Part, Shown, text_of
 from pyrovae.vae import VAE
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 QUANTITIES_TO_PRINT = 12
 
 
-@dataclass(frozen=True)
-class Calibration:
+@dataclass(frozen=True, repr=False)
+class Calibration(Shown):
     """What `calibrate` gives, for M simulations of L draws and Q quantities.
 
     `ranks` and `corrected_ranks` are [M,Q], whole numbers 0..L, of the truth among the guide's draws and among draws
@@ -117,40 +118,50 @@ class Calibration:
             found.append("guide too narrow" if spread > 0 else "guide too wide")
         return ", ".join(found) or "not uniform"
 
-    def __str__(self) -> str:
+    def sections(self) -> list[list[Part]]:
+        """Verdicts, the worst quantities, the guide's coverage, and what to try."""
         M, Q = self.ranks.shape
         worst = self.worst_first().head(QUANTITIES_TO_PRINT)
-        lines = [
-            f"Simulation-based calibration: {M} simulations, {self.num_draws} draws each, {Q} quantities",
-            f"guide: {_words(self.passed)}   importance-corrected: {_words(self.corrected_passed)}"
-            f"   (an exact guide fails at a rate of {self.false_alarm_rate:g} or less)",
-            "",
-            "p-values of uniform ranks" + (f", the least {len(worst)} of {Q}" if len(worst) < Q else ""),
-            worst.to_string(float_format=lambda value: f"{value:.4f}"),
-            "",
-            "Expected coverage of the guide, by nominal level, ± its standard error over simulations",
-            self._coverage_page([str(name) for name in worst.index]),
+        found: list[list[Part]] = [
+            [
+                f"Simulation-based calibration: {M} simulations, {self.num_draws} draws each, {Q} quantities",
+                f"guide: {_words(self.passed)}   importance-corrected: {_words(self.corrected_passed)}"
+                f"   (an exact guide fails at a rate of {self.false_alarm_rate:g} or less)",
+            ],
+            [
+                "p-values of uniform ranks" + (f", the least {len(worst)} of {Q}" if len(worst) < Q else ""),
+                worst,
+            ],
+            [
+                "Expected coverage of the guide, by nominal level, ± its standard error over simulations",
+                self._coverage_of([str(name) for name in worst.index]),
+            ],
         ]
         if not self.passed and self.corrected_passed:
-            lines += [
-                "",
-                "Importance weights mend it, as far as these simulations show: for data like the model's own, trust "
-                "log_marginal and weighted draws.",
-            ]
+            found.append(
+                [
+                    "Importance weights mend it, as far as these simulations show: for data like the model's own, "
+                    "trust log_marginal and weighted draws."
+                ]
+            )
         if not self.passed:
-            lines += [
-                "",
-                "What to try: train longer or with more rows, a richer family (FullNormal, a flow; AutoGuide for "
-                "several sites), or refine() for the rows at hand.",
-            ]
-        return "\n".join(lines)
+            found.append(
+                [
+                    "What to try: train longer or with more rows, a richer family (FullNormal, a flow; AutoGuide for "
+                    "several sites), or refine() for the rows at hand."
+                ]
+            )
+        return found
 
-    def _coverage_page(self, names: list[str]) -> str:
+    def __str__(self) -> str:
+        return text_of(self.sections(), ".4f")
+
+    def _coverage_of(self, names: list[str]) -> pd.DataFrame:
         chosen = self.coverage[self.coverage["quantity"].isin(names)].copy()
         figures = zip(chosen["coverage"], chosen["std_error"], strict=True)
         chosen["text"] = [f"{share:.3f} ± {error:.3f}" for share, error in figures]
         page = chosen.pivot(index="quantity", columns="level", values="text").rename_axis(columns=None)
-        return page.reindex([name for name in names if name in page.index]).to_string()
+        return page.reindex([name for name in names if name in page.index])
 
 
 def calibrate(

@@ -17,6 +17,7 @@ from pyrovae.evidence.marginal import log_marginal
 from pyrovae.evidence.results import LogMarginal
 from pyrovae.evidence.reverse_check import ReverseCheck, evenly, reverse_check_beside
 from pyrovae.random_state import fixed_seed, seeds_from
+from pyrovae.shown import Part, Shown, text_of
 from pyrovae.vae import VAE
 
 # Rows for mutual information: every draw is scored under every row's posterior.
@@ -24,8 +25,8 @@ ROWS_FOR_INFORMATION = 1000
 ENTRIES_TO_PRINT = 20
 
 
-@dataclass(frozen=True)
-class Diagnosis:
+@dataclass(frozen=True, repr=False)
+class Diagnosis(Shown):
     """What `diagnose` gives; prints as a page.
 
     `rates`: one row an entry of a latent, `site, dimension, rate, active, mean_variance, verdict`: its average rate
@@ -84,25 +85,32 @@ class Diagnosis:
         chosen = self.rates[self.rates["verdict"] == verdict]
         return tuple(_name(s, d) for s, d in zip(chosen["site"], chosen["dimension"], strict=True))
 
+    def sections(self) -> list[list[Part]]:
+        """Verdict by verdict, with the tables that they are from."""
+        return self._sections([self.summary])
+
     def __str__(self) -> str:
-        parts = [
-            f"Diagnosis over {len(self.quality)} rows, nats per row (± standard error over rows)",
-            "\n".join(
-                f"  {name:<15}{_figure(line['value'], line['std_error'])}"
-                for name, line in self.summary.iterrows()
-            ),
-            "LATENTS: " + self._collapse(),
-            self._table(),
-            "INFORMATION: " + self._information(),
-            "GUIDE: " + guide_in_words(self.quality, self.reverse),
+        lines = (
+            f"  {name:<15}{_figure(line['value'], line['std_error'])}"
+            for name, line in self.summary.iterrows()
+        )
+        return text_of(self._sections(["\n".join(lines)]), ".4f")
+
+    def _sections(self, summary: list[Part]) -> list[list[Part]]:
+        found: list[list[Part]] = [
+            [f"Diagnosis over {len(self.quality)} rows, nats per row (± standard error over rows)", *summary],
+            ["LATENTS: " + self._collapse()],
+            *self._tables(),
+            ["INFORMATION: " + self._information()],
+            ["GUIDE: " + guide_in_words(self.quality, self.reverse)],
         ]
         if self.gaps is not None:
-            parts.append("GAPS: " + self._gaps(self.gaps))
+            found.append(["GAPS: " + self._gaps(self.gaps)])
         if self.notes:
-            parts.append("Notes\n" + "\n".join(f"  - {note}" for note in self.notes))
+            found.append(["Notes", *(f"  - {note}" for note in self.notes)])
         if advice := self.advice():
-            parts.append("What to try\n" + "\n".join(f"  - {line}" for line in advice))
-        return "\n\n".join(parts)
+            found.append(["What to try", *(f"  - {line}" for line in advice)])
+        return found
 
     def advice(self) -> list[str]:
         """What to try, most pressing first; empty where nothing is wrong."""
@@ -160,13 +168,14 @@ class Diagnosis:
             counts += f"; {verdict}: {_listed(names)}" if names else ""
         return counts
 
-    def _table(self) -> str:
+    def _tables(self) -> list[list[Part]]:
         shown = self.rates.sort_values("rate", ascending=False, na_position="last").head(ENTRIES_TO_PRINT)
-        text = self.sites.to_string(index=False, float_format=_number)
-        if len(shown):
-            text += "\n\n" + shown.to_string(index=False, float_format=_number)
         hidden = len(self.rates) - len(shown)
-        return text + (f"\n({hidden} more in .rates)" if hidden else "")
+        of_entries: list[Part] = [
+            shown.reset_index(drop=True),
+            *([f"({hidden} more in .rates)"] if hidden else []),
+        ]
+        return [[self.sites], *([of_entries] if len(shown) else [])]
 
     def _information(self) -> str:
         found = self.information
@@ -316,7 +325,3 @@ def _listed(names: tuple[str, ...]) -> str:
 
 def _figure(value: float, error: float) -> str:
     return f"{value:.3f}" + ("" if math.isnan(error) else f" ± {error:.3f}")
-
-
-def _number(value: float) -> str:
-    return f"{value:.4f}"

@@ -21,9 +21,10 @@ from pyrovae.evidence.importance import Method
 from pyrovae.evidence.marginal import GUIDE, log_marginal
 from pyrovae.evidence.results import LogMarginal
 from pyrovae.evidence.reverse_check import ONE_SIDED, ReverseCheck, reverse_check_beside
-from pyrovae.evidence.same_data import check_same_numbers, check_same_rows
+from pyrovae.evidence.same_data import check_same_numbers, check_same_rows, data_of_all
 from pyrovae.evidence.stacking import stacking_weights
 from pyrovae.random_state import seeds_from
+from pyrovae.shown import Part, Shown, text_of
 from pyrovae.vae import VAE
 
 # How often a page may call one of equally good models better, all its pairs taken together.
@@ -37,8 +38,8 @@ FARTHEST_ROWS = 2
 BETTER = "better than"
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Shown):
     """What `compare` gives, best model first.
 
     `table` has the columns of ArviZ 1.x `compare` (its `p` aside: held-out densities need no correction for
@@ -80,18 +81,22 @@ class Comparison:
         """The table."""
         return self.table
 
-    def __str__(self) -> str:
-        some = next(iter(self.results.values()))
-        num_rows = len(some)
+    def sections(self) -> list[list[Part]]:
+        """The table, and what it says."""
         numbers = sorted({result.num_samples for result in self.results.values()})
         samples = " or ".join(map(str, numbers))
-        lines = [
-            f"log p(x) of {num_rows} rows, {samples} samples each; nats, summed over the rows",
-            "",
-            self.table.to_string(float_format=lambda value: f"{value:.3f}"),
-            "",
-        ]
-        best = str(self.table.index[0])
+        head = f"log p(x) of {self._num_rows} rows, {samples} samples each; nats, summed over the rows"
+        return [[head], [self.table], [*self._differences(), *self._doubts()]]
+
+    def __str__(self) -> str:
+        return text_of(self.sections(), ".3f")
+
+    @property
+    def _num_rows(self) -> int:
+        return len(next(iter(self.results.values())))
+
+    def _differences(self) -> list[str]:
+        lines, best = [], str(self.table.index[0])
         for name in self.table.index[1:]:
             difference, error, bias = map(float, self.table.loc[name, ["elpd_diff", "dse", "diff_bias"]])
             verdict = self._verdict(name)
@@ -99,6 +104,11 @@ class Comparison:
             lines.append(
                 f"'{best}' is {verdict} '{name}': {difference:.2f} ± {error:.2f} (standard error over rows){of_it}"
             )
+        return lines
+
+    def _doubts(self) -> list[str]:
+        """What speaks against the figures, of all models at once."""
+        lines, num_rows = [], self._num_rows
         unchecked = [
             f"'{n}'" for n in self.table.index[1:] if n not in self.reverse and self._verdict(n) == BETTER
         ]
@@ -112,19 +122,19 @@ class Comparison:
                 f"{num_rows} rows are few: rare rows that turn a difference round may not be among them. "
                 f"Compare on {FEW_ROWS} or more."
             )
-        for name, bad in self.table["bad_k"].items():
-            if bad:
-                lines.append(
-                    f"WARNING: Pareto k of '{name}' is not below {self.results[str(name)].good_k:.2f} for {bad} of "
-                    f"{num_rows} rows: its elpd may be too low. Raise num_samples, improve its guide (see diagnose and "
-                    "refine), or anneal (method=)."
-                )
-        for name in self.table.index:
-            if unknown := int(self.results[name].unknown.sum()):
-                lines.append(
-                    f"Pareto k of '{name}' is unknown for {unknown} of {num_rows} rows: too few different draws."
-                )
-        return "\n".join(lines)
+        if self.table["bad_k"].any():
+            limits = " or ".join(sorted({f"{result.good_k:.2f}" for result in self.results.values()}))
+            bad = _counted(self.table["bad_k"])
+            lines.append(
+                f"WARNING: Pareto k of some of {num_rows} rows is not below {limits}: {bad}. Their elpd may be too "
+                "low. Raise num_samples, improve the guides (see diagnose and refine), or anneal (method=)."
+            )
+        unknown = {str(name): int(self.results[str(name)].unknown.sum()) for name in self.table.index}
+        if any(unknown.values()):
+            lines.append(
+                f"Pareto k of some of {num_rows} rows is unknown, for too few different draws: {_counted(unknown)}."
+            )
+        return lines
 
     def _verdict(self, name: str) -> str:
         """What can be said of the best model and this one."""
@@ -206,7 +216,7 @@ def compare(
         )
     data = None
     if asked:
-        data = _data_of_all(asked, x, *context)
+        data = data_of_all(asked, x, *context)
         _refuse_one_row(len(data))
         check_same_numbers(asked, data)
     seeds = seeds_from(seed)
@@ -291,6 +301,11 @@ def comparison_of(results: Mapping[str, LogMarginal]) -> Comparison:
     return Comparison(pd.DataFrame.from_dict(table, orient="index"), pd.DataFrame(differences), results)
 
 
+def _counted(rows: Mapping[str, int] | pd.Series) -> str:
+    """How many rows of which model, where there are some."""
+    return ", ".join(f"{count} of '{name}'" for name, count in rows.items() if count)
+
+
 def _error_of_sum(values: Tensor) -> float:
     """The standard error over rows of a sum over rows, as ArviZ computes it."""
     return math.sqrt(len(values) * float(values.var(correction=0)))
@@ -329,15 +344,3 @@ def _check_mapping(vaes: object) -> None:
         raise ValueError(
             f"got {len(vaes)} model: a comparison takes at least two. For one, use log_marginal."
         )
-
-
-def _data_of_all(vaes: Mapping[str, VAE], x: object, *context: object) -> Rows:
-    """The data, made to `Rows` once and checked against each pair."""
-    data = None
-    for name, vae in vaes.items():
-        try:
-            data = vae.rows(x, *context) if data is None else vae.rows(data)
-        except (ValueError, TypeError) as error:
-            raise type(error)(f"the model '{name}': {error}") from error
-    assert data is not None
-    return data

@@ -31,7 +31,7 @@ from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.vae import VAE
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Refinement(RowWise):
     """What `refine` gives: the refined VAE, and per row the ELBO before and after.
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.evidence.psis import chance_of_bad_k, good_k, unknown_k
+from pyrovae.shown import Part, Shown
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Figures:
         return type(self)(*(getattr(self, field.name)[places] for field in fields(self)))
 
 
-@dataclass(frozen=True)
-class RowWise:
+@dataclass(frozen=True, repr=False)
+class RowWise(Shown):
     """Results by row: float64 tensors [N] on the CPU, in nats."""
 
     columns: ClassVar[tuple[str, ...]] = ()
@@ -39,12 +40,16 @@ class RowWise:
         """One row a data row."""
         return pd.DataFrame({name: getattr(self, name).numpy() for name in self.columns})
 
+    def sections(self) -> list[list[Part]]:
+        """What is said of all rows, and the table."""
+        return [[str(self)], [self.to_frame()]]
+
     def __len__(self) -> int:
         """N."""
         return len(getattr(self, self.columns[0]))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Elbo(RowWise):
     """What `elbo` gives: per row the bound and its two parts, `elbo = reconstruction - rate`.
 
@@ -75,7 +80,7 @@ SMALL_GAP = 0.1
 BAD_ROWS_ALLOWED = 0.25
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LogMarginal(RowWise):
     """What `log_marginal` gives, per row.
 

@@ -43,7 +43,7 @@ SMALL_DIVERGENCE = 0.6
 ROWS_BESIDE, LEAST_DRAWS = 200, 100
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ReverseCheck(RowWise):
     """What `reverse_check` gives for M simulated rows, float64 tensors [M], in nats.
 

@@ -18,6 +18,18 @@ from pyrovae.vae import VAE
 ROWS_TO_CHECK = 32
 
 
+def data_of_all(vaes: Mapping[str, VAE], x: object, *context: object) -> Rows:
+    """The data, made to `Rows` once and checked against each pair."""
+    data = None
+    for name, vae in vaes.items():
+        try:
+            data = vae.rows(x, *context) if data is None else vae.rows(data)
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"the model '{name}': {error}") from error
+    assert data is not None
+    return data
+
+
 def check_same_rows(results: Mapping[str, LogMarginal]) -> None:
     """Figures must be of equally many rows, and all of probabilities or all of densities.
 

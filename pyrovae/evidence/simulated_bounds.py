@@ -26,7 +26,7 @@ from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.vae import VAE
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SimulatedBounds(RowWise):
     """What `simulated_bounds` gives: `lower` and `upper` of log p(x) for each simulated row `x`, in nats.
 

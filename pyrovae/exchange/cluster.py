@@ -14,11 +14,12 @@ from torch import Tensor
 from pyrovae.checks import check_count
 from pyrovae.exchange.features import features
 from pyrovae.exchange.scikit_learn import Labels, labels_of_rows, need_sklearn
+from pyrovae.shown import Shown
 from pyrovae.vae import VAE
 
 
-@dataclass(frozen=True)
-class Clustering:
+@dataclass(frozen=True, repr=False)
+class Clustering(Shown):
     """What `cluster` gives: each row's cluster [N], the centres [num_clusters, K], and how well they fit.
 
     `silhouette` is the mean silhouette, from -1 to 1; `adjusted_rand` and `normalized_mutual_information` compare with

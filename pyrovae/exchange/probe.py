@@ -15,13 +15,14 @@ from torch import Tensor
 from pyrovae.checks import check_count
 from pyrovae.exchange.features import features
 from pyrovae.exchange.scikit_learn import Labels, labels_of_rows, need_sklearn
+from pyrovae.shown import Shown
 from pyrovae.vae import VAE
 
 MAX_ITERATIONS = 2000
 
 
-@dataclass(frozen=True)
-class Probe:
+@dataclass(frozen=True, repr=False)
+class Probe(Shown):
     """What `probe` gives: the accuracy of a linear classifier, its error, and that of always saying the same.
 
     `correct` [N] is 1 where a row was classified right by a classifier that had not seen it.

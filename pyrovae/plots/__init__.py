@@ -10,7 +10,8 @@ from pyrovae.plots.grids import image_grid
 from pyrovae.plots.page import Report
 from pyrovae.plots.panel import Panel
 from pyrovae.plots.panels import *  # noqa: F403 - a picture is made public where its panel is listed, and only there
+from pyrovae.plots.panels import PANELS
 from pyrovae.plots.report import report
 
-__all__ = ["Panel", "Report", "image_grid", "report"]
+__all__ = ["PANELS", "Panel", "Report", "image_grid", "report"]
 __all__ += panels.__all__

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import math
 import os
 from dataclasses import dataclass
@@ -14,29 +12,28 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from pyrovae.files import write_atomically
-from pyrovae.plots.panel import Panel
+from pyrovae.plots.panel import SIZE, Panel
+from pyrovae.shown import Shown, table_of, within_a_page
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS = 3
-PANEL_SIZE = (5.4, 4.1)  # inches
 
-STYLE = """
+BODY_CSS = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 1500px; margin: 0 auto; padding: 1em; }
-main { display: flex; flex-wrap: wrap; column-gap: 2em; }
-section { flex: 1 1 420px; min-width: 0; max-width: 700px; }
-img { width: 100%; height: auto; }
-table { border-collapse: collapse; font-size: 0.85em; display: block; overflow-x: auto; }
-th, td { text-align: right; padding: 0.15em 0.7em; border-bottom: 1px solid #ddd; font-weight: normal; white-space: nowrap; }
-thead th { border-bottom: 1px solid #444; }
-pre { font-size: 0.85em; white-space: pre-wrap; }
-h1, h2 { font-weight: 600; margin-bottom: 0.2em; }
 """  # noqa: E501
+PAGE_CSS = """
+.pyrovae main { display: flex; flex-wrap: wrap; column-gap: 2em; }
+.pyrovae section { flex: 1 1 420px; min-width: 0; max-width: 700px; }
+.pyrovae img { width: 100%; height: auto; }
+.pyrovae pre { font-size: 0.85em; white-space: pre-wrap; }
+.pyrovae h1, .pyrovae h2 { font-weight: 600; margin-bottom: 0.2em; }
+"""
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(Shown):
     """What `report` gives: a summary, the diagnosis in words, panels, and what had to be left out and why."""
 
     title: str
@@ -47,11 +44,11 @@ class Report:
 
     def figure(self) -> Figure:
         """All pictures on one page."""
-        from matplotlib.figure import Figure
+        from pyrovae.plots.pictures import Picture
 
         lines = math.ceil(len(self.panels) / COLUMNS)
         columns = min(COLUMNS, len(self.panels))
-        figure = Figure(figsize=(columns * PANEL_SIZE[0], lines * PANEL_SIZE[1] + 0.5), layout="constrained")
+        figure = Picture(figsize=(columns * SIZE[0], lines * SIZE[1] + 0.5), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # type: ignore[union-attr, call-arg]
         figure.suptitle(self.title, fontsize=15)
         places = figure.subplots(lines, columns, squeeze=False).flat
@@ -67,21 +64,29 @@ class Report:
         parts = [
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{html.escape(self.title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>",
-            f"<h1>{html.escape(self.title)}</h1>\n<p>Nats per row, higher is better, but for the rate.</p>",
-            _table(self.summary),
-            "<main>",
+            f"<title>{html.escape(self.title)}</title>\n<style>{BODY_CSS}</style>\n</head>\n<body>",
+            self._repr_html_(),
+            "</body>\n</html>\n",
         ]
-        for panel in self.panels:
-            name = html.escape(panel.title)
-            parts.append(f"<section>\n<h2>{name}</h2>\n<p>{html.escape(panel.sentence)}</p>")
-            parts.append(f'<img alt="{name}: {html.escape(panel.sentence)}" src="{_data_uri(panel)}">')
-            parts.append("" if panel.table is None else _table(panel.table))
-            parts.append("</section>")
-        parts.append("</main>")
-        parts.append(f"<h2>Diagnosis</h2>\n<pre>{html.escape(self.diagnosis)}</pre>")
-        parts += [f"<p>Left out: {html.escape(line)}</p>" for line in self.left_out]
-        return "\n".join([*parts, "</body>\n</html>\n"])
+        return "\n".join(parts)
+
+    def _repr_html_(self) -> str:
+        parts = [
+            f"<style>{PAGE_CSS}</style>",
+            f"<h1>{html.escape(self.title)}</h1>\n<p>Nats per row, higher is better, but for the rate.</p>",
+            table_of(self.summary),
+            "<main>",
+            *(panel.html() for panel in self.panels),
+            "</main>",
+            f"<h2>Diagnosis</h2>\n<pre>{html.escape(self.diagnosis)}</pre>",
+            *(f"<p>Left out: {html.escape(line)}</p>" for line in self.left_out),
+        ]
+        return within_a_page(parts)
+
+    def __str__(self) -> str:
+        lines = [f"Report '{self.title}', {len(self.panels)} panels; .save('page.html') writes it"]
+        lines += [f"  {panel.title}: {panel.sentence}" for panel in self.panels]
+        return "\n".join([*lines, *(f"  Left out: {line}" for line in self.left_out)])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the page, atomically: the pictures as `.png`, or everything as `.html`.
@@ -100,17 +105,3 @@ class Report:
             write_atomically(path, lambda file: file.write_text(page, encoding="utf-8"))
         else:
             raise ValueError(f"path ends in '{ending}': expected .png or .html.")
-
-
-def _data_uri(panel: Panel) -> str:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=PANEL_SIZE, layout="constrained")
-    panel.draw(figure.subplots())
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=130, format="png", bbox_inches="tight")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def _table(table: pd.DataFrame) -> str:
-    return table.to_html(border=0, float_format=lambda value: f"{value:.4g}", na_rep="")

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import html
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
+from pyrovae.plots.style import axes_or_new
+from pyrovae.shown import Shown, table_of, within_a_page
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+SIZE = (5.4, 4.1)  # inches
 
 
 class Content(NamedTuple):
@@ -20,8 +27,8 @@ class Content(NamedTuple):
     table: pd.DataFrame | None = None
 
 
-@dataclass(frozen=True)
-class Panel:
+@dataclass(frozen=True, repr=False)
+class Panel(Shown):
     """One panel: `draw(ax)` draws the picture; a table is shown on the HTML page.
 
     Example:
@@ -33,3 +40,21 @@ class Panel:
     draw: Callable[[Axes], Axes]
     sentence: str
     table: pd.DataFrame | None = None
+
+    def __str__(self) -> str:
+        return f"{self.title}: {self.sentence}"
+
+    def _repr_html_(self) -> str:
+        return within_a_page([self.html()])
+
+    def html(self) -> str:
+        """Its picture, what it shows, and its table."""
+        from pyrovae.plots.pictures import png_of
+
+        ax = axes_or_new(None, SIZE)
+        self.draw(ax)
+        source = "data:image/png;base64," + base64.b64encode(png_of(ax, dpi=130)).decode("ascii")
+        name, sentence = html.escape(self.title), html.escape(self.sentence)
+        picture = f'<img alt="{name}: {sentence}" src="{source}">'
+        table = "" if self.table is None else table_of(self.table)
+        return "\n".join(["<section>", f"<h2>{name}</h2>\n<p>{sentence}</p>", picture, table, "</section>"])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
+from tqdm import tqdm
 
 from pyrovae.checks import check_count
 from pyrovae.criticism.calibration import Calibration, calibrate
@@ -36,6 +37,7 @@ def report(
     diagnosis: Diagnosis | None = None,
     calibration: Calibration | None = None,
     rate_distortion: pd.DataFrame | None = None,
+    panels: Collection[str] | None = None,
     extra: Sequence[Panel] = (),
     num_samples: int = 500,
     title: str = "A variational autoencoder",
@@ -57,17 +59,21 @@ def report(
         diagnosis: what `diagnose` gave for these rows; made here if None.
         calibration: what `calibrate` gave; made here if None.
         rate_distortion: columns `beta, rate, distortion`, for a panel on them.
+        panels: which, by title; None shows all. `plots.PANELS` has them, so that `plots.PANELS.keys() -
+            {"Calibration"}` leaves out the one that takes longest: 500 simulations of 99 draws, and ten times as many
+            weighted ones (`calibrate(num_simulations=...)` makes fewer, for `calibration`).
         extra: panels of your own.
         num_samples: S, of the ELBO and of log p(x).
         title: of the page.
         seed: draws are the same for the same seed; None takes one from torch's random state.
-        progress: show a progress bar.
+        progress: show progress bars, over the panels and within those that take long.
 
     Returns:
         A `Report`: `figure()`, `html()`, and `save(path)` to `.png` or `.html`.
 
     Raises:
-        ValueError, TypeError: as `diagnose`; labels or a diagnosis of another number of rows.
+        ValueError, TypeError: as `diagnose`; labels or a diagnosis of another number of rows; panels that there are
+            not.
 
     Example:
         >>> import pyrovae as pv
@@ -78,6 +84,7 @@ def report(
 
     """
     check_count("num_samples", num_samples)
+    chosen = _chosen(panels)
     data = vae.rows(x, *context)
     _check_same_rows(data, labels, diagnosis)
     seeds = seeds_from(seed)
@@ -102,7 +109,7 @@ def report(
         image_shape=image_shape,
         seed=of_panels,
     )
-    made, left_out = _panels(subject)
+    made, left_out = _panels(subject, chosen, progress)
     return Report(title, _summary(diagnosis), str(diagnosis), (*made, *extra), left_out)
 
 
@@ -115,14 +122,25 @@ def _check_same_rows(data: Rows, labels: Values | None, diagnosis: Diagnosis | N
         )
 
 
-def _panels(subject: Subject) -> tuple[list[Panel], tuple[str, ...]]:
+def _chosen(panels: Collection[str] | None) -> list[str]:
+    """The titles of the panels to make, in the order of the page."""
+    if isinstance(panels, str):
+        raise TypeError(f"panels is {panels!r}: expected titles, panels=[{panels!r}].")
+    if unknown := set(panels or ()) - set(PANELS):
+        raise ValueError(f"there are no panels {sorted(unknown)}: expected some of {list(PANELS)}.")
+    return [title for title in PANELS if panels is None or title in panels]
+
+
+def _panels(subject: Subject, chosen: list[str], progress: bool) -> tuple[list[Panel], tuple[str, ...]]:
     """The panels that there are, and which had to be left out and why, each reason said once."""
     made: list[Panel] = []
     left_out: dict[str, list[str]] = {}  # why, and which panels
-    for title, content_of in PANELS.items():
+    bar = tqdm(chosen, desc="report", unit=" panel", disable=not progress)
+    for title in bar:
+        bar.set_postfix_str(title)
         try:
             with fixed_seed(subject.seed, subject.vae.device):
-                content = content_of(subject)
+                content = PANELS[title](subject)
             if content is None:
                 continue
             panel = _from_seed(Panel(title, *content), subject.seed, subject.vae.device)

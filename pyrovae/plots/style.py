@@ -21,12 +21,12 @@ COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 
 
 def axes_or_new(ax: Axes | None, figsize: tuple[float, float] = (6.0, 4.0)) -> Axes:
-    """The axes given, or those of a new figure that pyplot does not know of."""
+    """The axes given, or those of a new figure, which pyplot does not know of and Jupyter shows."""
     if ax is not None:
         return ax
-    from matplotlib.figure import Figure
+    from pyrovae.plots.pictures import Picture, PictureAxes
 
-    return Figure(figsize=figsize, layout="constrained").subplots()
+    return Picture(figsize=figsize, layout="constrained").subplots(subplot_kw={"axes_class": PictureAxes})
 
 
 def as_array(values: Values) -> np.ndarray:

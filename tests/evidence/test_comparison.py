@@ -122,7 +122,10 @@ def test_pairs_and_monte_carlo_errors_by_hand():
     assert result.table["mc_error"].tolist() == pytest.approx([math.sqrt(2 * 0.09)] * 2)
     assert result.table["bad_k"].tolist() == [2, 2]
     assert result.table["warning"].all()
-    assert "WARNING: Pareto k of 'a' is not below 0.67 for 2 of 2 rows" in str(result)
+    assert "WARNING: Pareto k of some of 2 rows is not below 0.67: 2 of 'b', 2 of 'a'. Their elpd" in str(
+        result
+    )
+    assert str(result).count("Pareto k") == 1  # for all models at once
     good = comparison_of(results_of(values, khat=-math.inf))
     assert not good.table["warning"].any()
     assert "WARNING" not in str(good)
@@ -503,4 +506,5 @@ def test_a_single_sample_has_no_monte_carlo_error():
     table = result.table
     assert table["mc_error"].isna().all()
     assert not table["warning"].any()  # k cannot be known
-    assert "Pareto k of 'a' is unknown" in str(result)
+    assert "Pareto k of some of 40 rows is unknown, for too few different draws: 40 of 'b', 40 of 'a'" in str(result)
+    assert str(result).count("Pareto k") == 1

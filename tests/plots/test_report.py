@@ -1,6 +1,7 @@
 """A report: any pair has a page, which says what had to be left out."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,27 @@ def test_a_panel_is_one_function_in_the_table(linear, monkeypatch):
 def test_the_readme_shows_the_demos_report():
     root = Path(__file__).parents[2]
     assert re.search(r"!\[.*\]\(docs/report.png\)", (root / "README.md").read_text())
+
+
+def test_a_page_has_the_panels_that_are_chosen_and_pays_for_no_others(linear, monkeypatch, capsys):
+    vae, x = linear
+
+    def never(*arguments, **choices):
+        raise AssertionError
+
+    monkeypatch.setattr(sys.modules["pyrovae.plots.report"], "calibrate", never)
+    without = plots.PANELS.keys() - {"Calibration"}
+    page = plots.report(vae, x, panels=without, num_samples=100, seed=0, progress=True)
+    titles = [panel.title for panel in page.panels]
+    assert titles == [title for title in plots.PANELS if title in titles]  # in the order of the page
+    assert {"Samples", "Importance weights"} <= set(titles)
+    shown = capsys.readouterr().err
+    assert "report" in shown
+    assert "10/10" in shown
+    few = plots.report(vae, x, panels=["Samples"], num_samples=100, seed=0)
+    assert [panel.title for panel in few.panels] == ["Samples"]
+    assert few.left_out == ()
+    with pytest.raises(ValueError, match=r"no panels \['Sample'\]: expected some of \['Training', "):
+        plots.report(vae, x, panels=["Sample"])
+    with pytest.raises(TypeError, match=r"expected titles, panels=\['Samples'\]"):
+        plots.report(vae, x, panels="Samples")
