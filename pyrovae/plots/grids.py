@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pyrovae.plots.colours import Scale, scale_of_images, scale_of_strips
 from pyrovae.plots.style import Values, as_array, axes_or_new
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 ImageShape = tuple[int, ...]
 MOST_LABELS = 16  # of strips, before one overlaps the next
+MOST_COLUMNS, LONGEST_NAME = 24, 14
 
 
 def image_grid(
@@ -22,20 +24,30 @@ def image_grid(
     image_shape: ImageShape | None = None,
     *,
     labels: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+    log: bool | None = None,
     title: str = "",
+    cmap: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Lines of images, each [n, *event], one under another; strips of a heat map where rows are no images.
+
+    Images of one channel are grey, larger numbers brighter; pixels from 0 to 1 are shown as they are, others between
+    their own ends, but for one in a hundred.
 
     Args:
         lines: arrays or tensors of as many rows each.
         image_shape: height and width, or channels (1 or 3), height and width; None takes the event's own.
         labels: of the lines; the y axis names them once where there are many strips.
+        columns: names of a row's entries, for strips.
+        log: colours of strips by the logarithm of numbers above 1; None does so for numbers that are not negative
+            and of which the largest is far above the mean, such as counts.
         title: of the picture.
+        cmap: matplotlib's name of the colours; "gray_r" draws ink on paper.
         ax: to draw on; None makes a figure.
 
     Raises:
-        ValueError: an image shape that does not fit the rows.
+        ValueError: an image shape that does not fit the rows, or names of another number than entries.
 
     Example:
         >>> image_grid([torch.rand(5, 64), torch.rand(5, 64)], (8, 8), labels=["x", "mean"]).get_title()
@@ -43,45 +55,82 @@ def image_grid(
 
     """
     images = [_as_images(as_array(line), image_shape) for line in lines]
-    joined = np.concatenate([line.ravel() for line in images])
-    unit = bool(np.nanmin(joined) >= 0 and np.nanmax(joined) <= 1)
-    height, width = images[0].shape[1:3]
-    strips = height == 1
-    colour = images[0].ndim == 4
-    said, names = "", labels
-    if strips:  # the rows one under another, each with its lines together
-        order = [line[i].astype(float) for i in range(len(images[0])) for line in images]
-        page, step = np.concatenate(order), 1.0
-        if names is not None and len(order) > MOST_LABELS:
-            said, names = "each row: " + " over ".join(names), None
-        elif names is not None:
-            names = list(names) * len(images[0])
-    else:
-        gap = max(1, round(0.1 * min(height, width)))
-        page, step = _framed(images, gap), height + 2.0 * gap
     ax = axes_or_new(ax)
-    drawn = ax.imshow(
-        page,
-        cmap="gray_r" if unit else "viridis",
-        interpolation="nearest",
-        aspect="auto" if strips else "equal",
-        vmin=0 if unit else None,
-        vmax=1 if unit else None,
-    )
-    if not unit and not colour:
-        ax.figure.colorbar(drawn, ax=ax, location="bottom", shrink=0.6, aspect=40, pad=0.02)
-    ax.set(yticks=[], title=title, ylabel=said)
-    if strips:
-        ax.set_xticks(_whole_places(width))
-        ax.set_xlabel("entry of the row")
-        if len(lines) > 1:
-            divide(ax, len(images[0]), len(lines))
+    if images[0].shape[1] == 1:
+        _draw_strips(ax, images, labels, columns, scale_of_strips(images, log), cmap)
     else:
-        ax.set_xticks([])
-    if names is not None:
-        ax.set_yticks([(i + 0.5) * step - 0.5 for i in range(len(names))], names, fontsize="small")
-        ax.tick_params(axis="y", length=0)
+        _draw_images(ax, images, labels, scale_of_images(images), cmap)
+    ax.set_title(title)
     return ax
+
+
+def _draw_images(
+    ax: Axes, images: Sequence[np.ndarray], labels: Sequence[str] | None, scale: Scale, cmap: str | None
+) -> None:
+    colour = images[0].ndim == 4
+    height, width = images[0].shape[1:3]
+    gap = max(1, round(0.1 * min(height, width)))
+    page = _framed([np.nan_to_num(scale.shares(line), nan=1.0) for line in images] if colour else images, gap)
+    drawn = ax.imshow(
+        page, cmap=cmap or "gray", norm=None if colour else scale.norm(), interpolation="nearest"
+    )
+    if not scale.unit and not colour:
+        ax.figure.colorbar(drawn, ax=ax, location="bottom", shrink=0.6, aspect=40, pad=0.02)
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    if labels is not None:
+        name_lines(ax, labels, height + 2 * gap)
+
+
+def _draw_strips(
+    ax: Axes,
+    images: Sequence[np.ndarray],
+    labels: Sequence[str] | None,
+    columns: Sequence[str] | None,
+    scale: Scale,
+    cmap: str | None,
+) -> None:
+    """The rows one under another, each with its lines together."""
+    count, _, width = images[0].shape
+    order = [line[i].astype(float) for i in range(count) for line in images]
+    colours = cmap or ("gray_r" if scale.unit else "viridis")
+    drawn = ax.imshow(
+        np.concatenate(order), cmap=colours, norm=scale.norm(), interpolation="nearest", aspect="auto"
+    )
+    if not scale.unit:
+        said = "log scale above 1" if scale.log else ""
+        ax.figure.colorbar(drawn, ax=ax, location="bottom", shrink=0.6, aspect=40, pad=0.02, label=said)
+    ax.set_yticks([])
+    if columns is None:
+        ax.set_xticks(np.arange(0, width, math.ceil(width / 10)))
+        ax.set_xlabel("entry of the row")
+    elif len(columns) != width:
+        raise ValueError(f"columns has {len(columns)} names: a row has {width} entries.")
+    else:
+        shown = range(0, width, math.ceil(width / MOST_COLUMNS))
+        ax.set_xticks(shown, [_short(columns[place]) for place in shown], rotation=90, fontsize="small")
+    if len(images) > 1:
+        divide(ax, count, len(images))
+    if labels is not None and len(order) > MOST_LABELS:
+        ax.set_ylabel("each row: " + " over ".join(labels))
+    elif labels is not None:
+        name_lines(ax, list(labels) * count, 1.0)
+
+
+def name_lines(ax: Axes, labels: Sequence[str], step: float) -> None:
+    """Names beside lines, or groups of strips, of this height."""
+    ax.set_yticks([(i + 0.5) * step - 0.5 for i in range(len(labels))], labels, fontsize="small")
+    ax.tick_params(axis="y", length=0)
+
+
+def columns_for(line: np.ndarray, given: Sequence[str] | None, x: object = None) -> Sequence[str] | None:
+    """The names of a row's entries: those given, or a data frame's where it has as many columns."""
+    own = [str(name) for name in x.columns] if given is None and hasattr(x, "columns") else given
+    return own if given is not None or own is None or len(own) == math.prod(line.shape[1:]) else None
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
 
 
 def _framed(images: Sequence[np.ndarray], gap: int) -> np.ndarray:
@@ -99,11 +148,6 @@ def divide(ax: Axes, groups: int, strips: int) -> None:
         ax.axhline(group * strips - 0.5, color="white", linewidth=1.5)
 
 
-def _whole_places(width: int) -> np.ndarray:
-    """At most about ten of the entries of a row, evenly spaced."""
-    return np.arange(0, width, math.ceil(width / 10))
-
-
 def is_strips(line: np.ndarray, image_shape: ImageShape | None) -> bool:
     """Whether rows are no images, but lines of pixels."""
     return _as_images(line, image_shape).shape[1] == 1
@@ -116,7 +160,7 @@ def _as_images(line: np.ndarray, image_shape: ImageShape | None) -> np.ndarray:
         raise ValueError(f"image_shape is {shape}: a row has {math.prod(line.shape[1:])} entries.")
     images = line.reshape(len(line), *shape)
     if images.ndim == 4 and shape[0] == 3:
-        return np.nan_to_num(np.clip(np.moveaxis(images, 1, -1), 0, 1), nan=1.0)  # white where nothing is
+        return np.moveaxis(images, 1, -1)
     if images.ndim == 4 and shape[0] == 1:
         return images[:, 0]
     if images.ndim == 3:

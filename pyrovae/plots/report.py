@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 import torch
 from tqdm import tqdm
@@ -14,7 +15,7 @@ from pyrovae.checks import check_count
 from pyrovae.criticism.calibration import Calibration, calibrate
 from pyrovae.criticism.diagnosis import Diagnosis, diagnose
 from pyrovae.data import Rows
-from pyrovae.plots.grids import ImageShape
+from pyrovae.plots.grids import ImageShape, columns_for
 from pyrovae.plots.page import Report
 from pyrovae.plots.panel import Panel
 from pyrovae.plots.panels import PANELS
@@ -34,6 +35,8 @@ def report(
     history: pd.DataFrame | None = None,
     labels: Values | None = None,
     image_shape: ImageShape | None = None,
+    columns: Sequence[str] | None = None,
+    cmap: str | None = None,
     diagnosis: Diagnosis | None = None,
     calibration: Calibration | None = None,
     rate_distortion: pd.DataFrame | None = None,
@@ -56,6 +59,8 @@ def report(
         history: what `fit` returned, for a panel on training.
         labels: [N], shown on the latent map.
         image_shape: of a row, if it is an image, see `image_grid`.
+        columns: names of a row's entries, if it is none; a data frame's own if None.
+        cmap: the colours of rows, see `image_grid`.
         diagnosis: what `diagnose` gave for these rows; made here if None.
         calibration: what `calibrate` gave; made here if None.
         rate_distortion: columns `beta, rate, distortion`, for a panel on them.
@@ -107,10 +112,20 @@ def report(
         rate_distortion=rate_distortion,
         labels=labels,
         image_shape=image_shape,
+        columns=_columns(vae, columns, x),
+        cmap=cmap,
         seed=of_panels,
     )
     made, left_out = _panels(subject, chosen, progress)
     return Report(title, _summary(diagnosis), str(diagnosis), (*made, *extra), left_out)
+
+
+def _columns(vae: VAE, given: Sequence[str] | None, x: object) -> Sequence[str] | None:
+    """Names of the entries of the site that is shown, if they are known."""
+    site = next(iter(vae.layout.observed.values()))
+    if given is not None and len(given) != site.numel:
+        raise ValueError(f"columns has {len(given)} names: a row has {site.numel} entries.")
+    return columns_for(np.empty((1, site.numel)), given, x)
 
 
 def _check_same_rows(data: Rows, labels: Values | None, diagnosis: Diagnosis | None) -> None:

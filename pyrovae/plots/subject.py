@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import pandas as pd
 
@@ -15,6 +16,14 @@ from pyrovae.plots.style import Values
 from pyrovae.vae import VAE
 
 FEW_ROWS = 500
+
+
+class Grid(TypedDict):
+    """What all pictures of rows take alike, see `pyrovae.plots.image_grid`."""
+
+    image_shape: ImageShape | None
+    columns: Sequence[str] | None
+    cmap: str | None
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,8 @@ class Subject:
         rate_distortion: a curve, if known.
         labels: of the rows, if known.
         image_shape: of a row, if it is an image and its own shape does not say so.
+        columns: names of a row's entries, if it is no image and they are known.
+        cmap: the colours of rows, if others than usual are asked for.
         seed: of the panel's draws.
 
     """
@@ -42,7 +53,14 @@ class Subject:
     rate_distortion: pd.DataFrame | None
     labels: Values | None
     image_shape: ImageShape | None
+    columns: Sequence[str] | None
+    cmap: str | None
     seed: int
+
+    @property
+    def grid(self) -> Grid:
+        """How rows are shown."""
+        return {"image_shape": self.image_shape, "columns": self.columns, "cmap": self.cmap}
 
     @property
     def few(self) -> Rows:

@@ -26,6 +26,7 @@ def calibration_ranks(
     *,
     chosen_from: int | None = None,
     false_alarm_rate: float = 0.05,
+    title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Ranks of the truth among posterior draws, as their distribution function less the uniform one.
@@ -43,6 +44,7 @@ def calibration_ranks(
         names: of the quantities.
         chosen_from: how many quantities there were, if these are the worst of more.
         false_alarm_rate: how often some curve of right posteriors may leave the band.
+        title: of the picture; None says how many simulations and quantities there are.
         ax: to draw on; None makes a figure.
 
     Raises:
@@ -83,7 +85,9 @@ def calibration_ranks(
     ax.set(
         xlabel="rank of the truth, as a share",
         ylabel="ECDF of ranks less uniform",
-        title=f"Calibration: {len(values)} simulations, {values.shape[1]} quantities",
+        title=f"Calibration: {len(values)} simulations, {values.shape[1]} quantities"
+        if title is None
+        else title,
     )
     ax.legend(frameon=False, fontsize="small", ncols=2, loc="upper center")
     return ax
@@ -149,11 +153,16 @@ def of_calibration(result: Calibration) -> Content:
 
     def draw(ax: Axes) -> Axes:
         rate = result.false_alarm_rate
-        calibration_ranks(
-            result.ranks[:, columns], result.num_draws, names, chosen_from=Q, false_alarm_rate=rate, ax=ax
+        title = f"Calibration: {M} simulations, the {len(names)} worst of {Q} quantities"
+        return calibration_ranks(
+            result.ranks[:, columns],
+            result.num_draws,
+            names,
+            chosen_from=Q,
+            false_alarm_rate=rate,
+            title=title,
+            ax=ax,
         )
-        ax.set_title(f"Calibration: {M} simulations, the {len(names)} worst of {Q} quantities")
-        return ax
 
     return Content(
         draw,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def rate_distortion(curve: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+def rate_distortion(curve: pd.DataFrame, *, title: str | None = None, ax: Axes | None = None) -> Axes:
     """Distortion -E_q[log p(x|z)] against rate, one point for each beta, in nats per row.
 
     "Fixing a Broken ELBO" (Alemi, Poole, Fischer, Dillon, Saurous, Murphy, 2018), https://arxiv.org/abs/1711.00464.
@@ -24,6 +24,7 @@ def rate_distortion(curve: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     Args:
         curve: columns `beta, rate, distortion`; errors are drawn from `rate_error` and `distortion_error`,
             if there.
+        title: of the picture; "Rate and distortion" if None.
         ax: to draw on; None makes a figure.
 
     Raises:
@@ -58,7 +59,8 @@ def rate_distortion(curve: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ends = np.array([ordered["rate"].min(), ordered["rate"].max()])
     ax.plot(ends, bound - ends, color=GREEN, linestyle=":", label=f"ELBO {-bound:.2f}")
     ax.margins(x=0.25, y=0.15)  # room for the labels
-    ax.set(xlabel="rate, nats per row", ylabel="distortion, nats per row", title="Rate and distortion")
+    title = "Rate and distortion" if title is None else title
+    ax.set(xlabel="rate, nats per row", ylabel="distortion, nats per row", title=title)
     ax.legend(frameon=False, loc="upper right")
     return ax
 

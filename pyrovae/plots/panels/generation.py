@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pyrovae.checks import check_count
 from pyrovae.pair.means import NoMeanError
 from pyrovae.plots.decoded import one_site, site_of
-from pyrovae.plots.grids import ImageShape, image_grid, is_strips
+from pyrovae.plots.grids import ImageShape, columns_for, image_grid, is_strips
 from pyrovae.plots.panel import Content
 from pyrovae.plots.style import as_array
 from pyrovae.plots.subject import Subject
@@ -28,6 +29,9 @@ def samples(
     site: str | None = None,
     num_columns: int = 8,
     seed: int | None = None,
+    columns: Sequence[str] | None = None,
+    title: str | None = None,
+    cmap: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Rows drawn from the model, z from p(z): the mean E[x|z] over the draw from p(x|z).
@@ -40,6 +44,9 @@ def samples(
         site: the observed site; None where there is one.
         num_columns: rows in a line.
         seed: draws are the same for the same seed; None takes one from torch's random state.
+        columns: names of a row's entries; for rows that are no images.
+        title: of the picture; None says what it shows.
+        cmap: matplotlib's name of the colours, see `image_grid`.
         ax: to draw on; None makes a figure.
 
     Raises:
@@ -60,14 +67,16 @@ def samples(
     except NoMeanError:
         means = None
     lines, labels = [], []
-    columns = min(num_columns, num_rows)
-    for first in range(0, num_rows // columns * columns, columns):
-        some = slice(first, first + columns)
+    across = min(num_columns, num_rows)
+    for first in range(0, num_rows // across * across, across):
+        some = slice(first, first + across)
         lines += ([] if means is None else [means[some]]) + [drawn[some]]
         labels += ([] if means is None else ["E[x|z]"]) + ["draw"]
     if is_strips(drawn, image_shape):
         lines, labels = ([drawn], ["draw"]) if means is None else ([means, drawn], ["E[x|z]", "draw"])
-    return image_grid(lines, image_shape, labels=labels, title="Drawn from the model: z ~ p(z)", ax=ax)
+    title = "Drawn from the model: z ~ p(z)" if title is None else title
+    columns = columns_for(drawn, columns)
+    return image_grid(lines, image_shape, labels=labels, columns=columns, title=title, cmap=cmap, ax=ax)
 
 
 def samples_panel(subject: Subject) -> Content:
@@ -78,9 +87,9 @@ def samples_panel(subject: Subject) -> Content:
             subject.vae,
             *first.context,
             num_rows=len(first),
-            image_shape=subject.image_shape,
             site=subject.site,
             seed=subject.seed,
+            **subject.grid,
             ax=ax,
         ),
         "Rows that the model makes up, z from the prior. If reconstructions look right and these do not, the prior "

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def khat(result: LogMarginal, *, ax: Axes | None = None) -> Axes:
+def khat(result: LogMarginal, *, title: str | None = None, ax: Axes | None = None) -> Axes:
     """Pareto k of every row's importance weights; not below `LogMarginal.good_k` a row's figures are not to be trusted.
 
     "Pareto Smoothed Importance Sampling" (Vehtari et al., 2024), https://jmlr.org/papers/v25/19-556.html.
@@ -26,6 +26,7 @@ def khat(result: LogMarginal, *, ax: Axes | None = None) -> Axes:
 
     Args:
         result: from `pyrovae.log_marginal`.
+        title: of the picture; None says how many weights a row has.
         ax: to draw on; None makes a figure.
 
     Example:
@@ -62,7 +63,8 @@ def khat(result: LogMarginal, *, ax: Axes | None = None) -> Axes:
             )
     ax.axhline(limit, color=GREY, linestyle="--", linewidth=1)
     ax.set_ylim(low - 0.05, high + 0.25 * (high - low))  # room for the legend
-    ax.set(xlabel="row", ylabel="Pareto k", title=f"Importance weights, {result.num_samples} a row")
+    title = f"Importance weights, {result.num_samples} a row" if title is None else title
+    ax.set(xlabel="row", ylabel="Pareto k", title=title)
     ax.legend(frameon=False, loc="upper center", ncols=2, fontsize="small")
     return ax
 

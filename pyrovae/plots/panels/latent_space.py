@@ -11,25 +11,34 @@ from torch import Tensor
 
 from pyrovae.exchange.features import feature_names, features
 from pyrovae.plots.panel import Content
-from pyrovae.plots.style import BLUE, COLOURS, Values, as_array, axes_or_new
+from pyrovae.plots.style import BLUE, COLOURS, GREY, Values, as_array, axes_or_new
 from pyrovae.plots.subject import Subject
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MOST_CLASSES = 20
+MOST_CLASSES, LONGEST_NAME = 20, 20
 MARKERS = "osD^vP*X<>"
 
 
 def latent_map(
-    means: Values, labels: Values | None = None, *, names: Sequence[str] | None = None, ax: Axes | None = None
+    means: Values,
+    labels: Values | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    title: str | None = None,
+    cmap: str | None = None,
+    ax: Axes | None = None,
 ) -> Axes:
     """Posterior means [N, K], on their first two principal components where K > 2.
 
     Args:
         means: [N, K], from `VAE.encode` or `pyrovae.features`.
-        labels: [N], classes (one glyph each) or numbers (one colour each, if there are more than 20 different).
+        labels: [N], classes (one glyph each) or numbers (one colour each, if there are more than 20 different). Of
+            more than 20 classes with names of several letters the largest 19 are told apart, the others are grey.
         names: of the K columns; z[0], z[1] and so on if None.
+        title: of the picture; "Latent map" if None.
+        cmap: matplotlib's name of the colours of numbers; "viridis" if None.
         ax: to draw on; None makes a figure.
 
     Raises:
@@ -55,8 +64,8 @@ def latent_map(
     if classes is None:
         ax.scatter(points[:, 0], points[:, 1], s=12, color=BLUE, alpha=0.7, linewidths=0)
     else:
-        _by_label(ax, points, classes)
-    ax.set(xlabel=axis_names[0], ylabel=axis_names[1], title="Latent map")
+        _by_label(ax, points, classes, cmap or "viridis")
+    ax.set(xlabel=axis_names[0], ylabel=axis_names[1], title="Latent map" if title is None else title)
     if not axis_names[1]:
         ax.set_yticks([])
     return ax
@@ -85,13 +94,19 @@ def _in_the_plane(points: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray,
     return centred @ directions[:2].T, axis_names
 
 
-def _by_label(ax: Axes, points: np.ndarray, labels: np.ndarray) -> None:
-    classes = np.unique(labels)
+def _by_label(ax: Axes, points: np.ndarray, labels: np.ndarray, cmap: str) -> None:
+    classes, sizes = np.unique(labels, return_counts=True)
     if len(classes) > MOST_CLASSES and labels.dtype.kind in "iuf":
-        drawn = ax.scatter(points[:, 0], points[:, 1], s=12, c=labels, cmap="viridis", linewidths=0)
+        drawn = ax.scatter(points[:, 0], points[:, 1], s=12, c=labels, cmap=cmap, linewidths=0)
         ax.figure.colorbar(drawn, ax=ax, label="label")
         return
     short = all(len(str(label)) == 1 for label in classes)
+    if len(classes) > MOST_CLASSES and not short:
+        largest = np.sort(np.argsort(-sizes, kind="stable")[: MOST_CLASSES - 1])
+        others = points[~np.isin(labels, classes[largest])]
+        said = f"{len(classes) - len(largest)} others"
+        ax.scatter(others[:, 0], others[:, 1], s=8, color=GREY, alpha=0.6, linewidths=0, label=said)
+        classes = classes[largest]
     for place, label in enumerate(classes):
         glyph = f"${label}$" if short else MARKERS[place % len(MARKERS)]
         chosen = points[labels == label]
@@ -102,10 +117,14 @@ def _by_label(ax: Axes, points: np.ndarray, labels: np.ndarray) -> None:
             marker=glyph,
             color=COLOURS[place % len(COLOURS)],
             linewidths=0.3,
-            label=str(label),
+            label=_short(str(label)),
         )
     if not short:
         ax.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
 
 
 def of_latents(means: Tensor, labels: Values | None, names: list[str]) -> Content:

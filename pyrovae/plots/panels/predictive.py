@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
@@ -40,6 +41,8 @@ def predictive_check(
     site: str | None = None,
     statistic: Statistic = row_mean,
     num_draws: int = 50,
+    name: str | None = None,
+    title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """How a statistic of the rows is distributed: in the data, and in data sets that the model draws.
@@ -56,6 +59,8 @@ def predictive_check(
         statistic: from rows [N, *event] to [N]; their means over entries if left out. Entries that a mask or a row's
             length leaves out are NaN; rows for which it gives NaN are left out.
         num_draws: how many replicated data sets are drawn at most.
+        name: of the statistic; that of the function if None.
+        title: of the picture; None says what it shows.
         ax: to draw on; None makes a figure.
 
     Raises:
@@ -83,11 +88,24 @@ def predictive_check(
     for place, one in enumerate(replicated):
         ax.ecdf(one, color=SKY, linewidth=0.8, alpha=0.5, label="drawn" if place == 0 else None)
     ax.ecdf(observed, color=BLACK, linewidth=2, label="observed")
-    name = "mean of a row's entries" if statistic is row_mean else getattr(statistic, "__name__", "statistic")
     kind = "Posterior" if group == "posterior_predictive" else "Prior"
-    ax.set(xlabel=name, ylabel="share of rows", title=f"{kind} predictive check of {site}")
+    ax.set(
+        xlabel=_named(statistic) if name is None else name,
+        ylabel="share of rows",
+        title=f"{kind} predictive check of {site}" if title is None else title,
+    )
     ax.legend(frameon=False, loc="lower right")
     return ax
+
+
+def _named(statistic: Statistic) -> str:
+    """What a statistic is called, if it has a name."""
+    if statistic is row_mean:
+        return "mean of a row's entries"
+    while isinstance(statistic, functools.partial):
+        statistic = statistic.func
+    name = getattr(statistic, "__name__", "<none>")
+    return "statistic of a row, see name=" if name.startswith("<") else name
 
 
 def statistics_of(

@@ -25,12 +25,13 @@ VERDICTS = {
 }
 
 
-def rate_per_dimension(rates: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+def rate_per_dimension(rates: pd.DataFrame, *, title: str | None = None, ax: Axes | None = None) -> Axes:
     """The rate KL(q(z_k|x) || p(z_k)) of each latent dimension, from the greatest to the least, in nats per row.
 
     Args:
         rates: columns `site, dimension, rate, verdict`, one row a latent dimension (which is "" for a site of one
             number), as `Diagnosis.rates` has them.
+        title: of the picture; "Rate by latent dimension" if None.
         ax: to draw on; None makes a figure.
 
     Raises:
@@ -64,7 +65,7 @@ def rate_per_dimension(rates: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.set_xlabel("latent dimension")
     else:
         ax.set_xlabel("latent dimension, ordered by rate")
-    ax.set(ylabel="rate, nats per row", title="Rate by latent dimension")
+    ax.set(ylabel="rate, nats per row", title="Rate by latent dimension" if title is None else title)
     ax.set_ylim(top=1.25 * max(ax.get_ylim()[1], 1e-6))  # room for the legend
     ax.legend(frameon=False, loc="upper right", fontsize="small")
     return ax

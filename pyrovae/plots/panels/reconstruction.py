@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pyrovae.checks import check_count
 from pyrovae.plots.decoded import observed_rows, one_site, site_of
-from pyrovae.plots.grids import ImageShape, image_grid, is_strips
+from pyrovae.plots.grids import ImageShape, columns_for, image_grid, is_strips
 from pyrovae.plots.panel import Content
 from pyrovae.plots.style import Values, as_array
 from pyrovae.plots.subject import Subject
@@ -26,6 +26,9 @@ def reconstructions(
     image_shape: ImageShape | None = None,
     site: str | None = None,
     num_columns: int = 8,
+    columns: Sequence[str] | None = None,
+    title: str | None = None,
+    cmap: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """The first rows over their reconstructions, means of p(x|z) at the posterior means of z.
@@ -37,6 +40,9 @@ def reconstructions(
         image_shape: see `image_grid`.
         site: the observed site; None where there is one.
         num_columns: rows in a line; two lines are drawn if there are that many.
+        columns: names of a row's entries; a data frame's own if None.
+        title: of the picture; None says what it shows.
+        cmap: matplotlib's name of the colours, see `image_grid`.
         ax: to draw on; None makes a figure.
 
     Raises:
@@ -54,14 +60,16 @@ def reconstructions(
     originals = as_array(observed_rows(vae, shown)[site_of(vae, site)]).reshape(means.shape)
     lines = []
     whole = max(1, len(means) // num_columns)
-    columns = min(num_columns, len(means))
-    for first in range(0, whole * columns, columns):
-        lines += [originals[first : first + columns], means[first : first + columns]]
+    across = min(num_columns, len(means))
+    for first in range(0, whole * across, across):
+        lines += [originals[first : first + across], means[first : first + across]]
     labels = ["x", "E[x|z]"] * whole
     if is_strips(lines[0], image_shape):
         labels = ["x", "E[x|z]"]
-        lines = [originals[:columns], means[:columns]]
-    return image_grid(lines, image_shape, labels=labels, title="Rows and their reconstructions", ax=ax)
+        lines = [originals[:across], means[:across]]
+    title = "Rows and their reconstructions" if title is None else title
+    columns = columns_for(lines[0], columns, x)
+    return image_grid(lines, image_shape, labels=labels, columns=columns, title=title, cmap=cmap, ax=ax)
 
 
 def of_reconstructions(
@@ -92,5 +100,5 @@ def reconstructions_panel(subject: Subject) -> Content:
         observed_rows(vae, subject.few)[site],
         means,
         float(subject.diagnosis.summary["value"]["reconstruction"]),
-        lambda ax: reconstructions(vae, subject.data, image_shape=subject.image_shape, site=site, ax=ax),
+        lambda ax: reconstructions(vae, subject.data, site=site, **subject.grid, ax=ax),
     )

@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def training_history(history: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+def training_history(history: pd.DataFrame, *, title: str | None = None, ax: Axes | None = None) -> Axes:
     """ELBO by epoch, in nats per row: training rows (while trained on) and validation rows, if logged.
 
     Args:
         history: what `pyrovae.fit` returned.
+        title: of the picture; "Training" if None.
         ax: to draw on; None makes a figure.
 
     Raises:
@@ -39,7 +40,7 @@ def training_history(history: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     if history["elbo_valid"].notna().any():
         valid = history["elbo_valid"]
         ax.plot(history["epoch"], valid, color=VERMILLION, linestyle="--", marker=marker, label="validation")
-    ax.set(xlabel="epoch", ylabel="ELBO, nats per row", title="Training")
+    ax.set(xlabel="epoch", ylabel="ELBO, nats per row", title="Training" if title is None else title)
     # The first epochs fall far below the rest and would flatten the curve.
     settled = history["elbo"].iloc[len(history) // 20 :].replace([np.inf, -np.inf], np.nan).min()
     if len(history) > 1 and np.isfinite(settled):

@@ -19,7 +19,7 @@ from pyrovae.plots.decoded import (
     site_of,
     summed_out,
 )
-from pyrovae.plots.grids import ImageShape, divide, image_grid, is_strips
+from pyrovae.plots.grids import ImageShape, columns_for, divide, image_grid, is_strips, name_lines
 from pyrovae.plots.panel import Content
 from pyrovae.plots.style import as_array
 from pyrovae.plots.subject import Subject
@@ -42,12 +42,16 @@ def traversals(
     site: str | None = None,
     num_steps: int = 9,
     seed: int | None = None,
+    columns: Sequence[str] | None = None,
+    title: str | None = None,
+    cmap: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """What each latent dimension does: the first row's E[x|z] while one dimension of z moves and the others stay.
 
     A dimension moves from the 1% to the 99% quantile of posterior draws over all the rows, the range in which the
-    decoder has been trained. Latents that are summed out stay as the first row's draws, over which E[x|z] is averaged.
+    decoder has been trained; both ends stand beside its line. Latents that are summed out stay as the first row's
+    draws, over which E[x|z] is averaged.
 
     Args:
         vae: the pair.
@@ -59,6 +63,9 @@ def traversals(
         site: the observed site; None where there is one.
         num_steps: columns.
         seed: of the posterior draws; None takes one from torch's random state.
+        columns: names of a row's entries; a data frame's own if None.
+        title: of the picture; None says what it shows.
+        cmap: matplotlib's name of the colours, see `image_grid`.
         ax: to draw on; None makes a figure.
 
     Raises:
@@ -94,14 +101,15 @@ def traversals(
         given[latent] = moved.reshape(num_steps, *means[latent].shape[1:])
         given |= {name: value.expand(-1, num_steps, *value.shape[2:]) for name, value in drawn_labels.items()}
         lines.append(decoded(vae, given, context_of_row(data, 0, num_steps), site))
-        labels.append(site_names(vae, latent)[k])
-    title = "One latent dimension at a time"
+        labels.append(f"{site_names(vae, latent)[k]}\n{ends[0, k]:.2g} to {ends[1, k]:.2g}")
+    title = "One latent dimension at a time" if title is None else title
+    columns = columns_for(lines[0], columns, x)
     if is_strips(lines[0], image_shape):
-        ax = image_grid([np.concatenate(lines)], image_shape, title=title, ax=ax)
-        ax.set_yticks([(i + 0.5) * num_steps - 0.5 for i in range(len(labels))], labels, fontsize="small")
+        ax = image_grid([np.concatenate(lines)], image_shape, columns=columns, title=title, cmap=cmap, ax=ax)
+        name_lines(ax, labels, num_steps)
         divide(ax, len(labels), num_steps)
         return ax
-    return image_grid(lines, image_shape, labels=labels, title=title, ax=ax)
+    return image_grid(lines, image_shape, labels=labels, title=title, cmap=cmap, ax=ax)
 
 
 def interpolation(
@@ -112,6 +120,9 @@ def interpolation(
     site: str | None = None,
     num_steps: int = 7,
     num_pairs: int = 4,
+    columns: Sequence[str] | None = None,
+    title: str | None = None,
+    cmap: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """From one row to the next: E[x|z] along the line between their posterior means, the rows themselves at both ends.
@@ -127,6 +138,9 @@ def interpolation(
         site: the observed site; None where there is one.
         num_steps: steps, both posterior means among them.
         num_pairs: lines at most.
+        columns: names of a row's entries; a data frame's own if None.
+        title: of the picture; None says what it shows.
+        cmap: matplotlib's name of the colours, see `image_grid`.
         ax: to draw on; None makes a figure.
 
     Raises:
@@ -160,12 +174,13 @@ def interpolation(
         between = decoded(vae, given, context_of_row(data, a, num_steps), site)
         first, last = (originals[i : i + 1].reshape(1, *between.shape[1:]) for i in (a, a + 1))
         lines.append(np.concatenate([first, between, last]))
-    title = "From row to row, by way of z"
+    title = "From row to row, by way of z" if title is None else title
+    columns = columns_for(lines[0], columns, x)
     if is_strips(lines[0], image_shape):
-        ax = image_grid([np.concatenate(lines)], image_shape, title=title, ax=ax)
+        ax = image_grid([np.concatenate(lines)], image_shape, columns=columns, title=title, cmap=cmap, ax=ax)
         divide(ax, len(lines), num_steps + 2)
         return ax
-    return image_grid(lines, image_shape, title=title, ax=ax)
+    return image_grid(lines, image_shape, title=title, cmap=cmap, ax=ax)
 
 
 def traversals_panel(subject: Subject) -> Content:
@@ -174,10 +189,10 @@ def traversals_panel(subject: Subject) -> Content:
         lambda ax: traversals(
             subject.vae,
             subject.data,
-            image_shape=subject.image_shape,
             site=subject.site,
             latent=next(iter(subject.vae.layout.latents), None),
             seed=subject.seed,
+            **subject.grid,
             ax=ax,
         ),
         "The first row's reconstruction while one latent dimension goes through the range that posteriors fill. "
@@ -188,9 +203,7 @@ def traversals_panel(subject: Subject) -> Content:
 def interpolation_panel(subject: Subject) -> Content:
     """Of two rows at least, if latents have means."""
     return Content(
-        lambda ax: interpolation(
-            subject.vae, subject.data, image_shape=subject.image_shape, site=subject.site, ax=ax
-        ),
+        lambda ax: interpolation(subject.vae, subject.data, site=subject.site, **subject.grid, ax=ax),
         "Steps on the straight line between two rows' posterior means. Where the middle looks like neither row nor "
         "any other, the line leaves what the decoder has been trained on.",
     )

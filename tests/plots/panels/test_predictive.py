@@ -1,5 +1,6 @@
 """Predictive checks: right models pass, wrong ones are found."""
 
+import functools
 from types import SimpleNamespace
 
 import numpy as np
@@ -25,6 +26,11 @@ def test_predictive_check_shows_the_statistics(linear):
     tree = pv.to_arviz(vae, x, num_samples=30, seed=0)
     ax = plots.predictive_check(tree, num_draws=7, statistic=lambda rows: rows.max(1))
     assert len(ax.lines) == 8
+    assert ax.get_xlabel() == "statistic of a row, see name="
+    largest = plots.predictive_check(tree, statistic=lambda rows: rows.max(1), name="largest entry")
+    assert largest.get_xlabel() == "largest entry"
+    by_name = functools.partial(np.max, axis=1)
+    assert plots.predictive_check(tree, statistic=by_name).get_xlabel() == "max"
     np.testing.assert_allclose(np.unique(ax.lines[-1].get_xdata()[1:]), np.unique(x.numpy().max(1)))
     drawn = tree.posterior_predictive["x"].values[0, 0].max(1)
     np.testing.assert_allclose(np.unique(ax.lines[0].get_xdata()[1:]), np.unique(drawn))

@@ -1,6 +1,7 @@
 """Walks through latent space, read back from the picture."""
 
 import numpy as np
+import pytest
 import torch
 
 from pyrovae import plots
@@ -22,8 +23,20 @@ def test_traversals_change_one_dimension(linear):
 
 def test_traversals_of_strips_say_what_moves(linear):
     ax = plots.traversals(*linear, dimensions=[0, 2], num_steps=5, seed=0)
-    assert labels_of(ax) == ["z[0]", "z[2]"]
+    assert [label.split("\n")[0] for label in labels_of(ax)] == ["z[0]", "z[2]"]
     np.testing.assert_allclose(ax.get_yticks(), [2, 7])  # the middles of five strips each
+
+
+@pytest.mark.parametrize("shape", [None, (4, 4)])
+def test_the_range_over_which_a_latent_moves_stands_beside_its_line(linear, shape):
+    vae, x = linear
+    ax = plots.traversals(vae, x, dimensions=[1], num_steps=5, seed=0, image_shape=shape)
+    name, said = labels_of(ax)[0].split("\n")
+    low, high = map(float, said.split(" to "))
+    draws = vae.sample_posterior(x, num_samples=200)[next(iter(vae.layout.latents))][..., 1]
+    assert name == "z[1]"
+    assert draws.min() < low < draws.quantile(0.2)
+    assert draws.quantile(0.8) < high < draws.max()
 
 
 def test_interpolation_begins_and_ends_at_the_rows(linear):
