@@ -21,7 +21,7 @@ from pyrovae.pair.inspected import InspectedPair
 from pyrovae.pair.latents import Latents, as_pyro_has_them, num_rows_of, one_or_dict, samples_first
 from pyrovae.pair.layout import pyro_layout, rows_first
 from pyrovae.pair.means import guide_means, observed_means
-from pyrovae.pair.programs import Program
+from pyrovae.pair.programs import Program, argument_names
 from pyrovae.pair.row_specs import from_json, ones, to_json
 from pyrovae.pair.running import run_guide
 from pyrovae.random_state import fixed_seed
@@ -307,7 +307,9 @@ class VAE(InspectedPair):
 
     def _placeholder(self, num_rows: int, context: tuple[object, ...]) -> Batch:
         """Arguments for a run that nobody has data for, once the model is known not to read values of `x`."""
-        rest = without_data.checked_context(self.row_specs, num_rows, context, self.device)
+        rest = without_data.checked_context(
+            self.row_specs, num_rows, context, argument_names(self.model), self.device
+        )
         if self._reads_x is None:
             with self.evaluating():
                 self._reads_x = without_data.reads_x(self, self.row_specs, num_rows, rest, self.device)

@@ -324,12 +324,48 @@ def test_latents_that_do_not_fit(z, message):
         vae.decode(z)
 
 
+def composed_on_rows():
+    vae = composed()
+    vae.rows(binary_rows())
+    return vae
+
+
+def test_generate_says_what_to_pass_for_a_mask_and_a_label():
+    def model(x, seen, label, scale):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(label.float(), scale))
+            rows = dist.Normal(z.unsqueeze(-1), torch.ones(6)).mask(seen)
+            pyro.sample("x", rows.to_event(1), obs=x)
+
+    def guide(x, seen, label, scale):
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", dist.Normal(x.mean(-1), scale))
+
+    vae = pv.VAE(model, guide)
+    x = binary_rows()
+    vae.rows(x, x == x, torch.zeros(40, dtype=torch.long), 1.0)
+    told = (
+        r"model and guide take 3 beside x\. Give those of the 4 rows to draw: seen \(bool \[4, 6\], True where there "
+        r"is something to draw if it is a mask\), label \(int64 \[4\]\), scale \(what it was with the data\)\."
+    )
+    for ask in (vae.generate, vae.sample_prior):
+        with pytest.raises(ValueError, match=told):
+            ask(4)
+    assert vae.generate(
+        4, torch.ones(4, 6, dtype=torch.bool), torch.zeros(4, dtype=torch.long), 1.0
+    ).shape == (4, 6)
+
+
 def test_context_of_another_number():
     make, context = PAIRS["methods"]
     vae = make()
     vae.rows(binary_rows(), *context(40))
     with pytest.raises(ValueError, match="got 0 context arguments"):
         vae.generate(4)
+    with pytest.raises(
+        ValueError, match=r"got 2 context arguments: model and guide take 0 beside x\. Leave them out"
+    ):
+        composed_on_rows().generate(4, 1, 2)
     with pytest.raises(ValueError, match="4 rows were asked for and context 1 has 40"):
         vae.generate(4, *context(40))
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Batch
+from pyrovae.pair.handlers import EventsDeclared, UndeclaredEventError
 from pyrovae.pair.programs import Program
 from pyrovae.pair.sites import Site
 from pyrovae.pair.traces import sites_of
@@ -23,7 +24,13 @@ def first_run(
 
     """
     try:
-        return sites_of(program, batch, latents)
+        with EventsDeclared():
+            return sites_of(program, batch, latents)
+    except UndeclaredEventError as error:
+        raise ValueError(
+            f"site '{error.name}' of the {which} has batch shape {list(error.batch)}. A distribution's batch does not "
+            f"fit its plates: dimensions that belong to one row go into the event, with .to_event({error.missing})."
+        ) from None
     except Exception as error:
         given = ", ".join(_describe(a) for a in batch.arguments)
         at = " at latents drawn by the guide" if latents is not None else ""
@@ -34,7 +41,7 @@ def first_run(
         if "inside plate" in str(error) or "invalid log_prob shape" in str(error):
             raise ValueError(
                 f"{message} A distribution's batch does not fit its plates: dimensions that belong to one row go into "
-                "the event, with .to_event(1)."
+                "the event, with .to_event(1); .to_event(3) for an image of channels, height and width."
             ) from error
         if advice:
             raise TypeError(f"{message} {advice}") from error

@@ -94,6 +94,31 @@ class RowsAsGiven(Messenger):
         )
 
 
+class UndeclaredEventError(Exception):
+    """A site whose batch reaches beyond its plates; Pyro would add its shapes to a ValueError."""
+
+    def __init__(self, name: str, batch: torch.Size, missing: int) -> None:
+        super().__init__(name)
+        self.name, self.batch, self.missing = name, batch, missing
+
+
+class EventsDeclared(Messenger):
+    """What a site's batch has beyond its plates is a row's own, and lacks a `.to_event`: refused where it is drawn.
+
+    Pyro would say so once densities are computed; by then a network may have failed on the odd shape.
+    """
+
+    def _pyro_post_sample(self, msg: Message) -> None:
+        fn = msg["fn"]
+        if subsampling(msg) or type(fn).__name__ == "Unit":
+            return
+        within = max((-(frame.dim or 0) for frame in msg["cond_indep_stack"] if frame.vectorized), default=0)
+        beyond = fn.batch_shape[: max(0, len(fn.batch_shape) - within)]
+        if within and any(size > 1 for size in beyond):
+            declared = getattr(fn, "reinterpreted_batch_ndims", 0)
+            raise UndeclaredEventError(msg["name"], fn.batch_shape, declared + len(beyond))
+
+
 class PlateIndices(Messenger):
     """A plate has these indices, whatever it would draw."""
 

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable
 from typing import TypeAlias
+
+from torch import nn
 
 from pyrovae.pair.layout import Layout
 
 Program: TypeAlias = Callable[..., object]
 """p(x, z) or q(z|x) as a function of `(x, *context)` with Pyro's statements in it; what it returns is not read."""
+
+
+def argument_names(program: Program) -> list[str]:
+    """What a program calls its arguments, in their order; those of `*args` have no names."""
+    function = program.forward if isinstance(program, nn.Module) else program
+    if isinstance(function, functools.partial):
+        function = function.func
+    return [
+        name
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
 
 
 class Pair:

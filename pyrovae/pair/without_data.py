@@ -34,17 +34,23 @@ def blank(
 
 
 def checked_context(
-    specs: RowSpecs, num_rows: int, context: tuple[object, ...], device: torch.device
+    specs: RowSpecs, num_rows: int, context: tuple[object, ...], names: list[str], device: torch.device
 ) -> tuple[object, ...]:
-    """What the pair takes beside `x`, on the device.
+    """What the pair takes beside `x`, on the device; `names` are those of its arguments, for what is said of them.
 
     Raises:
         ValueError: another number of arguments or of rows; else as `check_specs`.
 
     """
     if len(context) != len(specs) - 1:
+        wanted = [_described(place, specs, num_rows, names) for place in range(1, len(specs))]
         raise ValueError(
-            f"got {len(context)} context arguments: model and guide take {len(specs) - 1} beside x."
+            f"got {len(context)} context arguments: model and guide take {len(specs) - 1} beside x. "
+            + (
+                f"Give those of the {num_rows} rows to draw: {', '.join(wanted)}."
+                if wanted
+                else "Leave them out."
+            )
         )
     for place, argument in enumerate(context, 1):
         if isinstance(argument, Tensor | np.ndarray) and len(argument) != num_rows:
@@ -54,6 +60,17 @@ def checked_context(
     data = Rows((torch.zeros(num_rows), *context))
     check_specs(data.arguments, [(torch.float32, torch.Size()), *specs[1:]])
     return data.take(slice(None), device).context
+
+
+def _described(place: int, specs: RowSpecs, num_rows: int, names: list[str]) -> str:
+    """A context argument, as rows that nobody has data for need it."""
+    name = names[place] if place < len(names) else f"context {place}"
+    spec = specs[place]
+    if spec is None:
+        return f"{name} (what it was with the data)"
+    dtype, shape = spec
+    meant = ", True where there is something to draw if it is a mask" if dtype == torch.bool else ""
+    return f"{name} ({str(dtype).removeprefix('torch.')} {[num_rows, *shape]}{meant})"
 
 
 def reads_x(

@@ -6,9 +6,7 @@ so that together they take the same steps as one process.
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import inspect
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDa
 
 from pyrovae.data import ARRAYS, Batch, OnDisk, Rows, blocks
 from pyrovae.pair.inspected import ROWS_TO_BUILD_FROM
-from pyrovae.pair.programs import Program
+from pyrovae.pair.programs import argument_names
 from pyrovae.pair.support import check_support
 from pyrovae.random_state import fixed_seed, same_random_state
 from pyrovae.training.course import Transform
@@ -249,7 +247,7 @@ def as_arguments(data: object, vae: VAE) -> tuple[object, ...]:
 
     """
     if isinstance(data, Mapping):
-        names = _argument_names(vae.model)
+        names = argument_names(vae.model)
         if set(data) != set(names):
             raise ValueError(
                 f"the data are a dict of {sorted(map(str, data))}: expected the model's arguments, {', '.join(names)}."
@@ -279,14 +277,3 @@ def checked_rows(vae: VAE, data: object, transform: Transform | None = None) -> 
             with vae.evaluating():
                 check_support(vae.model, batch, first)
     return found
-
-
-def _argument_names(program: Program) -> list[str]:
-    function = program.forward if isinstance(program, torch.nn.Module) else program
-    if isinstance(function, functools.partial):
-        function = function.func
-    return [
-        name
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-    ]

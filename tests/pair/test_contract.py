@@ -1,14 +1,18 @@
 """A catalogue of wrong programs and wrong data: each raises, before any training, and says what to do."""
 
+import math
+
 import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import autoguide
+from pyro.nn import PyroModule
 from torch import nn
 
 import pyrovae as pv
+from pyrovae.pair.contract import PROBE_ROWS
 from tests.pairs import PAIRS, binary_rows, composed
 
 X = torch.randn(12, 3, generator=torch.Generator().manual_seed(0))
@@ -754,3 +758,54 @@ def test_a_programs_own_mistake_is_told_as_it_is():
     ) as told:
         pv.VAE(model, example=torch.zeros(50))
     assert "must both take" not in str(told.value)
+
+
+class Undeclared(PyroModule):
+    """Events of K latents and of images, declared as far as said."""
+
+    def __init__(self, K=3, shape=(6,), latent=1, observed=1):
+        super().__init__()
+        self.K, self.shape, self.latent, self.observed = K, shape, latent, observed
+        self.decoder = nn.Linear(K, math.prod(shape))
+
+    def forward(self, x):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), self.K), 1.0).to_event(self.latent))
+            logits = self.decoder(z).reshape(*z.shape[:-1], *self.shape)
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(self.observed), obs=x)
+
+
+# Sizes that a plate of so many rows takes for its own: 1, and that of the rows that programs are tried on.
+UNDECLARED = {
+    "one latent": ({"K": 1, "latent": 0}, "z", 1),
+    "as many latents as rows": ({"K": PROBE_ROWS, "latent": 0}, "z", 1),
+    "one column": ({"shape": (1,), "observed": 0}, "x", 1),
+    "as many columns as rows": ({"shape": (PROBE_ROWS,), "observed": 0}, "x", 1),
+    "channels of images": ({"shape": (1, 6, 6), "observed": 2}, "x", 3),
+}
+
+
+@pytest.mark.parametrize("name", UNDECLARED)
+def test_a_forgotten_to_event_is_found_whatever_its_size(name):
+    settings, site, event_dim = UNDECLARED[name]
+    model = Undeclared(**settings)
+    x = torch.ones(20, *model.shape)
+    told = rf"site '{site}' of the model has batch shape .*go into the event, with \.to_event\({event_dim}\)"
+    with pytest.raises(ValueError, match=told):
+        pv.VAE(model, example=x)
+    whole = {**settings, "latent": 1, "observed": len(model.shape)}
+    assert len(pv.VAE(Undeclared(**whole), example=x).encode(x)) == 20
+
+
+def test_a_forgotten_to_event_of_the_guide():
+    encoder = nn.Linear(6, 1)
+
+    def guide(x):
+        pyro.module("encoder", encoder)
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", dist.Normal(encoder(x), 1.0))
+
+    with pytest.raises(
+        ValueError, match=r"site 'z' of the guide has batch shape \[7, 7\].*with \.to_event\(1\)"
+    ):
+        pv.VAE(Undeclared(K=1), guide, example=torch.ones(20, 6))
