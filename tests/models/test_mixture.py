@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -87,3 +88,18 @@ def test_vamp_prior_shares_the_posterior_of_the_guide(tmp_path):
 def test_wrong_arguments_of_priors_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make(models.Normal(MLP(3, (2, 2))))
+
+
+@pytest.mark.parametrize("flow", ["InverseAutoregressiveFlow", "NeuralSplineFlow", "CouplingFlow"])
+def test_vamp_prior_says_what_an_autoregressive_posterior_costs_before_it_is_paid(flow):
+    posterior = getattr(pv.guides, flow)(MLP(3, (2, 2, 4)), 2, 4)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        models.VampPrior(posterior, torch.rand(5, 3))
+    told = [str(one.message) for one in said]
+    if flow == "CouplingFlow":
+        assert told == []
+    else:
+        assert len(told) == 1
+        assert "posteriors of 5 pseudo-inputs" in told[0]
+        assert "CouplingFlow takes one pass" in told[0]
