@@ -22,6 +22,7 @@ from pyrovae.guides.posteriors import DiagonalNormal
 from pyrovae.guides.sequence import MarkovPosterior
 from pyrovae.models.sequences import MarkovSequence
 from pyrovae.nn import GRU, MLP, ConvEncoder
+from pyrovae.pair.absence import integrated_out
 from pyrovae.pair.handlers import Frame
 from pyrovae.pair.sites import Site
 from pyrovae.pair.traces import sites_of
@@ -97,7 +98,7 @@ class AutoGuide(nn.Module):
         """Read the model's structure off a run on some rows (x, *context), and make the networks."""
         if self.is_built:
             return
-        batch = Batch((x, *context))
+        batch = Batch.of((x, *context))
         with torch.enable_grad():  # shows supports that depend on parameters
             model_sites = sites_of(self._model[0], batch)
         hidden = {n: site for n, site in model_sites.items() if not site.observed}
@@ -110,7 +111,7 @@ class AutoGuide(nn.Module):
         self._rows = _row_frame(model_sites)
         dependencies = cast(
             Mapping[str, Mapping[str, object]],
-            get_dependencies(self._model[0], batch.arguments)["prior_dependencies"],
+            get_dependencies(self._without_absent, batch.arguments)["prior_dependencies"],
         )
         parents = {n: [p for p in dependencies.get(n, ()) if p != n] for n in model_sites}
         self.parents = faithful_inverse(parents, list(sites), enumerated)
@@ -211,6 +212,10 @@ class AutoGuide(nn.Module):
         """The model's own sites on these rows: their masks and lengths are not the guide's to know."""
         with torch.no_grad(), poutine.block():
             return sites_of(self._model[0], Batch(arguments))
+
+    def _without_absent(self, *arguments: object) -> object:
+        with integrated_out(Batch.of(arguments)):
+            return self._model[0](*arguments)
 
     def _sample_by_site(self, features: Tensor, x: Tensor, model_sites: Mapping[str, Site]) -> None:
         drawn: dict[str, Tensor] = {}

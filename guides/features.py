@@ -1,4 +1,4 @@
-"""Rows of data as vectors, for encoders that nobody wrote: standardized, flattened, missing entries as zero."""
+"""Rows of data as vectors, for encoders that nobody wrote: standardized, flattened, absent entries as zero."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from torch import Tensor, nn
 class RowFeatures(nn.Module):
     """(x, *context) to one vector a row, [B, F], standardized by the rows it was made from.
 
-    Tensors are flattened and joined; other arguments are left out. A boolean context of the shape of `x` is
-    taken as its mask: entries where it is False are zero, whatever they hold.
+    Tensors are flattened and joined; other arguments are left out. Entries that are NaN are absent: zero once
+    standardized. Where some of the rows it was made from lack entries, F has a number more for each number of those
+    tensors, 1 where it is there. A boolean context of the shape of `x` is taken as its mask: entries where it is
+    False are zero, whatever they hold.
 
     Example:
         >>> x, label = 3 + 2 * torch.randn(100, 8, 8), torch.arange(100) % 10
@@ -23,9 +25,17 @@ class RowFeatures(nn.Module):
 
     def __init__(self, arguments: Sequence[object]) -> None:
         super().__init__()
-        raw = self._flat(arguments)
-        spread, centre = torch.std_mean(raw, 0, correction=0)
-        self.size = raw.shape[1]
+        parts = self._flat(arguments)
+        self._shows_presence = [bool(part.isnan().any()) for part in parts]
+        raw = torch.cat(parts, 1)
+        if any(self._shows_presence):
+            centre = raw.nanmean(0).nan_to_num()
+            spread = (raw - centre).square().nanmean(0).sqrt().nan_to_num()
+        else:
+            spread, centre = torch.std_mean(raw, 0, correction=0)
+        self.size = raw.shape[1] + sum(
+            part.shape[1] for part, shown in zip(parts, self._shows_presence, strict=True) if shown
+        )
         self.centre: Tensor
         self.scale: Tensor
         self.register_buffer("centre", centre)
@@ -33,13 +43,20 @@ class RowFeatures(nn.Module):
 
     def forward(self, *arguments: object) -> Tensor:
         """[B, F] for rows (x, *context)."""
-        return (self._flat(arguments) - self.centre) * self.scale
+        parts = self._flat(arguments)
+        values = ((torch.cat(parts, 1) - self.centre) * self.scale).nan_to_num(0.0)
+        present = [
+            (~part.isnan()).to(values)
+            for part, shown in zip(parts, self._shows_presence, strict=True)
+            if shown
+        ]
+        return torch.cat([values, *present], 1)
 
     @staticmethod
-    def _flat(arguments: Sequence[object]) -> Tensor:
+    def _flat(arguments: Sequence[object]) -> list[Tensor]:
         x, *context = (a for a in arguments if isinstance(a, Tensor) and a.dim() > 0)
         masks = [c for c in context if c.dtype == torch.bool and c.shape == x.shape]
         for mask in masks:
             x = x.where(mask, torch.zeros_like(x))
         dtype = torch.get_default_dtype()
-        return torch.cat([a.reshape(len(a), -1).to(dtype) for a in (x, *context)], 1)
+        return [a.reshape(len(a), -1).to(dtype) for a in (x, *context)]

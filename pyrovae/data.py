@@ -51,7 +51,7 @@ class Batch:
     """The arguments `(x, *context)` of model and guide for B rows, on one device.
 
     Tensors have the rows along dimension 0. All else, tensors without dimensions among it, is the same for every
-    row and passes through untouched.
+    row and passes through untouched. `absent` says that entries may be NaN, which rows then do not have.
 
     Example:
         >>> batch = Batch((torch.zeros(5, 3), torch.arange(5), "same"))
@@ -61,6 +61,12 @@ class Batch:
     """
 
     arguments: tuple[object, ...]
+    absent: bool = False
+
+    @classmethod
+    def of(cls, arguments: tuple[object, ...]) -> Batch:
+        """Arguments of which nobody knows whether entries are absent; values are read."""
+        return cls(arguments, any(isinstance(a, Tensor) and bool(a.isnan().any()) for a in arguments))
 
     def __len__(self) -> int:
         """B."""
@@ -97,11 +103,12 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same rows on a device."""
-        return Batch(tuple(a.to(device) if isinstance(a, Tensor) else a for a in self.arguments))
+        return Batch(tuple(a.to(device) if isinstance(a, Tensor) else a for a in self.arguments), self.absent)
 
     def changed(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """With `change` done to every tensor that has rows."""
-        return Batch(tuple(change(a) if isinstance(a, Tensor) and a.dim() > 0 else a for a in self.arguments))
+        changed = (change(a) if isinstance(a, Tensor) and a.dim() > 0 else a for a in self.arguments)
+        return Batch(tuple(changed), self.absent)
 
     def repeated(self, times: int) -> Batch:
         """All rows so many times over, one whole set after the other: [times * B, ...]."""
@@ -109,18 +116,23 @@ class Batch:
 
 
 # A traced function takes batches apart into their tensors and puts them together again.
-register_pytree_node(Batch, lambda batch: (list(batch.arguments), None), lambda parts, _: Batch(tuple(parts)))
+register_pytree_node(
+    Batch,
+    lambda batch: (list(batch.arguments), batch.absent),
+    lambda parts, absent: Batch(tuple(parts), bool(absent)),
+)
 
 
 class Rows:
     """A data set of N rows: the arguments `(x, *context)` of model and guide, as tensors.
 
     NumPy arrays and pandas objects become tensors; their floating-point values take torch's default dtype.
-    Tensors are taken as they are, and memory-mapped arrays (`numpy.memmap`) as `OnDisk`.
+    Tensors are taken as they are, and memory-mapped arrays (`numpy.memmap`) as `OnDisk`. NaN is an entry that its row
+    does not have; `absent` says whether there are any.
 
     Raises:
         TypeError: `x` is no array or tensor, or holds objects.
-        ValueError: no rows; rows of `x` and a context that differ; NaN or infinite values, with the row.
+        ValueError: no rows; rows of `x` and a context that differ; infinite values, with the row.
 
     Example:
         >>> import numpy as np
@@ -157,15 +169,16 @@ class Rows:
                 )
         if len(x) == 0:
             raise ValueError("the data have no rows.")
-        for place, argument in enumerate(self.arguments):
-            if isinstance(argument, ARRAYS):
-                _check_finite(argument, _name(place))
+        arrays = [(_name(place), a) for place, a in enumerate(self.arguments) if isinstance(a, ARRAYS)]
+        # All are looked at, for infinite values.
+        self.absent = max(_holds_nan(values, name) for name, values in arrays)
 
     @classmethod
     def of(cls, batch: Batch, *, checked_by: object) -> Rows:
         """Rows that are known to be good: parts, or transforms, of rows that somebody has checked."""
         rows = object.__new__(cls)
-        rows.arguments, rows.checked_by = batch.arguments, weakref.WeakSet([checked_by])
+        rows.arguments, rows.absent = batch.arguments, batch.absent
+        rows.checked_by = weakref.WeakSet([checked_by])
         return rows
 
     def __len__(self) -> int:
@@ -186,9 +199,21 @@ class Rows:
 
     def take(self, index: slice | Tensor, device: torch.device | None = None) -> Batch:
         """Some rows, by places or a slice, on a device."""
-        return Batch(
-            tuple(_moved(_taken(a, index), device) if isinstance(a, ARRAYS) else a for a in self.arguments)
-        )
+        taken = (_moved(_taken(a, index), device) if isinstance(a, ARRAYS) else a for a in self.arguments)
+        return Batch(tuple(taken), self.absent)
+
+    def places_to_try(self, count: int) -> Tensor:
+        """The places of the first rows, and where entries are absent also of the first few that lack one."""
+        every = torch.arange(len(self))
+        if not self.absent:
+            return every[:count]
+        lacking = torch.zeros(len(self), dtype=torch.bool)
+        for values in self.arguments:
+            if isinstance(values, ARRAYS):
+                lacking |= _rows_where(values, lambda block: block.isnan().any(1)).cpu()
+        few = every[lacking][: max(1, count // 2)]
+        others = every[~torch.isin(every, few)][: count - len(few)]
+        return torch.cat([few, others]).sort().values
 
     def __getitem__(self, index: slice | Tensor) -> Rows:
         """Some of the rows, as checked as these are; what is on disk is read."""
@@ -202,7 +227,7 @@ class Rows:
 
     def _alike(self, arguments: tuple[object, ...], checked_by: weakref.WeakSet[object]) -> Rows:
         other = object.__new__(Rows)
-        other.arguments, other.checked_by = arguments, checked_by
+        other.arguments, other.checked_by, other.absent = arguments, checked_by, self.absent
         return other
 
 
@@ -252,18 +277,22 @@ def _rows_where(values: Tensor | OnDisk, holds: Callable[[Tensor], Tensor]) -> T
     return found
 
 
-def _check_finite(values: Tensor | OnDisk, name: str) -> None:
+def _holds_nan(values: Tensor | OnDisk, name: str) -> bool:
+    """Whether an entry is NaN.
+
+    Raises:
+        ValueError: an infinite value, with its row.
+
+    """
     if not values.is_floating_point():
-        return
+        return False
     # A sum takes no memory; it is not finite where an entry is not, and it may overflow.
-    where = _rows_where(values, lambda block: ~torch.isfinite(block.sum(1)))
-    if bool(where.any()):
-        where = _rows_where(values, lambda block: ~torch.isfinite(block).all(1))
-    if not bool(where.any()):
-        return
-    row = int(where.nonzero()[0, 0])
-    kind = "NaN" if bool(values[row : row + 1].isnan().any()) else "an infinite value"
+    if not bool(_rows_where(values, lambda block: ~torch.isfinite(block.sum(1))).any()):
+        return False
+    infinite = _rows_where(values, lambda block: block.isinf().any(1))
+    if not bool(infinite.any()):
+        return bool(_rows_where(values, lambda block: block.isnan().any(1)).any())
     raise ValueError(
-        f"{name} holds {kind} in row {row} ({int(where.sum())} such rows in all). "
-        "Drop or fill these rows; entries that are missing go to the model as a finite filler with a mask."
+        f"{name} holds an infinite value in row {int(infinite.nonzero()[0, 0])} ({int(infinite.sum())} such rows in "
+        "all). Drop or mend these rows; what a row does not have is NaN."
     )

@@ -3,6 +3,7 @@
 from pyrovae.nn.autoregressive import AutoregressiveGRU
 from pyrovae.nn.convolution import ConvDecoder, ConvEncoder
 from pyrovae.nn.gated import GatedTransition
+from pyrovae.nn.missing import MissingAsZero
 from pyrovae.nn.mlp import MLP, join
 from pyrovae.nn.positive import PositiveParameter, positive
 from pyrovae.nn.ragged import step_mask
@@ -15,6 +16,7 @@ __all__ = [
     "ConvDecoder",
     "ConvEncoder",
     "GatedTransition",
+    "MissingAsZero",
     "PositiveParameter",
     "SequenceEncoder",
     "join",

@@ -139,13 +139,13 @@ class RowObjective(pyro.infer.ELBO):
     @torch.no_grad()
     def loss(self, model: Program, guide: Program, *arguments: object, **keywords: object) -> float:
         """The loss of a batch: N/B times the sum over its rows, in nats."""
-        losses, scale = self._run(model, guide, Batch(arguments), keywords)
+        losses, scale = self._run(model, guide, Batch.of(arguments), keywords)
         return _told(losses, scale)
 
     def loss_and_grads(self, model: Program, guide: Program, *arguments: object, **keywords: object) -> float:
         """The loss of a batch, its gradients added to those of the parameters."""
         self._next_step()
-        losses, scale = self._run(model, guide, Batch(arguments), keywords)
+        losses, scale = self._run(model, guide, Batch.of(arguments), keywords)
         if losses.surrogate.requires_grad:
             (scale * losses.surrogate.sum()).backward()
         return _told(losses, scale)
@@ -155,7 +155,7 @@ class RowObjective(pyro.infer.ELBO):
     ) -> Tensor:
         """The loss of a batch as a tensor whose gradients are the objective's."""
         self._next_step()
-        losses, scale = self._run(model, guide, Batch(arguments), keywords)
+        losses, scale = self._run(model, guide, Batch.of(arguments), keywords)
         if losses.surrogate is losses.value:
             return scale * losses.value.sum()
         surrogate = losses.surrogate.sum()

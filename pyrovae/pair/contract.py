@@ -8,13 +8,13 @@ once on a few rows, names whatever breaks these rules and says what to do about 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from pyrovae.data import Batch
 from pyrovae.pair.amortization import check_rows_have_no_place
 from pyrovae.pair.auxiliary import check_auxiliary
 from pyrovae.pair.broadcasting import find_broadcasting
-from pyrovae.pair.first_run import first_run
+from pyrovae.pair.first_run import absence_advice, first_run
 from pyrovae.pair.guide_density import without_density
 from pyrovae.pair.independence import check_rows_stand_alone
 from pyrovae.pair.layout import Layout, SiteLayout
@@ -52,8 +52,10 @@ def inspect_model(model: Program, batch: Batch) -> dict[str, Site]:
     return sites
 
 
-def inspect_pair(model: Program, guide: Program, batch: Batch) -> Layout:
+def inspect_pair(model: Program, guide: Program, batch: Batch, places: Sequence[int] | None = None) -> Layout:
     """Check a pair on a few rows and find its layout. Run it under the pair's scope, without gradients.
+
+    `places` are those of the rows in the data set, the first ones if None.
 
     Raises:
         ValueError: what is wrong with which site, what was expected, and what to do.
@@ -65,9 +67,9 @@ def inspect_pair(model: Program, guide: Program, batch: Batch) -> Layout:
     try:
         guide_sites = first_run("guide", guide, batch)
     except ValueError:
-        check_support(model, batch)  # bad data may be why, e.g. labels that the guide cannot embed
+        check_support(model, batch, places)  # bad data may be why, e.g. labels that the guide cannot embed
         raise
-    check_support(model, batch)
+    check_support(model, batch, places)
     enumerated = enumerated_of(model_sites, guide_sites)
     check_latents(model_sites, guide_sites, enumerated)
     check_auxiliary(model_sites, guide_sites)
@@ -89,6 +91,17 @@ def inspect_pair(model: Program, guide: Program, batch: Batch) -> Layout:
     )
     check_rows_stand_alone(model, guide, batch, latents, guide_sites, layout)
     return find_broadcasting(model, guide, batch, layout)
+
+
+def check_absence(model: Program, guide: Program, batch: Batch) -> None:
+    """Raise ValueError where either program turns entries that rows lack into NaN of its own."""
+    for which, program in (("model", model), ("guide", guide)):
+        for site in first_run(which, program, batch).values():
+            check_log_prob(site)
+            if bool(site.log_density().isnan().any()):
+                raise ValueError(
+                    f"the {which}'s density of site '{site.name}' is NaN. {absence_advice(which, batch)}"
+                )
 
 
 def _layouts(sites: Iterable[Site]) -> dict[str, SiteLayout]:

@@ -9,12 +9,11 @@ from pyro.infer import infer_discrete
 from torch import Tensor
 
 from pyrovae.data import Batch
-from pyrovae.pair.handlers import RowsAsGiven
 from pyrovae.pair.layout import as_the_program_takes, canonical
 from pyrovae.pair.programs import Pair, Program
 from pyrovae.pair.running import samples_plate, trace_of_samples
 from pyrovae.pair.sites import Site
-from pyrovae.pair.traces import given, sites_in, sites_of
+from pyrovae.pair.traces import as_given, given, sites_in, sites_of
 
 
 def enumerated_draws(
@@ -30,7 +29,7 @@ def enumerated_draws(
 
     def program(*arguments: object) -> None:
         # infer_discrete hides what is around it.
-        with samples_plate(num_samples, pair.layout, broadcasts), RowsAsGiven(len(batch)):
+        with samples_plate(num_samples, pair.layout, broadcasts), as_given(batch):
             conditioned(*arguments)
 
     discrete = infer_discrete(program, first_available_dim=pair.layout.sample_dim - 1)

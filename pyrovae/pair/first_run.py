@@ -38,6 +38,8 @@ def first_run(
             f"the {which} failed on its first rows{at}: {type(error).__name__}: {error}\n  It got ({given})."
         )
         advice = _dtype_advice(error, batch)
+        if batch.absent:
+            raise ValueError(f"{message} {absence_advice(which, batch)}") from error
         if "inside plate" in str(error) or "invalid log_prob shape" in str(error):
             raise ValueError(
                 f"{message} A distribution's batch does not fit its plates: dimensions that belong to one row go into "
@@ -48,6 +50,25 @@ def first_run(
         if isinstance(error, TypeError) and "argument" in str(error):
             message += " Model and guide must both take (x, *context)."
         raise ValueError(f"{message} These are the first {len(batch)} rows of the data.") from error
+
+
+def absence_advice(which: str, batch: Batch) -> str:
+    """What to do where a program makes NaN of entries that rows lack."""
+    holding = [
+        "x" if place == 0 else f"context {place}"
+        for place, a in enumerate(batch.arguments)
+        if isinstance(a, Tensor) and bool(a.isnan().any())
+    ]
+    text = f"Of these rows {' and '.join(holding)} lack entries (NaN)"
+    if which == "guide":
+        return (
+            f"{text}, which a network turns into NaN: give it to pyrovae.nn.MissingAsZero, which shows it zeros and "
+            "what is present, or let the guide be derived, VAE(model)."
+        )
+    return (
+        f"{text}. A model may observe what is absent (obs=), and not read it: where others depend on it, write the "
+        "site with obs_mask= and use its value; context has no absent entries."
+    )
 
 
 def _dtype_advice(error: Exception, batch: Batch) -> str:

@@ -27,6 +27,7 @@ class InspectedPair(PairParameters):
         super().__init__(model, guide)
         self._row_specs: RowSpecs | None = None
         self._inspected = False
+        self._saw_absence = False
 
     @property
     def row_specs(self) -> RowSpecs:
@@ -50,6 +51,11 @@ class InspectedPair(PairParameters):
             check_specs(given.arguments, self._row_specs)
         if not self._inspected:
             self._inspect(given)
+        if given.absent and not self._saw_absence:
+            with same_random_state(self.device), self.evaluating():
+                few = given.take(given.places_to_try(contract.PROBE_ROWS), self.device)
+                contract.check_absence(self.model, self.guide, few)
+        self._saw_absence |= given.absent
         return given
 
     def rows_in_support(self, *data: object) -> Rows:
@@ -63,7 +69,7 @@ class InspectedPair(PairParameters):
         if self not in found.checked_by:
             with self.evaluating(), fixed_seed(0, self.device):
                 for first, batch in found.in_blocks(self.device):
-                    check_support(self.model, batch, first)
+                    check_support(self.model, batch, range(first, first + len(batch)))
             found.checked_by.add(self)
         return found
 
@@ -84,13 +90,14 @@ class InspectedPair(PairParameters):
                 module.training = training
 
     def _inspect(self, data: Rows) -> None:
-        batch = data.take(slice(0, contract.PROBE_ROWS), self.device)
+        places = data.places_to_try(contract.PROBE_ROWS)
+        batch = data.take(places, self.device)
         # Draws start from where torch's random state is, for a pair may make parameters here, and are put back.
         with same_random_state(self.device), self.evaluating():
             contract.inspect_model(self.model, batch)
-        self._build_guide(data.take(slice(0, ROWS_TO_BUILD_FROM), self.device))
+        self._build_guide(data.take(data.places_to_try(ROWS_TO_BUILD_FROM), self.device))
         with same_random_state(self.device), self.evaluating():
-            layout = contract.inspect_pair(self.model, self.guide, batch)
+            layout = contract.inspect_pair(self.model, self.guide, batch, places.tolist())
         if self._layout is not None:
             self._refuse_other_sites(self._layout, layout)
         self.warn_of_untrained_modules()

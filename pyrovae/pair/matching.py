@@ -52,10 +52,11 @@ def check_latents(
                 f"{_listed(latents)}."
             )
     sampled = {n for n, site in guide_sites.items() if not site.observed and not site.auxiliary}
-    if any(name.endswith("_unobserved") for name in latents - sampled):
+    if absent := [name for name in latents - sampled if name.endswith("_unobserved")]:
         raise ValueError(
-            "the model uses obs_mask=, whose missing entries become latents of Pyro's. Leave missing entries out with "
-            "poutine.mask and obs= instead."
+            f"the model uses obs_mask=, whose absent values are the latents {_listed(absent)}. Sample them in the "
+            "guide by these names, let the guide be derived, VAE(model), or if they are discrete have them summed out "
+            "with pyro.infer.config_enumerate(model) (Pyro drops infer= beside obs_mask=)."
         )
     if latents - sampled:
         raise ValueError(

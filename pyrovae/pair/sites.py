@@ -13,6 +13,7 @@ from pyro.poutine.runtime import InferDict
 from torch import Tensor
 from torch.distributions import Distribution, Independent, constraints
 
+from pyrovae.pair.absence import PresentNormal
 from pyrovae.pair.handlers import Frame, Mask
 from pyrovae.pair.layout import Layout, by_row, canonical, rows_first
 
@@ -149,6 +150,8 @@ class Site:
             if isinstance(distribution, MaskedDistribution):
                 masks.append((distribution._mask, len(distribution.batch_shape)))
             distribution = distribution.base_dist
+        if isinstance(distribution, PresentNormal):
+            kept = kept & distribution.present
         for mask, end in masks:
             if mask is not None:
                 kept = kept & _over(torch.as_tensor(mask, device=kept.device), len(shape) - end)

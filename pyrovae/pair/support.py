@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -12,36 +12,63 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyrovae.data import Batch
+from pyrovae.pair.absence import PartlyAbsent
 from pyrovae.pair.layout import Layout, as_the_program_takes, by_row
 from pyrovae.pair.programs import Program
 from pyrovae.pair.sites import ScoredSite, Site, Term, base_constraint
 from pyrovae.pair.traces import sites_of
 
 
-def check_support(model: Program, batch: Batch, first_row: int = 0) -> None:
-    """Raise for the first row whose observed value lies outside its distribution's support.
+def check_support(model: Program, batch: Batch, places: Sequence[int] | None = None) -> None:
+    """Raise for the first row whose observed value lies outside its distribution's support, or that lacks too much.
 
-    Latents are drawn from the prior; `first_row` is the place of these rows in the data set.
+    Latents are drawn from the prior; `places` are those of these rows in the data set, the first ones if None.
     """
+    places = range(len(batch)) if places is None else places
+    partly = PartlyAbsent()
+    program = partly(model) if batch.absent else model
     try:
-        sites = sites_of(model, batch)
+        sites = sites_of(program, batch)
     except ValueError as error:
-        last = first_row + len(batch) - 1
         raise ValueError(
-            f"{error}\n  (among rows {first_row} to {last} of the data, counted from the first of them)"
+            f"{error}\n  (among rows {places[0]} to {places[-1]} of the data, counted from the first of them)"
         ) from error
-    for name, site in sites.items():
-        if not site.observed or site.factor:
-            continue
+    observed = {name: site for name, site in sites.items() if site.observed and not site.factor}
+    for name, family, row in partly.found:
+        raise ValueError(
+            f"row {places[row]} of the data lacks a part of site '{name}', and no marginals of {family} are known: "
+            "what is absent cannot be integrated out. Make the whole event absent in that row (all NaN) or drop the "
+            "row, or observe the parts as sites of their own; entries made independent by .to_event() may be absent "
+            "one by one."
+        )
+    if batch.absent:
+        _refuse_empty_rows(observed, places)
+    for name, site in observed.items():
         outside = site.outside
         if not bool(outside.any()):
             continue
         by_row = outside.reshape(-1, outside.shape[-1]).any(0)
         row = int(by_row.nonzero()[0, 0])
         raise ValueError(
-            f"row {first_row + row} of the data lies outside the support of site '{name}': "
+            f"row {places[row]} of the data lies outside the support of site '{name}': "
             f"{site.family} takes {_allowed(site)}, and this row "
             f"holds {_offending(site, row)}. {_support_advice(site)}"
+        )
+
+
+def _refuse_empty_rows(observed: Mapping[str, Site], places: Sequence[int]) -> None:
+    """Raise for the first row of which nothing is observed."""
+    B = next(iter(observed.values())).distribution.batch_shape[-1]
+    counts = torch.zeros(B, dtype=torch.bool)
+    for site in observed.values():
+        present = site.unmasked.movedim(len(site.distribution.batch_shape) - 1, 0)
+        counts |= present.reshape(B, -1).any(1).cpu()
+    if not bool(counts.all()):
+        empty = (~counts).nonzero()[:, 0]
+        raise ValueError(
+            f"row {places[int(empty[0])]} of the data has nothing observed ({len(empty)} such rows among "
+            f"{B}): it says nothing. Drop such rows, e.g. x = x[~x.isnan().all(1)]; draws without data come from "
+            "generate()."
         )
 
 

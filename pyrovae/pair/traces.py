@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import cast
 
 from pyro import poutine
@@ -10,6 +11,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyrovae.data import Batch
+from pyrovae.pair.absence import integrated_out
 from pyrovae.pair.handlers import Message, RowsAsGiven, subsampling
 from pyrovae.pair.programs import Program
 from pyrovae.pair.sites import Site
@@ -27,9 +29,16 @@ def trace_of(program: Program, batch: Batch, latents: Mapping[str, Tensor] | Non
     """One run on the rows as they are, without a samples plate; densities not computed."""
     if latents is not None:
         program = given(program, latents)
-    with RowsAsGiven(len(batch)):
+    with as_given(batch):
         trace: Trace = poutine.trace(program).get_trace(*batch.arguments)
     return trace
+
+
+@contextmanager
+def as_given(batch: Batch) -> Iterator[None]:
+    """Programs run here take these rows: their number, and what is absent in them."""
+    with RowsAsGiven(len(batch)), integrated_out(batch):
+        yield
 
 
 def sites_in(trace: Trace) -> dict[str, Site]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyrovae.data import Batch
 from pyrovae.objectives.base import RowObjective
+from pyrovae.pair.absence import integrated_out
 from pyrovae.pair.programs import Program
 from pyrovae.pair.recording import BatchTerms
 from pyrovae.pair.running import row_terms
@@ -180,6 +181,12 @@ class PyroLoss(BatchLoss):
         self, batch: Batch, parameters: list[Tensor], factor: Tensor | float
     ) -> tuple[Tensor, list[Tensor | None]]:
         """See `BatchLoss`."""
+        with integrated_out(batch):
+            return self._run(batch, parameters, factor)
+
+    def _run(
+        self, batch: Batch, parameters: list[Tensor], factor: Tensor | float
+    ) -> tuple[Tensor, list[Tensor | None]]:
         gradients: list[Tensor | None]
         if self.untraceable is None:
             loss = self._of_pyro.differentiable_loss(self.model, self.guide, *batch.arguments)

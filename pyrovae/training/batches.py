@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDa
 
 from pyrovae.data import ARRAYS, Batch, OnDisk, Rows, blocks
 from pyrovae.pair.inspected import ROWS_TO_BUILD_FROM
+from pyrovae.pair.observed import observations_of
 from pyrovae.pair.programs import argument_names
 from pyrovae.pair.support import check_support
 from pyrovae.random_state import fixed_seed, same_random_state
@@ -210,6 +211,9 @@ class LoadedBatches:
             some = whole.take(own if self.share.of > 1 else slice(None), self.vae.device)
             batch = transformed(some, self.transform)
             self.vae.check_rows(batch)
+            if batch.absent:
+                with self.vae.evaluating(), fixed_seed(0, self.vae.device):
+                    check_support(self.vae.model, batch)
         except (ValueError, TypeError) as error:
             raise type(error)(f"batch {number} of the DataLoader: {error}") from error
         return Minibatch(batch, None, len(whole))
@@ -261,19 +265,38 @@ def transformed(batch: Batch, transform: Transform | None) -> Batch:
     if transform is None:
         return batch
     made = transform(*batch.arguments)
-    return Batch(made if isinstance(made, tuple) else (made, *batch.context))
+    return Batch.of(made if isinstance(made, tuple) else (made, *batch.context))
 
 
 def checked_rows(vae: VAE, data: object, transform: Transform | None = None) -> Rows:
     """Rows that fit the pair and lie in the likelihood's support, all of them, once transformed."""
     found = data if isinstance(data, Rows) else Rows(as_arguments(data, vae))
     if transform is None:
-        return vae.rows_in_support(found)
+        known = vae.rows_in_support(found)
+        if known.absent:
+            _refuse_sites_never_observed(vae, known)
+        return known
     with fixed_seed(0, vae.device):
-        vae.rows(*transformed(found.take(slice(0, ROWS_TO_BUILD_FROM), vae.device), transform).arguments)
+        vae.rows(
+            *transformed(found.take(found.places_to_try(ROWS_TO_BUILD_FROM), vae.device), transform).arguments
+        )
     with fixed_seed(0, vae.device):
         for first, some in found.in_blocks(vae.device):
             batch = transformed(some, transform)  # outside the pair's scope, as in training
             with vae.evaluating():
-                check_support(vae.model, batch, first)
+                check_support(vae.model, batch, range(first, first + len(batch)))
     return found
+
+
+def _refuse_sites_never_observed(vae: VAE, data: Rows) -> None:
+    never = set(vae.layout.observed)
+    with vae.evaluating(), fixed_seed(0, vae.device):
+        for _, batch in data.in_blocks(vae.device):
+            found = observations_of(vae, batch)
+            never -= {name for name in never if bool(found[name].counted.any())}
+            if not never:
+                return
+    raise ValueError(
+        f"no row has anything of {', '.join(repr(name) for name in sorted(never))}: there is nothing to train it on. "
+        "Give rows that have it, or leave the site out of the model."
+    )

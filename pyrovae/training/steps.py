@@ -75,7 +75,7 @@ class Steps:
             ),
             steady=lambda: (*loss.coefficients, scale),
             inside=lambda: _inside(vae, arithmetic),
-            is_rare=lambda arguments: len(Batch(tuple(arguments))) != rows,
+            is_rare=lambda arguments: len(_batch(arguments)) != rows,
             untraceable=loss.untraceable,
         )
 
@@ -99,14 +99,22 @@ class Steps:
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Gradients]:
         """The `STATISTICS` [4], sums over the batch's rows, and the gradients, scaled by `loss_scale`."""
-        statistics, *gradients = self.traced(batch.arguments)
+        statistics, *gradients = self.traced((batch.absent, *batch.arguments))
         assert statistics is not None
         return statistics, gradients
 
 
+def _batch(arguments: Arguments) -> Batch:
+    absent, *rest = arguments
+    return Batch(tuple(rest), bool(absent))
+
+
 @dataclass(frozen=True)
 class _Step:
-    """Of a batch's arguments: statistics, and the gradients of all parameters, None where one has none."""
+    """Of a batch, as whether entries are absent and its arguments: statistics, and the gradients of all parameters.
+
+    None where one has no gradient.
+    """
 
     loss: BatchLoss
     divisor: float
@@ -118,7 +126,7 @@ class _Step:
         trained = [p for p in self.parameters if p.requires_grad]
         if not trained:
             raise ValueError(NO_INFLUENCE)
-        batch = Batch(tuple(arguments))
+        batch = _batch(arguments)
         statistics, gradients = self.loss.statistics_and_gradients(batch, trained, factor)
         given = iter(_apart(gradients))
         return [statistics, *(next(given) if p.requires_grad else None for p in self.parameters)]

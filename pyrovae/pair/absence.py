@@ -1,0 +1,129 @@
+"""What a row does not have is integrated out of it: a NaN that reaches `obs=` does not count.
+
+Where the entries of an event are independent (`.to_event()`), the absent ones are masked. Those of a multivariate
+normal are integrated out by its marginal. All other events count as a whole or not at all.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+from typing import TypeAlias, cast
+
+import torch
+from pyro.distributions import Independent, MaskedDistribution, TorchDistribution
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import (
+    Distribution,
+    LowRankMultivariateNormal,
+    MultivariateNormal,
+    transform_to,
+)
+from torch.distributions.constraints import Constraint
+
+from pyrovae.data import Batch
+from pyrovae.pair.handlers import Message, subsampling
+
+Observation: TypeAlias = tuple[Distribution, Tensor]
+"""A distribution, and a value of it without NaN: what an observation with absent entries stands for."""
+
+
+class AbsentEntries(Messenger):
+    """Observations of NaN are integrated out of a program's density."""
+
+    def _pyro_sample(self, msg: Message) -> None:
+        value = msg["value"]
+        if not msg["is_observed"] or subsampling(msg) or not isinstance(value, Tensor):
+            return
+        if value.is_floating_point():
+            msg["fn"], msg["value"] = present_part(msg["fn"], value)
+
+
+class PartlyAbsent(Messenger):
+    """Looks for rows that have a part of an event without marginals: `found` are site, family and row in the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, str, int]] = []
+
+    def _pyro_sample(self, msg: Message) -> None:
+        value, distribution = msg["value"], msg["fn"]
+        if not msg["is_observed"] or subsampling(msg) or not isinstance(value, Tensor):
+            return
+        while isinstance(distribution, MaskedDistribution | torch.distributions.Independent):
+            distribution = distribution.base_dist
+        event_dim = len(distribution.event_shape)
+        if not event_dim or isinstance(distribution, MultivariateNormal | LowRankMultivariateNormal):
+            return
+        absent = value.isnan().flatten(-event_dim)
+        partly = absent.any(-1) & ~absent.all(-1)
+        if bool(partly.any()):
+            plates = value.dim() - len(msg["fn"].event_shape)
+            by_row = partly.reshape(*partly.shape[:plates], -1).any(-1).reshape(-1, partly.shape[plates - 1])
+            row = int(by_row.any(0).nonzero()[0, 0])
+            self.found.append((msg["name"], type(distribution).__name__, row))
+
+
+def integrated_out(batch: Batch) -> AbstractContextManager[object]:
+    """Programs run here leave out what is absent in these rows."""
+    return AbsentEntries() if batch.absent else nullcontext()
+
+
+class PresentNormal(MultivariateNormal):
+    """The marginal of a multivariate normal over the entries that are present, at a value of them all.
+
+    Absent entries, which `present` [*batch, D] says False of, are independent standard normals here, whose density at
+    zero `log_prob` leaves out: log p(x_present), whatever stands in their place.
+    """
+
+    arg_constraints = MultivariateNormal.arg_constraints
+
+    def __init__(self, normal: MultivariateNormal | LowRankMultivariateNormal, present: Tensor) -> None:
+        present = present.expand(normal.loc.shape)
+        both = present[..., None] & present[..., None, :]
+        covariance = torch.where(both, normal.covariance_matrix, 0.0)
+        covariance = covariance + torch.diag_embed((~present).to(covariance))
+        loc = torch.where(present, normal.loc, 0.0)
+        super().__init__(loc, covariance, validate_args=False)
+        self.present = present
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Of the present entries, [*batch]."""
+        absent = (~self.present).sum(-1)
+        log_density: Tensor = super().log_prob(torch.where(self.present, value, 0.0))  # type: ignore[no-untyped-call]
+        return log_density + 0.5 * math.log(2 * math.pi) * absent
+
+
+def present_part(distribution: Distribution, value: Tensor) -> Observation:
+    """The marginal of what is present in a value, [*batch, *event], whose absent entries are NaN."""
+    present = ~value.isnan()
+    event_dim = len(distribution.event_shape)
+    if isinstance(distribution, MaskedDistribution):
+        inside, filled = present_part(distribution.base_dist, value)
+        return cast(TorchDistribution, inside).mask(distribution._mask), filled
+    if isinstance(distribution, torch.distributions.Independent):
+        inside, filled = present_part(distribution.base_dist, value)
+        return Independent(inside, distribution.reinterpreted_batch_ndims), filled
+    if isinstance(distribution, MultivariateNormal | LowRankMultivariateNormal):
+        return PresentNormal(distribution, present), value.nan_to_num(0.0)
+    if event_dim:
+        present = present.flatten(-event_dim).all(-1)
+    entries = cast(TorchDistribution, distribution).mask(present)
+    whole = present.reshape(present.shape + (1,) * event_dim)
+    return entries, torch.where(whole, value, _inside(distribution, value))
+
+
+def _inside(distribution: Distribution, like: Tensor) -> Tensor:
+    """A value in the support, so that the density and its gradient at an absent entry are finite.
+
+    A masked term is multiplied by zero in the backward pass, and zero times infinity is not a number.
+    """
+    support = cast("Constraint", distribution.support)
+    if support.is_discrete:
+        if distribution.event_shape:
+            return distribution.sample().to(like.dtype)
+        return like.new_tensor(0.0) + getattr(support, "lower_bound", 0)
+    transform = transform_to(support)
+    shape = transform.inverse_shape(torch.Size(distribution.event_shape))
+    return transform(like.new_zeros(shape))
