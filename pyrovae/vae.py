@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from pyrovae.block_sizes import DECODED_AT_ONCE, ROWS_OF_A_PASS, slices
-from pyrovae.checks import check_count
+from pyrovae.checks import check_count, check_seed
 from pyrovae.data import Batch
 from pyrovae.files import load_tensors, save_tensors
 from pyrovae.pair import contract, without_data
@@ -46,10 +45,13 @@ class VAE(InspectedPair):
         guide: q(z|x) as a Pyro program; samples every latent of the model. None derives one from the model,
             `pyrovae.guides.AutoGuide(model)`.
         example: a few rows, `x` or `(x, *context)`, to inspect the pair at once.
+        seed: of what comes into being at that first batch: the first weights of a derived guide, and parameters of
+            `pyro.param` that draw theirs. None goes on from torch's random state; inside `fit` from `fit`'s seed.
+            Networks that exist already have drawn theirs: `torch.manual_seed` before they are made.
 
     Raises:
         TypeError: model or guide is not callable; one of Pyro's own automatic guides, which do not read `x`.
-        ValueError: the pair breaks the contract, or both name one PyroParam.
+        ValueError: the pair breaks the contract, both name one PyroParam, or `seed` is no whole number.
 
     Example:
         >>> import pyrovae as pv
@@ -62,7 +64,15 @@ class VAE(InspectedPair):
 
     """
 
-    def __init__(self, model: Program, guide: Program | None = None, *, example: object = None) -> None:
+    def __init__(
+        self,
+        model: Program,
+        guide: Program | None = None,
+        *,
+        example: object = None,
+        seed: int | None = None,
+    ) -> None:
+        check_seed(seed)
         if guide is None:
             from pyrovae.guides import AutoGuide
 
@@ -74,7 +84,7 @@ class VAE(InspectedPair):
                     "(x, *context)" + (", so make an instance of it." if isinstance(program, type) else ".")
                 )
         refuse_automatic(guide)
-        super().__init__(model, guide)
+        super().__init__(model, guide, seed=seed)
         self._reads_x: bool | None = None
         if example is not None:
             self.rows(*(example if isinstance(example, tuple) else (example,)))
@@ -296,14 +306,6 @@ class VAE(InspectedPair):
             name: rows_first(means[name], replace(site, event_shape=events[name]))
             for name, site in self.layout.observed.items()
         }
-
-    @contextmanager
-    def _seeded(self, seed: int | None) -> Iterator[None]:
-        if seed is None:
-            yield
-        else:
-            with fixed_seed(seed, self.device):
-                yield
 
     def _placeholder(self, num_rows: int, context: tuple[object, ...]) -> Batch:
         """Arguments for a run that nobody has data for, once the model is known not to read values of `x`."""

@@ -23,8 +23,9 @@ ROWS_TO_BUILD_FROM = 1000
 class InspectedPair(PairParameters):
     """A pair with its parameters, its layout and the dtypes and shapes of its rows."""
 
-    def __init__(self, model: Program, guide: Program) -> None:
+    def __init__(self, model: Program, guide: Program, *, seed: int | None = None) -> None:
         super().__init__(model, guide)
+        self._seed = seed
         self._row_specs: RowSpecs | None = None
         self._inspected = False
 
@@ -84,6 +85,20 @@ class InspectedPair(PairParameters):
                 module.training = training
 
     def _inspect(self, data: Rows) -> None:
+        with self._seeded(
+            self._seed
+        ):  # without one, what comes into being here goes on from torch's random state
+            self._look_at(data)
+
+    @contextmanager
+    def _seeded(self, seed: int | None) -> Iterator[None]:
+        if seed is None:
+            yield
+        else:
+            with fixed_seed(seed, self.device):
+                yield
+
+    def _look_at(self, data: Rows) -> None:
         batch = data.take(slice(0, contract.PROBE_ROWS), self.device)
         # Draws start from where torch's random state is, for a pair may make parameters here, and are put back.
         with same_random_state(self.device), self.evaluating():
