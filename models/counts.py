@@ -7,6 +7,7 @@ taken: the means are t times rates that are free of each other.
 
 from __future__ import annotations
 
+import math
 from typing import TypeAlias
 
 import pyro.distributions as dist
@@ -256,8 +257,7 @@ def _mean(part: Counts, raw: Tensor, size: Tensor | None, events: int) -> Tensor
 
 def _shares(part: Counts, raw: Tensor, events: int) -> Tensor:
     """Of each count in the row's total: they sum to one over the event."""
-    event = raw.shape[raw.dim() - events :]
-    if event.numel() == 1:
+    if math.prod(raw.shape[raw.dim() - events :]) == 1:
         raise ValueError(
             f"{type(part).__name__} has a library size and one count a row: its share of the total is always one. "
             "Say exposure=True where the last input multiplies a rate."

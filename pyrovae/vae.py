@@ -21,7 +21,7 @@ from pyrovae.pair.latents import Latents, as_pyro_has_them, num_rows_of, one_or_
 from pyrovae.pair.layout import pyro_layout, rows_first
 from pyrovae.pair.means import guide_means, observed_means
 from pyrovae.pair.programs import Program, argument_names
-from pyrovae.pair.row_specs import from_json, ones, to_json
+from pyrovae.pair.row_specs import from_json, ones, refuse_other_columns, to_json, with_columns
 from pyrovae.pair.running import run_guide
 from pyrovae.random_state import fixed_seed
 
@@ -268,6 +268,8 @@ class VAE(InspectedPair):
         layout, row_specs = from_json(facts["pair"])
         if self._layout is not None and layout is not None:
             self._refuse_other_sites(layout, self._layout)
+        if self._row_specs is not None and row_specs is not None:
+            refuse_other_columns(row_specs, self._row_specs)
         if self._layout is None and row_specs is not None:
             try:
                 with fixed_seed(0, self.device):  # what it draws is overwritten
@@ -280,7 +282,10 @@ class VAE(InspectedPair):
         if differences := self.take_values(saved):
             raise ValueError(f"{path} belongs to another architecture: {differences}.")
         # Sites and shapes as the file has them, until the first rows show them.
-        self._layout, self._row_specs = self._layout or layout, self._row_specs or row_specs
+        self._layout = self._layout or layout
+        if self._row_specs is not None and row_specs is not None:
+            row_specs = with_columns(self._row_specs, row_specs)
+        self._row_specs = row_specs or self._row_specs
         self._reads_x = None
         return self
 

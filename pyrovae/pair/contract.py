@@ -8,9 +8,10 @@ once on a few rows, names whatever breaks these rules and says what to do about 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from pyrovae.data import Batch
+from pyrovae.frames import Columns
 from pyrovae.pair.amortization import check_rows_have_no_place
 from pyrovae.pair.auxiliary import check_auxiliary
 from pyrovae.pair.broadcasting import find_broadcasting
@@ -23,6 +24,7 @@ from pyrovae.pair.matching import (
     check_latents,
     check_log_prob,
     check_observations,
+    check_truth_values,
     enumerated_of,
     latents_of,
 )
@@ -49,11 +51,16 @@ def inspect_model(model: Program, batch: Batch) -> dict[str, Site]:
     for site in sites.values():
         if site.observed and not site.factor:
             check_event("observed", site, site.value)
+            check_truth_values(site)
     return sites
 
 
-def inspect_pair(model: Program, guide: Program, batch: Batch) -> Layout:
+def inspect_pair(
+    model: Program, guide: Program, batch: Batch, columns: Sequence[Columns | None] = ()
+) -> Layout:
     """Check a pair on a few rows and find its layout. Run it under the pair's scope, without gradients.
+
+    `columns` are the names of the arguments' columns where they were data frames.
 
     Raises:
         ValueError: what is wrong with which site, what was expected, and what to do.
@@ -65,9 +72,11 @@ def inspect_pair(model: Program, guide: Program, batch: Batch) -> Layout:
     try:
         guide_sites = first_run("guide", guide, batch)
     except ValueError:
-        check_support(model, batch)  # bad data may be why, e.g. labels that the guide cannot embed
+        check_support(
+            model, batch, columns=columns
+        )  # bad data may be why, e.g. labels that the guide cannot embed
         raise
-    check_support(model, batch)
+    check_support(model, batch, columns=columns)
     enumerated = enumerated_of(model_sites, guide_sites)
     check_latents(model_sites, guide_sites, enumerated)
     check_auxiliary(model_sites, guide_sites)

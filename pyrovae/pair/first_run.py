@@ -70,7 +70,9 @@ def _dtype_advice(error: Exception, batch: Batch) -> str:
 
 def as_float(dtype: torch.dtype) -> str:
     """How to make floating-point numbers of such a tensor."""
-    return "x.float() / 255 (8-bit images)" if dtype == torch.uint8 else ".float()"
+    if dtype == torch.uint8:
+        return "x.float() / 255 (8-bit images)"
+    return ".float(), or .astype('float32') of arrays and data frames"
 
 
 def _describe(argument: object) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import cast
 
+import torch
 from pyro.poutine.runtime import Message as PyroMessage
 from pyro.util import check_site_shape
 from torch import Tensor
@@ -74,6 +75,12 @@ def check_latents(
 def check_event(kind: str, site: Site, value: Tensor) -> None:
     """Raise unless a value has the event shape that the site's distribution has in the model."""
     event_shape = site.distribution.event_shape
+    if kind == "observed" and value.dim() == site.event_dim == 1:
+        raise ValueError(
+            f"the observed site '{site.name}' has event shape {tuple(event_shape)} in the model ({site.family}), but "
+            "the data hold a single number a row, without a dimension of columns. Give it one, x[:, None], of a data "
+            "frame frame[[name]] in place of frame[name]."
+        )
     came = value.shape[value.dim() - site.event_dim :]
     if value.dim() < site.event_dim or came != event_shape:
         source = "the data hold rows" if kind == "observed" else "the guide draws it with an event"
@@ -82,6 +89,19 @@ def check_event(kind: str, site: Site, value: Tensor) -> None:
             f"({site.family}), but {source} of shape {tuple(came)}. "
             "Make the last layer, or the data, fit; or move dimensions into the event with .to_event()."
         )
+
+
+def check_truth_values(site: Site) -> None:
+    """Raise TypeError where a site observes truth values that its family cannot reckon with, as torch's Bernoulli."""
+    if site.value.dtype != torch.bool:
+        return
+    try:
+        site.log_density()
+    except RuntimeError as error:
+        raise TypeError(
+            f"the observed site '{site.name}' holds truth values (torch.bool), and {site.family} needs numbers: "
+            "convert them first, with .float()."
+        ) from error
 
 
 def check_log_prob(site: Site) -> None:

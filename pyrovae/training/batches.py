@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, TensorDataset
 
-from pyrovae.data import ARRAYS, Batch, OnDisk, Rows, blocks
+from pyrovae.arrays import ARRAYS, OnDemand
+from pyrovae.data import Batch, Rows, blocks
 from pyrovae.pair.inspected import ROWS_TO_BUILD_FROM
 from pyrovae.pair.programs import argument_names
 from pyrovae.pair.support import check_support
@@ -112,8 +113,8 @@ class GatheredBatches:
     ) -> None:
         self.device, self.transform, self.share = vae.device, transform, share
         self.data, self.batch_size = data.to(vae.device), batch_size
-        on_disk = any(isinstance(argument, OnDisk) for argument in data.arguments)
-        self._looked_up_on = torch.device("cpu") if on_disk else vae.device
+        on_demand = any(isinstance(argument, OnDemand) for argument in data.arguments)
+        self._looked_up_on = torch.device("cpu") if on_demand else vae.device
 
     @property
     def steps(self) -> int:
@@ -268,12 +269,15 @@ def checked_rows(vae: VAE, data: object, transform: Transform | None = None) -> 
     """Rows that fit the pair and lie in the likelihood's support, all of them, once transformed."""
     found = data if isinstance(data, Rows) else Rows(as_arguments(data, vae))
     if transform is None:
+        vae.rows(found)
+        vae.remember_columns(found)
         return vae.rows_in_support(found)
     with fixed_seed(0, vae.device):
         vae.rows(*transformed(found.take(slice(0, ROWS_TO_BUILD_FROM), vae.device), transform).arguments)
+    vae.remember_columns(found)
     with fixed_seed(0, vae.device):
         for first, some in found.in_blocks(vae.device):
             batch = transformed(some, transform)  # outside the pair's scope, as in training
             with vae.evaluating():
-                check_support(vae.model, batch, first)
+                check_support(vae.model, batch, first, found.columns)
     return found

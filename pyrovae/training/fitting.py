@@ -64,7 +64,8 @@ def fit(
     Args:
         vae: the pair; its parameters are trained in place.
         data: `x`, the tuple `(x, *context)`, or a dict by the model's arguments: tensors, NumPy arrays, data
-            frames, memory-mapped arrays, with N rows; or a torch Dataset or DataLoader of such rows or batches.
+            frames (whose columns the VAE remembers), SciPy's sparse matrices, memory-mapped arrays, with N rows; or
+            a torch Dataset or DataLoader of such rows or batches.
             Modules train in the mode (train or eval) that they are in.
         epochs: passes over the data.
         batch_size: rows a step, over all processes; at most N are taken; 128 if None. A DataLoader has its own.
