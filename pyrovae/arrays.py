@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy import sparse
 from torch import Tensor
 
 from pyrovae.frames import numbers_of
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 _Array = npt.NDArray[np.generic]
 
@@ -59,7 +63,7 @@ class Sparse(OnDemand):
 
     def __init__(self, matrix: sparse.spmatrix | sparse.sparray, dtype: torch.dtype) -> None:
         super().__init__(matrix.shape, dtype)
-        self._matrix = sparse.csr_array(matrix)
+        self._matrix = matrix.tocsr()
 
     def _taken(self, index: slice | _Array) -> _Array:
         return np.asarray(self._matrix[index].toarray())
@@ -82,7 +86,7 @@ def as_tensor(argument: object, name: str, *, truth_is_number: bool) -> object:
         return _usable(argument, name)
     if hasattr(argument, "to_numpy"):
         argument = numbers_of(argument, name)
-    if isinstance(argument, sparse.spmatrix | sparse.sparray):
+    if _is_sparse(argument):
         _check_numbers(argument.dtype, name)
         if len(argument.shape) != 2:
             raise ValueError(
@@ -98,6 +102,12 @@ def as_tensor(argument: object, name: str, *, truth_is_number: bool) -> object:
         return OnDisk(argument, dtype)
     argument = np.ascontiguousarray(argument)
     return _in_memory(argument if argument.flags.writeable else argument.copy(), dtype)
+
+
+def _is_sparse(argument: object) -> TypeGuard[sparse.sparray]:
+    # Importing scipy.sparse changes the process's warnings; whoever has such a matrix has imported it.
+    loaded = sys.modules.get("scipy.sparse")
+    return loaded is not None and isinstance(argument, loaded.spmatrix | loaded.sparray)
 
 
 def _check_numbers(dtype: np.dtype[np.generic], name: str) -> None:

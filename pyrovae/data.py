@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.utils._pytree import register_pytree_node
+from torch.utils.data import DataLoader, Dataset
 
 from pyrovae.arrays import ARRAYS, OnDemand, as_tensor
 from pyrovae.block_sizes import BYTES_READ_AT_ONCE, ROWS_AT_ONCE, slices
@@ -119,6 +120,11 @@ class Rows:
             as_tensor(a, _name(place), truth_is_number=place == 0) for place, a in enumerate(arguments)
         )
         x = self.arguments[0]
+        if isinstance(x, Dataset | DataLoader):
+            raise TypeError(
+                f"x is a {type(x).__name__}: fit takes it; for all else make tensors of it first, "
+                "x, *context = pyrovae.stacked(dataset)."
+            )
         if not isinstance(x, ARRAYS):
             raise TypeError(
                 f"x is {type(x).__name__}: expected a tensor or a NumPy array with rows along dimension 0."

@@ -72,8 +72,8 @@ VERBS = {
         columns="seconds"
     ),
 }
-# These make their rows themselves.
-WITHOUT_DATA = {"calibrate", "reverse_check", "simulated_bounds"}
+# These make their rows themselves, or make rows.
+WITHOUT_DATA = {"calibrate", "reverse_check", "simulated_bounds", "stacked"}
 
 
 def same(a, b):

@@ -20,11 +20,11 @@ from pyrovae.pair.guide_density import without_density
 from pyrovae.pair.independence import check_rows_stand_alone
 from pyrovae.pair.layout import Layout, SiteLayout
 from pyrovae.pair.matching import (
+    check_dtype,
     check_event,
     check_latents,
     check_log_prob,
     check_observations,
-    check_truth_values,
     enumerated_of,
     latents_of,
 )
@@ -51,7 +51,7 @@ def inspect_model(model: Program, batch: Batch) -> dict[str, Site]:
     for site in sites.values():
         if site.observed and not site.factor:
             check_event("observed", site, site.value)
-            check_truth_values(site)
+            check_dtype(site, batch)
     return sites
 
 

@@ -47,7 +47,8 @@ def first_run(
             raise TypeError(f"{message} {advice}") from error
         if isinstance(error, TypeError) and "argument" in str(error):
             message += " Model and guide must both take (x, *context)."
-        raise ValueError(f"{message} These are the first {len(batch)} rows of the data.") from error
+        message += f" These are the first {len(batch)} rows of the data."
+        raise ValueError(message + _label_advice(batch)) from error
 
 
 def _dtype_advice(error: Exception, batch: Batch) -> str:
@@ -64,6 +65,17 @@ def _dtype_advice(error: Exception, batch: Batch) -> str:
                 )
             return (
                 f"{name} is {a.dtype} and the networks are probably {wanted}: convert it with .to({wanted})."
+            )
+    return ""
+
+
+def _label_advice(batch: Batch) -> str:
+    """Data sets of images and labels are common, and so are models of the images alone."""
+    for place, argument in enumerate(batch.context, 1):
+        if isinstance(argument, Tensor) and argument.dim() == 1 and argument.dtype == torch.int64:
+            return (
+                f" If context {place} is a label that the pair does not take, leave it out: of a Dataset of (x, label) "
+                "by fit(..., transform=lambda x, label: (x,)), or by x, label = pyrovae.stacked(dataset)."
             )
     return ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -10,6 +11,8 @@ from pyro.poutine.runtime import Message as PyroMessage
 from pyro.util import check_site_shape
 from torch import Tensor
 
+from pyrovae.data import Batch
+from pyrovae.pair.first_run import as_float
 from pyrovae.pair.sites import Site
 
 
@@ -91,16 +94,24 @@ def check_event(kind: str, site: Site, value: Tensor) -> None:
         )
 
 
-def check_truth_values(site: Site) -> None:
-    """Raise TypeError where a site observes truth values that its family cannot reckon with, as torch's Bernoulli."""
-    if site.value.dtype != torch.bool:
+def check_dtype(site: Site, batch: Batch) -> None:
+    """Raise TypeError where a site observes truth values or whole numbers that its family cannot reckon with."""
+    dtype = site.value.dtype
+    if dtype.is_floating_point:
         return
     try:
-        site.log_density()
+        replace(site, value=torch.zeros_like(site.value)).log_density()  # noughts are in most supports
+    except ValueError:
+        return
     except RuntimeError as error:
+        names = ["x", *(f"context {place}" for place in range(1, len(batch.arguments)))]
+        of_dtype = (
+            n for n, a in zip(names, batch.arguments, strict=True) if getattr(a, "dtype", None) == dtype
+        )
         raise TypeError(
-            f"the observed site '{site.name}' holds truth values (torch.bool), and {site.family} needs numbers: "
-            "convert them first, with .float()."
+            f"{next(of_dtype, 'the data')} holds {'truth values' if dtype == torch.bool else 'integers'} ({dtype}) "
+            f"where {site.family} of site '{site.name}' needs floating-point numbers: convert it first, with "
+            f"{as_float(dtype)}."
         ) from error
 
 

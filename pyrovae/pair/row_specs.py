@@ -49,8 +49,10 @@ def check_specs(arguments: tuple[object, ...], specs: RowSpecs) -> None:
     """Raise ValueError or TypeError unless rows have these dtypes and shapes."""
     if len(arguments) != len(specs):
         raise ValueError(
-            f"got {len(arguments)} data arguments: this VAE takes {len(specs)} (x and {len(specs) - 1} of "
-            "context)."
+            f"got {len(arguments)} data arguments: this VAE takes {len(specs)} (x and {len(specs) - 1} of context)."
+            + " Leave out what it does not take: of a Dataset of (x, label) the label, by "
+            "fit(..., transform=lambda x, label: (x,)), or by x, label = pyrovae.stacked(dataset)."
+            * (len(arguments) > len(specs))
         )
     for place, (argument, spec) in enumerate(zip(arguments, specs, strict=True)):
         name = _name(place)
@@ -79,6 +81,8 @@ def specs_of(rows: Rows) -> RowSpecs:
 
 def with_columns(specs: RowSpecs, given: RowSpecs) -> RowSpecs:
     """These, with the given columns where they have none; given rows of another shape have not the same columns."""
+    if len(specs) != len(given):  # of a transform that leaves arguments out
+        return specs
     return [
         spec._replace(columns=other.columns)
         if spec is not None and spec.columns is None and other is not None and other.shape == spec.shape

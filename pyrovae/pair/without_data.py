@@ -69,7 +69,7 @@ def _described(place: int, specs: RowSpecs, num_rows: int, names: list[str]) -> 
     spec = specs[place]
     if spec is None:
         return f"{name} (what it was with the data)"
-    dtype, shape = spec
+    dtype, shape, _ = spec
     meant = ", True where there is something to draw if it is a mask" if dtype == torch.bool else ""
     return f"{name} ({str(dtype).removeprefix('torch.')} {[num_rows, *shape]}{meant})"
 

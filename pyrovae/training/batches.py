@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDa
 
 from pyrovae.arrays import ARRAYS, OnDemand
 from pyrovae.data import Batch, Rows, blocks
+from pyrovae.datasets import collated
 from pyrovae.pair.inspected import ROWS_TO_BUILD_FROM
 from pyrovae.pair.programs import argument_names
 from pyrovae.pair.support import check_support
@@ -162,7 +163,8 @@ class LoadedBatches:
                 "batch here."
             )
         self.vae, self.loader, self.transform, self.share = vae, loader, transform, share
-        first = next(self._drawn(0), None)
+        with collated():
+            first = next(self._drawn(0), None)
         if first is None:
             raise ValueError(
                 "the DataLoader gives no batches: its data set is empty, or smaller than one batch."
@@ -209,11 +211,22 @@ class LoadedBatches:
             if len(own) == 0:
                 return Minibatch(None, None, len(whole))
             some = whole.take(own if self.share.of > 1 else slice(None), self.vae.device)
+            self._check_signature(whole)
             batch = transformed(some, self.transform)
             self.vae.check_rows(batch)
         except (ValueError, TypeError) as error:
             raise type(error)(f"batch {number} of the DataLoader: {error}") from error
         return Minibatch(batch, None, len(whole))
+
+    def _check_signature(self, rows: Rows) -> None:
+        """Batches that lack an argument, such as those without labels among others that have them."""
+        came, expected = len(rows.arguments), len(self._first.arguments)
+        if came != expected:
+            raise ValueError(
+                f"got {came} data arguments, and {expected} in the first batch: all batches of a training have one "
+                "signature. Where rows lack a label, give them any and say which are known, (x, label, known), and "
+                "observe it in the model under poutine.mask(mask=known)."
+            )
 
     def fingerprint(self) -> str:
         """Of the first batch in one order; the rest is not read for it."""
@@ -251,7 +264,8 @@ def as_arguments(data: object, vae: VAE) -> tuple[object, ...]:
         names = argument_names(vae.model)
         if set(data) != set(names):
             raise ValueError(
-                f"the data are a dict of {sorted(map(str, data))}: expected the model's arguments, {', '.join(names)}."
+                f"the data are a dict of {sorted(map(str, data))}: expected the model's arguments, {', '.join(names)}. "
+                "Rename them and leave out the others; items of a Dataset by a DataLoader's collate_fn."
             )
         return tuple(data[name] for name in names)
     return tuple(data) if isinstance(data, tuple | list) else (data,)
