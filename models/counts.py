@@ -1,6 +1,14 @@
-"""Likelihoods of counts, with an optional library size (exposure) by row as context."""
+"""Likelihoods of counts, with each row's library size or exposure as context where they are asked for.
+
+A *library size* n is the row's expected total: the means are n times shares that sum to one over the event, as in
+single-cell models (Lopez et al. 2018, who call it l). An *exposure* t is how long, or over which area, each count was
+taken: the means are t times rates that are free of each other.
+"""
 
 from __future__ import annotations
+
+import math
+from typing import TypeAlias
 
 import pyro.distributions as dist
 import torch
@@ -18,54 +26,61 @@ LARGEST_MEAN = 1e30
 
 
 class Poisson(nn.Module):
-    """Independent Poisson counts of mean m = `pyrovae.nn.positive(raw)`, times the row's library size.
+    """Independent Poisson counts, of mean `pyrovae.nn.positive(raw)`.
 
     Args:
         network: from the inputs to the raw mean, [..., *event].
-        library_size: the last input is each row's library size (exposure), [..., 1] and positive: it
-            multiplies the mean, and the network does not get it.
+        library_size: the last input is each row's library size n, [..., 1] and positive, such as its total
+            `x.sum(1, keepdim=True)`, which the network does not get. The mean of count d is then n softmax(raw)_d,
+            over the whole event: expected totals are n.
+        exposure: the last input is each row's exposure t, [..., 1] and positive, such as years or an area, which the
+            network does not get. The mean is then t `positive(raw)`.
 
     Raises:
-        ValueError, TypeError: at a call, a library size that is missing, not [..., 1] or not positive.
+        ValueError: both a library size and an exposure.
+        ValueError, TypeError: at a call, a library size or exposure that is missing, not [..., 1] or not positive; a
+            library size of an event of one count.
 
     Example:
         >>> import torch
         >>> from pyrovae.nn import MLP
-        >>> Poisson(MLP(2, 64))(torch.zeros(5, 2)).event_shape
+        >>> z, network = torch.zeros(3, 2), MLP(2, 64)
+        >>> Poisson(network)(z).event_shape
         torch.Size([64])
-        >>> Poisson(MLP(2, 64), library_size=True)(torch.zeros(5, 2), torch.full((5, 1), 100.0)).event_shape
-        torch.Size([64])
+        >>> Poisson(network, library_size=True)(z, torch.tensor([[10.0], [200.0], [5000.0]])).mean.sum(1).round()
+        tensor([  10.,  200., 5000.], grad_fn=<RoundBackward0>)
 
     """
 
-    def __init__(self, network: nn.Module, *, library_size: bool = False) -> None:
+    def __init__(self, network: nn.Module, *, library_size: bool = False, exposure: bool = False) -> None:
         super().__init__()
         self.network = network
-        self.library_size = library_size
+        self.library_size, self.exposure = library_size, exposure
+        _refuse_both(self)
 
     def forward(self, *inputs: Tensor) -> dist.TorchDistribution:
         """The distribution of x given the inputs."""
-        inputs, library = _split(self, inputs)
+        inputs, size = _split(self, inputs)
         (raw,) = outputs_of(self, self.network(*inputs), ["raw mean"])
         events = event_dim(raw, inputs)
-        counts = distributions.Poisson(_mean(raw, library, events))  # type: ignore[no-untyped-call]
+        counts = distributions.Poisson(_mean(self, raw, size, events))  # type: ignore[no-untyped-call]
         return independent(counts, events)
 
 
 class NegativeBinomial(nn.Module):
     """Independent negative binomial counts: variance = mean + dispersion * mean^2.
 
-    The mean is `pyrovae.nn.positive(raw)`, times the row's library size.
+    The mean is `pyrovae.nn.positive(raw)`, or that of the row's library size or exposure, as in `Poisson`.
 
     Args:
         network: from the inputs to the raw mean, [..., *event], or to (raw mean, raw dispersion).
         dispersion: a positive number, a module that returns one (`pyrovae.nn.PositiveParameter`: per model a
             number, per feature a tensor), or None if the network gives it. Its inverse is what single-cell
             packages call theta.
-        library_size: the last input is each row's library size, as in `Poisson`.
+        library_size, exposure: what the last input is, as in `Poisson`.
 
     Raises:
-        ValueError: a dispersion that is not positive.
+        ValueError: a dispersion that is not positive; both a library size and an exposure.
         ValueError, TypeError: at a call, as `Poisson`; a network that gives too few or too many tensors.
 
     Example:
@@ -76,20 +91,28 @@ class NegativeBinomial(nn.Module):
 
     """
 
-    def __init__(self, network: nn.Module, dispersion: Spread = None, *, library_size: bool = False) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        dispersion: Spread = None,
+        *,
+        library_size: bool = False,
+        exposure: bool = False,
+    ) -> None:
         super().__init__()
         check_positive("dispersion", dispersion)
         self.network = network
         self.dispersion = dispersion
-        self.library_size = library_size
+        self.library_size, self.exposure = library_size, exposure
+        _refuse_both(self)
 
     def forward(self, *inputs: Tensor) -> dist.TorchDistribution:
         """The distribution of x given the inputs."""
-        inputs, library = _split(self, inputs)
+        inputs, size = _split(self, inputs)
         names = ["raw mean", *["raw dispersion"] * (self.dispersion is None)]
         raw, *others = outputs_of(self, self.network(*inputs), names)
         events = event_dim(raw, inputs)
-        mean = _mean(raw, library, events)
+        mean = _mean(self, raw, size, events)
         return independent(distributions.NegativeBinomial(mean, spread(self.dispersion, others)), events)
 
 
@@ -103,7 +126,8 @@ class ZeroInflatedNegativeBinomial(nn.Module):
         network: from the inputs to (gate logits, raw mean), each [..., *event], or to (gate logits, raw mean,
             raw dispersion); g = sigmoid(gate logits).
         dispersion: as in `NegativeBinomial`.
-        library_size: the last input is each row's library size, as in `Poisson`.
+        library_size, exposure: what the last input is, as in `Poisson`: of the negative binomial's mean, so that
+            expected totals are the library size where no count drops out.
 
     Raises:
         ValueError, TypeError: as `NegativeBinomial`.
@@ -116,20 +140,28 @@ class ZeroInflatedNegativeBinomial(nn.Module):
 
     """
 
-    def __init__(self, network: nn.Module, dispersion: Spread = None, *, library_size: bool = False) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        dispersion: Spread = None,
+        *,
+        library_size: bool = False,
+        exposure: bool = False,
+    ) -> None:
         super().__init__()
         check_positive("dispersion", dispersion)
         self.network = network
         self.dispersion = dispersion
-        self.library_size = library_size
+        self.library_size, self.exposure = library_size, exposure
+        _refuse_both(self)
 
     def forward(self, *inputs: Tensor) -> dist.TorchDistribution:
         """The distribution of x given the inputs."""
-        inputs, library = _split(self, inputs)
+        inputs, size = _split(self, inputs)
         names = ["gate logits", "raw mean", *["raw dispersion"] * (self.dispersion is None)]
         gate_logits, raw, *others = outputs_of(self, self.network(*inputs), names)
         events = event_dim(raw, inputs)
-        mean = _mean(raw, library, events)
+        mean = _mean(self, raw, size, events)
         counts = distributions.NegativeBinomial(mean, spread(self.dispersion, others))
         inflated = distributions.ZeroInflated(counts, gate_logits=gate_logits)  # type: ignore[no-untyped-call]
         return independent(inflated, events)
@@ -176,20 +208,27 @@ class Multinomial(nn.Module):
         return distributions.Multinomial(logits, logits.new_tensor(self.total_count))
 
 
-def _split(
-    part: Poisson | NegativeBinomial | ZeroInflatedNegativeBinomial, inputs: tuple[Tensor, ...]
-) -> tuple[tuple[Tensor, ...], Tensor | None]:
-    """The network's inputs, and the library size where the part takes one."""
-    if not part.library_size:
-        return inputs, None
-    inputs, library = _last(part, inputs, "library size")
-    if is_validation_enabled() and not bool((library > 0).all()):
-        wrong = library[~(library > 0)][0]
+def _refuse_both(part: Counts) -> None:
+    if part.library_size and part.exposure:
         raise ValueError(
-            f"a library size of {type(part).__name__} is {wrong:g}: expected positive numbers. Drop rows without "
-            "counts, or give them the library size 1."
+            f"library_size and exposure of {type(part).__name__} are both True: expected one of them. A library size "
+            "is what a row's counts sum to (means are shares of it), an exposure multiplies each mean by itself."
         )
-    return inputs, library
+
+
+def _split(part: Counts, inputs: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Tensor | None]:
+    """The network's inputs, and the library size or exposure where the part takes one."""
+    if not (part.library_size or part.exposure):
+        return inputs, None
+    what = "library size" if part.library_size else "exposure"
+    inputs, size = _last(part, inputs, what)
+    if is_validation_enabled() and not bool((size > 0).all()):
+        wrong = size[~(size > 0)][0]
+        raise ValueError(
+            f"{'a' if part.library_size else 'an'} {what} of {type(part).__name__} is {wrong:g}: expected positive "
+            f"numbers. Drop rows without counts, or give them the {what} 1."
+        )
+    return inputs, size
 
 
 def _last(part: nn.Module, inputs: tuple[Tensor, ...], what: str) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -202,13 +241,28 @@ def _last(part: nn.Module, inputs: tuple[Tensor, ...], what: str) -> tuple[tuple
     if last.dim() < min(inputs[0].dim(), 2) or last.shape[-1] != 1:
         raise ValueError(
             f"the {what} of {type(part).__name__} has shape {list(last.shape)}: expected [..., 1], one number a "
-            f"row. Give it as {what.replace(' ', '_')}[:, None]."
+            f"row. Give it as {what.replace(' ', '_')}[:, None], a column of a data frame as frame[[name]]."
         )
     return inputs[:-1], last
 
 
-def _mean(raw: Tensor, library: Tensor | None, events: int) -> Tensor:
-    mean = positive(raw)
-    if library is not None:
-        mean = mean * library.reshape(library.shape[:-1] + (1,) * events)
+def _mean(part: Counts, raw: Tensor, size: Tensor | None, events: int) -> Tensor:
+    if size is None:
+        mean = positive(raw)
+    else:
+        size = size.reshape(size.shape[:-1] + (1,) * events)
+        mean = size * (_shares(part, raw, events) if part.library_size else positive(raw))
     return torch.clamp(mean, SMALLEST_SCALE, LARGEST_MEAN)
+
+
+def _shares(part: Counts, raw: Tensor, events: int) -> Tensor:
+    """Of each count in the row's total: they sum to one over the event."""
+    if math.prod(raw.shape[raw.dim() - events :]) == 1:
+        raise ValueError(
+            f"{type(part).__name__} has a library size and one count a row: its share of the total is always one. "
+            "Say exposure=True where the last input multiplies a rate."
+        )
+    return raw.flatten(-events).softmax(-1).reshape(raw.shape)
+
+
+Counts: TypeAlias = Poisson | NegativeBinomial | ZeroInflatedNegativeBinomial

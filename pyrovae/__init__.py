@@ -11,6 +11,7 @@ from pyrovae.conditional_distribution import ConditionalDistribution
 from pyrovae.criticism.calibration import Calibration, calibrate
 from pyrovae.criticism.diagnosis import Diagnosis, diagnose
 from pyrovae.criticism.rate_distortion import rate_distortion
+from pyrovae.datasets import stacked
 from pyrovae.evidence.annealing import AnnealedImportanceSampling
 from pyrovae.evidence.bound import elbo
 from pyrovae.evidence.comparison import Comparison, compare
@@ -66,6 +67,7 @@ __all__ = [
     "refine",
     "reverse_check",
     "simulated_bounds",
+    "stacked",
     "to_arviz",
 ]
 

@@ -9,3 +9,9 @@ def check_count(name: str, value: object) -> None:
     """Raise unless `value` is a whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} is {value!r}: expected a whole number of at least 1.")
+
+
+def check_seed(seed: object) -> None:
+    """Raise unless `seed` is a whole number, or None."""
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, Integral)):
+        raise ValueError(f"seed is {seed!r}: expected a whole number, or None.")

@@ -1,7 +1,8 @@
 """Rows of data: what users hand over, as the positional arguments of a pair.
 
 Data are `x` or the tuple `(x, *context)`. Rows lie along dimension 0 of `x` and of every context tensor;
-arguments that are not arrays pass through untouched. Memory-mapped arrays stay on disk until rows are taken.
+arguments that are not arrays pass through untouched. Memory-mapped arrays stay on disk, and the zeros of sparse
+matrices are left out, until rows are taken.
 """
 
 from __future__ import annotations
@@ -11,39 +12,14 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import register_pytree_node
+from torch.utils.data import DataLoader, Dataset
 
+from pyrovae.arrays import ARRAYS, OnDemand, as_tensor
 from pyrovae.block_sizes import BYTES_READ_AT_ONCE, ROWS_AT_ONCE, slices
-
-
-class OnDisk:
-    """Rows of a memory-mapped array: `rows[index]` reads them, as tensors."""
-
-    def __init__(self, array: np.memmap[tuple[int, ...], np.dtype[np.generic]]) -> None:
-        self._array = array
-        self.shape = torch.Size(array.shape)
-        kind = torch.as_tensor(np.zeros((), array.dtype)).dtype
-        self.dtype = torch.get_default_dtype() if kind.is_floating_point else kind
-
-    def __len__(self) -> int:
-        """N."""
-        return len(self._array)
-
-    def __getitem__(self, index: slice | Tensor) -> Tensor:
-        """[B, ...] in memory."""
-        # Indices copy by themselves.
-        taken = self._array[index].copy() if isinstance(index, slice) else self._array[index.cpu().numpy()]
-        return torch.from_numpy(np.asarray(taken)).to(self.dtype)
-
-    def is_floating_point(self) -> bool:
-        """As of a tensor."""
-        return self.dtype.is_floating_point
-
-
-ARRAYS = (Tensor, OnDisk)
+from pyrovae.frames import Columns, columns_of, in_words
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,13 +102,16 @@ register_pytree_node(
 class Rows:
     """A data set of N rows: the arguments `(x, *context)` of model and guide, as tensors.
 
-    NumPy arrays and pandas objects become tensors; their floating-point values take torch's default dtype.
-    Tensors are taken as they are, and memory-mapped arrays (`numpy.memmap`) as `OnDisk`. NaN is an entry that its row
-    does not have; `absent` says whether there are any.
+    NumPy arrays and pandas objects become tensors; their floating-point values take torch's default dtype, and unsigned
+    whole numbers of 16 bits and more wider signed ones. Truth values in `x` become 0 and 1; in context, where they may
+    be masks, they stay. Columns of a frame that are of different kinds become one kind that holds them all; their
+    names are kept in `columns`, by argument. Tensors are taken as they are, memory-mapped arrays (`numpy.memmap`) as
+    `OnDisk`, SciPy's sparse matrices, and frames whose columns are all sparse, as `Sparse`. NaN is an entry that its
+    row does not have; `absent` says whether there are any.
 
     Raises:
-        TypeError: `x` is no array or tensor, or holds objects.
-        ValueError: no rows; rows of `x` and a context that differ; infinite values, with the row.
+        TypeError: `x` is no array or tensor; objects, text, dates or categories, with the column and what to do.
+        ValueError: no rows; rows of `x` and a context that differ; infinite values, with row and column.
 
     Example:
         >>> import numpy as np
@@ -148,10 +127,16 @@ class Rows:
             raise ValueError("data is an empty tuple: give x, or (x, *context).")
         # Whoever has found these rows in the support of a likelihood of theirs need not look again.
         self.checked_by: weakref.WeakSet[object] = weakref.WeakSet()
+        self.columns: tuple[Columns | None, ...] = tuple(columns_of(a) for a in arguments)
         self.arguments: tuple[object, ...] = tuple(
-            _as_tensor(a, _name(place)) for place, a in enumerate(arguments)
+            as_tensor(a, _name(place), truth_is_number=place == 0) for place, a in enumerate(arguments)
         )
         x = self.arguments[0]
+        if isinstance(x, Dataset | DataLoader):
+            raise TypeError(
+                f"x is a {type(x).__name__}: fit takes it; for all else make tensors of it first, "
+                "x, *context = pyrovae.stacked(dataset)."
+            )
         if not isinstance(x, ARRAYS):
             raise TypeError(
                 f"x is {type(x).__name__}: expected a tensor or a NumPy array with rows along dimension 0."
@@ -169,9 +154,12 @@ class Rows:
                 )
         if len(x) == 0:
             raise ValueError("the data have no rows.")
-        arrays = [(_name(place), a) for place, a in enumerate(self.arguments) if isinstance(a, ARRAYS)]
-        # All are looked at, for infinite values.
-        self.absent = max(_holds_nan(values, name) for name, values in arrays)
+        found = [
+            _holds_nan(argument, _name(place), self.columns[place])
+            for place, argument in enumerate(self.arguments)
+            if isinstance(argument, ARRAYS)
+        ]
+        self.absent = any(found)
 
     @classmethod
     def of(cls, batch: Batch, *, checked_by: object) -> Rows:
@@ -179,6 +167,7 @@ class Rows:
         rows = object.__new__(cls)
         rows.arguments, rows.absent = batch.arguments, batch.absent
         rows.checked_by = weakref.WeakSet([checked_by])
+        rows.columns = (None,) * len(batch.arguments)
         return rows
 
     def __len__(self) -> int:
@@ -186,7 +175,7 @@ class Rows:
         return len(self.x)
 
     @property
-    def x(self) -> Tensor | OnDisk:
+    def x(self) -> Tensor | OnDemand:
         """The first argument, [N, ...]."""
         x = self.arguments[0]
         assert isinstance(x, ARRAYS)
@@ -227,11 +216,12 @@ class Rows:
 
     def _alike(self, arguments: tuple[object, ...], checked_by: weakref.WeakSet[object]) -> Rows:
         other = object.__new__(Rows)
-        other.arguments, other.checked_by, other.absent = arguments, checked_by, self.absent
+        other.arguments, other.columns, other.checked_by = arguments, self.columns, checked_by
+        other.absent = self.absent
         return other
 
 
-def _taken(values: Tensor | OnDisk, index: slice | Tensor) -> Tensor:
+def _taken(values: Tensor | OnDemand, index: slice | Tensor) -> Tensor:
     if isinstance(values, Tensor) and isinstance(index, Tensor):
         return values.index_select(0, index.to(values.device))  # several times faster than values[index]
     return values[index]
@@ -242,7 +232,7 @@ def _moved(values: Tensor, device: torch.device | None) -> Tensor:
     return values.to(device, non_blocking=values.is_pinned())
 
 
-def blocks(values: Tensor | OnDisk) -> Iterator[slice]:
+def blocks(values: Tensor | OnDemand) -> Iterator[slice]:
     """All rows in pieces of some megabytes, for work that shall not hold them all in memory."""
     bytes_of_row = max(1, math.prod(values.shape[1:]) * values.dtype.itemsize)
     yield from slices(len(values), max(1, BYTES_READ_AT_ONCE // bytes_of_row))
@@ -252,23 +242,7 @@ def _name(place: int) -> str:
     return "x" if place == 0 else f"context {place}"
 
 
-def _as_tensor(argument: object, name: str) -> object:
-    if hasattr(argument, "to_numpy") and not isinstance(argument, Tensor):
-        argument = argument.to_numpy()
-    if not isinstance(argument, np.ndarray):
-        return argument
-    if argument.dtype.kind not in "biuf":
-        raise TypeError(
-            f"{name} is an array of {argument.dtype}: expected numbers. Encode text and objects as numbers first."
-        )
-    if isinstance(argument, np.memmap):
-        return OnDisk(argument)
-    argument = np.ascontiguousarray(argument)
-    tensor = torch.as_tensor(argument) if argument.flags.writeable else torch.tensor(argument)
-    return tensor.to(torch.get_default_dtype()) if tensor.is_floating_point() else tensor
-
-
-def _rows_where(values: Tensor | OnDisk, holds: Callable[[Tensor], Tensor]) -> Tensor:
+def _rows_where(values: Tensor | OnDemand, holds: Callable[[Tensor], Tensor]) -> Tensor:
     """Whether something holds of each row, [N], a block of rows at a time."""
     found = torch.zeros(len(values), dtype=torch.bool, device=getattr(values, "device", None))
     for some in blocks(values):
@@ -277,11 +251,11 @@ def _rows_where(values: Tensor | OnDisk, holds: Callable[[Tensor], Tensor]) -> T
     return found
 
 
-def _holds_nan(values: Tensor | OnDisk, name: str) -> bool:
+def _holds_nan(values: Tensor | OnDemand, name: str, columns: Columns | None) -> bool:
     """Whether an entry is NaN.
 
     Raises:
-        ValueError: an infinite value, with its row.
+        ValueError: an infinite value, with its row and column.
 
     """
     if not values.is_floating_point():
@@ -292,7 +266,12 @@ def _holds_nan(values: Tensor | OnDisk, name: str) -> bool:
     infinite = _rows_where(values, lambda block: block.isinf().any(1))
     if not bool(infinite.any()):
         return bool(_rows_where(values, lambda block: block.isnan().any(1)).any())
+    row = int(infinite.nonzero()[0, 0])
+    of_column = ""
+    if columns is not None:
+        there = values[row : row + 1][0].isinf().nonzero()[:, 0].tolist()
+        of_column = f", column{'s' * (len(there) > 1)} {in_words([columns[place] for place in there])}"
     raise ValueError(
-        f"{name} holds an infinite value in row {int(infinite.nonzero()[0, 0])} ({int(infinite.sum())} such rows in "
-        "all). Drop or mend these rows; what a row does not have is NaN."
+        f"{name} holds an infinite value in row {row}{of_column} ({int(infinite.sum())} such rows in all). Drop or "
+        "mend these rows; what a row does not have is NaN."
     )

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from pyrovae.block_sizes import DECODED_AT_ONCE, ROWS_OF_A_PASS, slices
-from pyrovae.checks import check_count
+from pyrovae.checks import check_count, check_seed
 from pyrovae.data import Batch
 from pyrovae.files import load_tensors, save_tensors
 from pyrovae.pair import contract, without_data
@@ -22,7 +21,7 @@ from pyrovae.pair.latents import Latents, as_pyro_has_them, num_rows_of, one_or_
 from pyrovae.pair.layout import pyro_layout, rows_first
 from pyrovae.pair.means import guide_means, observed_means
 from pyrovae.pair.programs import Program, argument_names
-from pyrovae.pair.row_specs import from_json, ones, to_json
+from pyrovae.pair.row_specs import from_json, ones, refuse_other_columns, to_json, with_columns
 from pyrovae.pair.running import run_guide
 from pyrovae.random_state import fixed_seed
 
@@ -46,10 +45,13 @@ class VAE(InspectedPair):
         guide: q(z|x) as a Pyro program; samples every latent of the model. None derives one from the model,
             `pyrovae.guides.AutoGuide(model)`.
         example: a few rows, `x` or `(x, *context)`, to inspect the pair at once.
+        seed: of what comes into being at that first batch: the first weights of a derived guide, and parameters of
+            `pyro.param` that draw theirs. None goes on from torch's random state; inside `fit` from `fit`'s seed.
+            Networks that exist already have drawn theirs: `torch.manual_seed` before they are made.
 
     Raises:
         TypeError: model or guide is not callable; one of Pyro's own automatic guides, which do not read `x`.
-        ValueError: the pair breaks the contract, or both name one PyroParam.
+        ValueError: the pair breaks the contract, both name one PyroParam, or `seed` is no whole number.
 
     Example:
         >>> import pyrovae as pv
@@ -62,7 +64,15 @@ class VAE(InspectedPair):
 
     """
 
-    def __init__(self, model: Program, guide: Program | None = None, *, example: object = None) -> None:
+    def __init__(
+        self,
+        model: Program,
+        guide: Program | None = None,
+        *,
+        example: object = None,
+        seed: int | None = None,
+    ) -> None:
+        check_seed(seed)
         if guide is None:
             from pyrovae.guides import AutoGuide
 
@@ -74,7 +84,7 @@ class VAE(InspectedPair):
                     "(x, *context)" + (", so make an instance of it." if isinstance(program, type) else ".")
                 )
         refuse_automatic(guide)
-        super().__init__(model, guide)
+        super().__init__(model, guide, seed=seed)
         self._reads_x: bool | None = None
         if example is not None:
             self.rows(*(example if isinstance(example, tuple) else (example,)))
@@ -258,6 +268,8 @@ class VAE(InspectedPair):
         layout, row_specs = from_json(facts["pair"])
         if self._layout is not None and layout is not None:
             self._refuse_other_sites(layout, self._layout)
+        if self._row_specs is not None and row_specs is not None:
+            refuse_other_columns(row_specs, self._row_specs)
         if self._layout is None and row_specs is not None:
             try:
                 with fixed_seed(0, self.device):  # what it draws is overwritten
@@ -270,7 +282,10 @@ class VAE(InspectedPair):
         if differences := self.take_values(saved):
             raise ValueError(f"{path} belongs to another architecture: {differences}.")
         # Sites and shapes as the file has them, until the first rows show them.
-        self._layout, self._row_specs = self._layout or layout, self._row_specs or row_specs
+        self._layout = self._layout or layout
+        if self._row_specs is not None and row_specs is not None:
+            row_specs = with_columns(self._row_specs, row_specs)
+        self._row_specs = row_specs or self._row_specs
         self._reads_x = None
         return self
 
@@ -296,14 +311,6 @@ class VAE(InspectedPair):
             name: rows_first(means[name], replace(site, event_shape=events[name]))
             for name, site in self.layout.observed.items()
         }
-
-    @contextmanager
-    def _seeded(self, seed: int | None) -> Iterator[None]:
-        if seed is None:
-            yield
-        else:
-            with fixed_seed(seed, self.device):
-                yield
 
     def _placeholder(self, num_rows: int, context: tuple[object, ...]) -> Batch:
         """Arguments for a run that nobody has data for, once the model is known not to read values of `x`."""

@@ -181,6 +181,9 @@ LIKELIHOODS = {
     "NegativeBinomial, near Poisson": Likelihood(
         lambda k: models.NegativeBinomial(net(k, D), PositiveParameter(1e-3)), counts, bad=_WHOLE, values=MANY
     ),
+    "Poisson, exposure": Likelihood(
+        lambda k: models.Poisson(net(k, D), exposure=True), counts, library, _WHOLE, MANY
+    ),
     "NegativeBinomial, by network, library size": Likelihood(
         lambda k: models.NegativeBinomial(net(k, (D, D)), library_size=True), counts, library, _WHOLE, MANY
     ),

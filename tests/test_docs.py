@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 import pyrovae as pv
 from pyrovae import estimator
@@ -29,6 +30,17 @@ def test_the_pages_code_runs(page, capsys, tmp_path, monkeypatch):
         exec(compile(block, page, "exec"), namespace)
         if page == "extend.md":
             assert len(block.splitlines()) <= 25
+
+
+def test_the_readmes_example_trains_the_same_each_time():
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    training = block[: block.index("print(")].replace("epochs=20", "epochs=2")
+    losses = []
+    for number in range(2):
+        torch.manual_seed(100 + number)
+        exec(compile(training, "README.md", "exec"), namespace := {"__name__": "README"})
+        losses.append(namespace["history"].loss.tolist())
+    assert losses[0] == losses[1]
 
 
 def test_every_page_with_code_is_executed_somewhere():

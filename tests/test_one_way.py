@@ -14,9 +14,10 @@ import pyrovae as pv
 import pyrovae.data
 import pyrovae.pair.inspected
 import pyrovae.training.batches
+from pyrovae.arrays import OnDisk
 from pyrovae.block_sizes import ROWS_AT_ONCE
 from pyrovae.criticism import diagnosis
-from pyrovae.data import OnDisk, Rows
+from pyrovae.data import Rows
 from pyrovae.evidence import comparison, refinement_search
 from pyrovae.evidence.checked_data import fits_on
 
@@ -71,8 +72,8 @@ VERBS = {
         columns="seconds"
     ),
 }
-# These make their rows themselves.
-WITHOUT_DATA = {"calibrate", "reverse_check", "simulated_bounds"}
+# These make their rows themselves, or make rows.
+WITHOUT_DATA = {"calibrate", "reverse_check", "simulated_bounds", "stacked"}
 
 
 def same(a, b):

@@ -38,6 +38,70 @@ def figures(vae, x, *context):
     return torch.cat([torch.tensor(r.to_frame().to_numpy()) for r in (bound, marginal)], 1)
 
 
+DECODER = pv.nn.MLP(2, 6)
+
+
+def derived(**given):
+    model = pv.models.LatentVariableModel(pv.models.StandardNormal(2), pv.models.Bernoulli(DECODER))
+    return pv.VAE(model, **given)
+
+
+def first_weights(vae):
+    return torch.cat([p.detach().flatten() for p in vae.guide.parameters()])
+
+
+def test_a_derived_guide_starts_from_the_seed_of_its_vae():
+    x = binary_rows()
+    seen = {
+        "example": lambda **seed: derived(example=x, **seed),
+        "rows": lambda **seed: (vae := derived(**seed), vae.rows(x))[0],
+        "elbo": lambda **seed: (vae := derived(**seed), pv.elbo(vae, x, seed=5))[0],
+        "fit": lambda **seed: (
+            vae := derived(**seed),
+            pv.fit(
+                vae,
+                x,
+                epochs=1,
+                seed=7,
+                progress=False,
+                optimizer=lambda p: torch.optim.SGD(p, lr=0.0),
+            ),
+        )[0],
+    }
+    starts = {}
+    for number, (name, make) in enumerate(seen.items()):
+        torch.manual_seed(number)
+        state = torch.get_rng_state()
+        starts[name] = first_weights(make(seed=3))
+        assert torch.equal(torch.get_rng_state(), state), name
+    assert all(torch.equal(start, starts["example"]) for start in starts.values())
+    assert not torch.equal(first_weights(seen["rows"](seed=4)), starts["rows"])
+    torch.manual_seed(0)
+    assert not torch.equal(first_weights(seen["rows"]()), first_weights(seen["rows"]()))
+
+
+def test_parameters_of_programs_start_from_the_seed_of_their_vae():
+    def guide(x):
+        slope = pyro.param("slope", lambda: torch.randn(6, 1))
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", dist.Normal(x @ slope, 1.0).to_event(1))
+
+    def model(x):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=z.expand(*z.shape[:-1], 6)).to_event(1), obs=x)
+
+    starts = [pv.VAE(model, guide, example=binary_rows(), seed=3).store["slope"].detach() for _ in range(2)]
+    assert torch.equal(*starts)
+    assert not torch.equal(starts[0], pv.VAE(model, guide, example=binary_rows(), seed=4).store["slope"])
+
+
+@pytest.mark.parametrize("seed", ["0", 1.5, True])
+def test_a_seed_that_is_no_whole_number(seed):
+    with pytest.raises(ValueError, match=r"seed is .*: expected a whole number, or None"):
+        derived(seed=seed)
+
+
 def test_a_pair_goes_through_everything_unchanged(pair):
     make, context = pair
     x, given = binary_rows(), context(40)

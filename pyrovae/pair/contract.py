@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from pyrovae.data import Batch
+from pyrovae.frames import Columns
 from pyrovae.pair.amortization import check_rows_have_no_place
 from pyrovae.pair.auxiliary import check_auxiliary
 from pyrovae.pair.broadcasting import find_broadcasting
@@ -19,6 +20,7 @@ from pyrovae.pair.guide_density import without_density
 from pyrovae.pair.independence import check_rows_stand_alone
 from pyrovae.pair.layout import Layout, SiteLayout
 from pyrovae.pair.matching import (
+    check_dtype,
     check_event,
     check_latents,
     check_log_prob,
@@ -49,13 +51,21 @@ def inspect_model(model: Program, batch: Batch) -> dict[str, Site]:
     for site in sites.values():
         if site.observed and not site.factor:
             check_event("observed", site, site.value)
+            check_dtype(site, batch)
     return sites
 
 
-def inspect_pair(model: Program, guide: Program, batch: Batch, places: Sequence[int] | None = None) -> Layout:
+def inspect_pair(
+    model: Program,
+    guide: Program,
+    batch: Batch,
+    places: Sequence[int] | None = None,
+    columns: Sequence[Columns | None] = (),
+) -> Layout:
     """Check a pair on a few rows and find its layout. Run it under the pair's scope, without gradients.
 
-    `places` are those of the rows in the data set, the first ones if None.
+    `places` are those of the rows in the data set, the first ones if None; `columns` are the names of the arguments'
+    columns where they were data frames.
 
     Raises:
         ValueError: what is wrong with which site, what was expected, and what to do.
@@ -67,9 +77,10 @@ def inspect_pair(model: Program, guide: Program, batch: Batch, places: Sequence[
     try:
         guide_sites = first_run("guide", guide, batch)
     except ValueError:
-        check_support(model, batch, places)  # bad data may be why, e.g. labels that the guide cannot embed
+        # Bad data may be why, e.g. labels that the guide cannot embed.
+        check_support(model, batch, places, columns)
         raise
-    check_support(model, batch, places)
+    check_support(model, batch, places, columns)
     enumerated = enumerated_of(model_sites, guide_sites)
     check_latents(model_sites, guide_sites, enumerated)
     check_auxiliary(model_sites, guide_sites)

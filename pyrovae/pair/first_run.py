@@ -49,7 +49,8 @@ def first_run(
             raise TypeError(f"{message} {advice}") from error
         if isinstance(error, TypeError) and "argument" in str(error):
             message += " Model and guide must both take (x, *context)."
-        raise ValueError(f"{message} These are the first {len(batch)} rows of the data.") from error
+        message += f" These are the first {len(batch)} rows of the data."
+        raise ValueError(message + _label_advice(batch)) from error
 
 
 def absence_advice(which: str, batch: Batch) -> str:
@@ -89,9 +90,22 @@ def _dtype_advice(error: Exception, batch: Batch) -> str:
     return ""
 
 
+def _label_advice(batch: Batch) -> str:
+    """Data sets of images and labels are common, and so are models of the images alone."""
+    for place, argument in enumerate(batch.context, 1):
+        if isinstance(argument, Tensor) and argument.dim() == 1 and argument.dtype == torch.int64:
+            return (
+                f" If context {place} is a label that the pair does not take, leave it out: of a Dataset of (x, label) "
+                "by fit(..., transform=lambda x, label: (x,)), or by x, label = pyrovae.stacked(dataset)."
+            )
+    return ""
+
+
 def as_float(dtype: torch.dtype) -> str:
     """How to make floating-point numbers of such a tensor."""
-    return "x.float() / 255 (8-bit images)" if dtype == torch.uint8 else ".float()"
+    if dtype == torch.uint8:
+        return "x.float() / 255 (8-bit images)"
+    return ".float(), or .astype('float32') of arrays and data frames"
 
 
 def _describe(argument: object) -> str:

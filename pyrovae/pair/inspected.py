@@ -7,12 +7,12 @@ from contextlib import contextmanager
 
 import torch
 
-from pyrovae.data import ARRAYS, Batch, Rows
+from pyrovae.data import Batch, Rows
 from pyrovae.pair import contract
 from pyrovae.pair.layout import Layout
 from pyrovae.pair.parameters import PairParameters
 from pyrovae.pair.programs import Program
-from pyrovae.pair.row_specs import RowSpecs, check_specs
+from pyrovae.pair.row_specs import RowSpecs, check_columns, check_specs, specs_of, with_columns
 from pyrovae.pair.support import check_support
 from pyrovae.random_state import fixed_seed, same_random_state
 
@@ -23,18 +23,28 @@ ROWS_TO_BUILD_FROM = 1000
 class InspectedPair(PairParameters):
     """A pair with its parameters, its layout and the dtypes and shapes of its rows."""
 
-    def __init__(self, model: Program, guide: Program) -> None:
+    def __init__(self, model: Program, guide: Program, *, seed: int | None = None) -> None:
         super().__init__(model, guide)
+        self._seed = seed
         self._row_specs: RowSpecs | None = None
         self._inspected = False
         self._saw_absence = False
 
     @property
     def row_specs(self) -> RowSpecs:
-        """Dtype and shape of a row of `x` and of each context argument, known once it has seen a batch."""
+        """Of `x` and each context argument dtype, shape and columns of a row, known once it has seen a batch."""
         self.layout  # noqa: B018 - says what to do where there is none
         assert self._row_specs is not None
         return self._row_specs
+
+    @property
+    def columns(self) -> list[str | int] | None:
+        """The columns of `x`, in their order, where rows came as a data frame at first or in training; else None.
+
+        `frame[vae.columns]` is what this VAE takes of another frame.
+        """
+        spec = self.row_specs[0]
+        return None if spec is None or spec.columns is None else list(spec.columns)
 
     def rows(self, *data: object) -> Rows:
         """Check data `x, *context` against the pair and hand them back as `Rows`; inspects the pair at the first call.
@@ -43,11 +53,13 @@ class InspectedPair(PairParameters):
 
         Raises:
             ValueError, TypeError: see `pyrovae.data.Rows` and `pyrovae.pair.contract`; rows of another shape or
-                dtype than those that the pair was inspected with.
+                dtype than those that the pair was inspected with; a data frame of other columns, or in another order,
+                with their names.
 
         """
         given = data[0] if len(data) == 1 and isinstance(data[0], Rows) else Rows(data)
         if self._row_specs is not None:
+            check_columns(given.columns, self._row_specs)
             check_specs(given.arguments, self._row_specs)
         if not self._inspected:
             self._inspect(given)
@@ -69,9 +81,20 @@ class InspectedPair(PairParameters):
         if self not in found.checked_by:
             with self.evaluating(), fixed_seed(0, self.device):
                 for first, batch in found.in_blocks(self.device):
-                    check_support(self.model, batch, range(first, first + len(batch)))
+                    check_support(self.model, batch, range(first, first + len(batch)), found.columns)
             found.checked_by.add(self)
         return found
+
+    def remember_columns(self, rows: Rows) -> None:
+        """Keep the names of the columns that training goes by, if none are known.
+
+        Raises:
+            ValueError: others than those that are known.
+
+        """
+        given = specs_of(rows)
+        self._row_specs = with_columns(self.row_specs, given)
+        check_columns(tuple(spec and spec.columns for spec in given), self._row_specs)
 
     def check_rows(self, batch: Batch) -> None:
         """Raise ValueError or TypeError unless a batch has the dtypes and shapes of the first; values are not read."""
@@ -90,6 +113,19 @@ class InspectedPair(PairParameters):
                 module.training = training
 
     def _inspect(self, data: Rows) -> None:
+        # Without a seed, what comes into being here goes on from torch's random state.
+        with self._seeded(self._seed):
+            self._look_at(data)
+
+    @contextmanager
+    def _seeded(self, seed: int | None) -> Iterator[None]:
+        if seed is None:
+            yield
+        else:
+            with fixed_seed(seed, self.device):
+                yield
+
+    def _look_at(self, data: Rows) -> None:
         places = data.places_to_try(contract.PROBE_ROWS)
         batch = data.take(places, self.device)
         # Draws start from where torch's random state is, for a pair may make parameters here, and are put back.
@@ -97,12 +133,13 @@ class InspectedPair(PairParameters):
             contract.inspect_model(self.model, batch)
         self._build_guide(data.take(data.places_to_try(ROWS_TO_BUILD_FROM), self.device))
         with same_random_state(self.device), self.evaluating():
-            layout = contract.inspect_pair(self.model, self.guide, batch, places.tolist())
+            layout = contract.inspect_pair(self.model, self.guide, batch, places.tolist(), data.columns)
         if self._layout is not None:
             self._refuse_other_sites(self._layout, layout)
         self.warn_of_untrained_modules()
         self._layout, self._inspected = layout, True
-        self._row_specs = [(a.dtype, a.shape[1:]) if isinstance(a, ARRAYS) else None for a in data.arguments]
+        known = self._row_specs
+        self._row_specs = specs_of(data) if known is None else with_columns(specs_of(data), known)
 
     def _build_guide(self, batch: Batch) -> None:
         """A guide that is built from data, such as AutoGuide, has a method `build(x, *context)`."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import cast
 
+import torch
 from pyro.poutine.runtime import Message as PyroMessage
 from pyro.util import check_site_shape
 from torch import Tensor
 
+from pyrovae.data import Batch
+from pyrovae.pair.first_run import as_float
 from pyrovae.pair.sites import Site
 
 
@@ -75,6 +79,12 @@ def check_latents(
 def check_event(kind: str, site: Site, value: Tensor) -> None:
     """Raise unless a value has the event shape that the site's distribution has in the model."""
     event_shape = site.distribution.event_shape
+    if kind == "observed" and value.dim() == site.event_dim == 1:
+        raise ValueError(
+            f"the observed site '{site.name}' has event shape {tuple(event_shape)} in the model ({site.family}), but "
+            "the data hold a single number a row, without a dimension of columns. Give it one, x[:, None], of a data "
+            "frame frame[[name]] in place of frame[name]."
+        )
     came = value.shape[value.dim() - site.event_dim :]
     if value.dim() < site.event_dim or came != event_shape:
         source = "the data hold rows" if kind == "observed" else "the guide draws it with an event"
@@ -83,6 +93,27 @@ def check_event(kind: str, site: Site, value: Tensor) -> None:
             f"({site.family}), but {source} of shape {tuple(came)}. "
             "Make the last layer, or the data, fit; or move dimensions into the event with .to_event()."
         )
+
+
+def check_dtype(site: Site, batch: Batch) -> None:
+    """Raise TypeError where a site observes truth values or whole numbers that its family cannot reckon with."""
+    dtype = site.value.dtype
+    if dtype.is_floating_point:
+        return
+    try:
+        replace(site, value=torch.zeros_like(site.value)).log_density()  # noughts are in most supports
+    except ValueError:
+        return
+    except RuntimeError as error:
+        names = ["x", *(f"context {place}" for place in range(1, len(batch.arguments)))]
+        of_dtype = (
+            n for n, a in zip(names, batch.arguments, strict=True) if getattr(a, "dtype", None) == dtype
+        )
+        raise TypeError(
+            f"{next(of_dtype, 'the data')} holds {'truth values' if dtype == torch.bool else 'integers'} ({dtype}) "
+            f"where {site.family} of site '{site.name}' needs floating-point numbers: convert it first, with "
+            f"{as_float(dtype)}."
+        ) from error
 
 
 def check_log_prob(site: Site) -> None:

@@ -1,20 +1,37 @@
-"""What rows a VAE takes, known from its first batch or from its file: dtype and shape by argument."""
+"""What rows a VAE takes, known from its first batch or from its file: dtype, shape and names of columns by argument."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from typing import TypeAlias, TypedDict
+from typing import NamedTuple, TypeAlias, TypedDict
 
 import torch
 
-from pyrovae.data import ARRAYS, Batch
+from pyrovae.arrays import ARRAYS
+from pyrovae.data import Batch, Rows
+from pyrovae.frames import Columns, in_words
 from pyrovae.pair.first_run import as_float
 from pyrovae.pair.layout import Layout, SiteLayout
 
-RowSpecs: TypeAlias = list[tuple[torch.dtype, torch.Size] | None]
+
+class RowSpec(NamedTuple):
+    """Of an argument that has rows."""
+
+    dtype: torch.dtype
+    shape: torch.Size
+    columns: Columns | None = None
+    """Of the data frame that it was first; None if it was none."""
+
+
+RowSpecs: TypeAlias = list[RowSpec | None]
 
 SavedSites: TypeAlias = dict[str, tuple[list[int], list[int], list[int], str]]
 """Event shape, dims and sizes of inner plates, and family, by site."""
+
+
+SavedRow: TypeAlias = tuple[str, list[int], list[str | int] | None]
+"""Dtype, shape and columns of an argument that has rows."""
 
 
 class SavedPair(TypedDict):
@@ -25,23 +42,25 @@ class SavedPair(TypedDict):
     observed: SavedSites
     enumerated: SavedSites
     broadcasts: tuple[bool, bool]
-    rows: list[tuple[str, list[int]] | None]
+    rows: list[SavedRow | None]
 
 
 def check_specs(arguments: tuple[object, ...], specs: RowSpecs) -> None:
     """Raise ValueError or TypeError unless rows have these dtypes and shapes."""
     if len(arguments) != len(specs):
         raise ValueError(
-            f"got {len(arguments)} data arguments: this VAE takes {len(specs)} (x and {len(specs) - 1} of "
-            "context)."
+            f"got {len(arguments)} data arguments: this VAE takes {len(specs)} (x and {len(specs) - 1} of context)."
+            + " Leave out what it does not take: of a Dataset of (x, label) the label, by "
+            "fit(..., transform=lambda x, label: (x,)), or by x, label = pyrovae.stacked(dataset)."
+            * (len(arguments) > len(specs))
         )
     for place, (argument, spec) in enumerate(zip(arguments, specs, strict=True)):
-        name = "x" if place == 0 else f"context {place}"
+        name = _name(place)
         if isinstance(argument, ARRAYS) != (spec is not None):
             raise ValueError(f"{name} is {type(argument).__name__}, unlike in this VAE's first batch.")
         if spec is None or not isinstance(argument, ARRAYS):
             continue
-        dtype, shape = spec
+        dtype, shape, _ = spec
         if argument.shape[1:] != shape:
             raise ValueError(
                 f"{name} has rows of shape {list(argument.shape[1:])}: this VAE takes rows of shape {list(shape)}."
@@ -50,6 +69,57 @@ def check_specs(arguments: tuple[object, ...], specs: RowSpecs) -> None:
             from_integers = dtype.is_floating_point and not argument.is_floating_point()
             hint = as_float(argument.dtype) if from_integers else f".to({dtype})"
             raise TypeError(f"{name} is {argument.dtype}: this VAE takes {dtype}. Convert it, e.g. {hint}.")
+
+
+def specs_of(rows: Rows) -> RowSpecs:
+    """What rows are like."""
+    return [
+        RowSpec(argument.dtype, argument.shape[1:], columns) if isinstance(argument, ARRAYS) else None
+        for argument, columns in zip(rows.arguments, rows.columns, strict=True)
+    ]
+
+
+def with_columns(specs: RowSpecs, given: RowSpecs) -> RowSpecs:
+    """These, with the given columns where they have none; given rows of another shape have not the same columns."""
+    if len(specs) != len(given):  # of a transform that leaves arguments out
+        return specs
+    return [
+        spec._replace(columns=other.columns)
+        if spec is not None and spec.columns is None and other is not None and other.shape == spec.shape
+        else spec
+        for spec, other in zip(specs, given, strict=True)
+    ]
+
+
+def check_columns(given: tuple[Columns | None, ...], specs: RowSpecs) -> None:
+    """Raise ValueError unless frames have the columns of those that were first, in their order; others have none."""
+    for place, (columns, spec) in enumerate(zip(given, specs, strict=False)):
+        known = spec and spec.columns
+        if columns is None or known is None or columns == known:
+            continue
+        lacking, unknown = (
+            list((Counter(a) - Counter(b)).elements()) for a, b in ((known, columns), (columns, known))
+        )
+        takes = "vae.columns" if place == 0 else f"list(vae.row_specs[{place}].columns)"
+        if lacking or unknown:
+            parts = [f"lacks {in_words(lacking)}"] * bool(lacking)
+            parts += [f"has {in_words(unknown)}, which this VAE does not know"] * bool(unknown)
+            problem = f"does not have the columns of this VAE: it {' and '.join(parts)}"
+        else:
+            found, expected = next((a, b) for a, b in zip(columns, known, strict=True) if a != b)
+            problem = f"has its columns in another order: {found!r} stands where {expected!r} is expected"
+        remedy = f"Give frame[{takes}]" if not lacking else f"It takes {takes}, {in_words(known)}"
+        raise ValueError(f"{_name(place)} {problem}. {remedy}.")
+
+
+def refuse_other_columns(of_file: RowSpecs, own: RowSpecs) -> None:
+    """Raise ValueError where a file's columns and those of rows that were seen before it are not the same."""
+    for place, (there, here) in enumerate(zip(of_file, own, strict=False)):
+        if there and here and there.columns and here.columns and there.columns != here.columns:
+            raise ValueError(
+                f"{_name(place)} of the file's VAE had the columns {in_words(there.columns)}, and this VAE has seen "
+                f"{in_words(here.columns)}: load into one that has seen no frame, or the file's."
+            )
 
 
 def ones(specs: RowSpecs, num_rows: int, device: torch.device) -> Batch:
@@ -79,7 +149,7 @@ def to_json(layout: Layout | None, specs: RowSpecs | None) -> SavedPair | None:
         "observed": sites(layout.observed),
         "enumerated": sites(layout.enumerated),
         "broadcasts": (layout.guide_broadcasts, layout.model_broadcasts),
-        "rows": [s and (str(s[0]).removeprefix("torch."), list(s[1])) for s in specs],
+        "rows": [s and _saved(s) for s in specs],
     }
 
 
@@ -101,4 +171,18 @@ def from_json(pair: SavedPair | None) -> tuple[Layout | None, RowSpecs | None]:
         sites(pair["enumerated"]),
         *pair["broadcasts"],
     )
-    return layout, [s and (getattr(torch, s[0]), torch.Size(s[1])) for s in pair["rows"]]
+    return layout, [s and _from_saved(s) for s in pair["rows"]]
+
+
+def _saved(spec: RowSpec) -> SavedRow:
+    columns = None if spec.columns is None else list(spec.columns)
+    return str(spec.dtype).removeprefix("torch."), list(spec.shape), columns
+
+
+def _from_saved(row: SavedRow) -> RowSpec:
+    dtype, shape, columns = row
+    return RowSpec(getattr(torch, dtype), torch.Size(shape), None if columns is None else tuple(columns))
+
+
+def _name(place: int) -> str:
+    return "x" if place == 0 else f"context {place}"

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyrovae.data import Batch
+from pyrovae.frames import Columns, in_words
 from pyrovae.pair.absence import PartlyAbsent
 from pyrovae.pair.layout import Layout, as_the_program_takes, by_row
 from pyrovae.pair.programs import Program
@@ -19,10 +20,16 @@ from pyrovae.pair.sites import ScoredSite, Site, Term, base_constraint
 from pyrovae.pair.traces import sites_of
 
 
-def check_support(model: Program, batch: Batch, places: Sequence[int] | None = None) -> None:
+def check_support(
+    model: Program,
+    batch: Batch,
+    places: Sequence[int] | None = None,
+    columns: Sequence[Columns | None] = (),
+) -> None:
     """Raise for the first row whose observed value lies outside its distribution's support, or that lacks too much.
 
-    Latents are drawn from the prior; `places` are those of these rows in the data set, the first ones if None.
+    Latents are drawn from the prior; `places` are those of these rows in the data set, the first ones if None,
+    `columns` the names of the arguments' columns where they were data frames.
     """
     places = range(len(batch)) if places is None else places
     partly = PartlyAbsent()
@@ -52,7 +59,7 @@ def check_support(model: Program, batch: Batch, places: Sequence[int] | None = N
         raise ValueError(
             f"row {places[row]} of the data lies outside the support of site '{name}': "
             f"{site.family} takes {_allowed(site)}, and this row "
-            f"holds {_offending(site, row)}. {_support_advice(site)}"
+            f"holds {_offending(site, row)}{_in_column(site, row, batch, columns)}. {_support_advice(site)}"
         )
 
 
@@ -120,6 +127,23 @@ def _offending(site: Site, row: int) -> str:
     if inside.shape == site.value.shape:  # of each entry by itself
         entries = entries[~inside.select(site.row_dim, row)]
     return ", ".join(f"{entry:.4g}" for entry in entries.reshape(-1)[:3].tolist())
+
+
+def _in_column(site: Site, row: int, batch: Batch, columns: Sequence[Columns | None]) -> str:
+    """Which column of a frame the first of these entries is, if the model observes columns as they are."""
+    inside = base_constraint(site.support).check(site.value)
+    if inside.shape != site.value.shape:
+        return ""
+    by_row = site.value.movedim(site.row_dim, 0).reshape(len(batch), -1)
+    inside = inside.movedim(site.row_dim, 0).reshape(len(batch), -1)
+    wrong = by_row[:, int((~inside[row]).nonzero()[0, 0])]
+    for argument, names in zip(batch.arguments, columns, strict=False):
+        if names is None or not isinstance(argument, Tensor):
+            continue
+        same = (argument == wrong[:, None]).all(0).tolist()
+        if found := tuple(name for name, is_same in zip(names, same, strict=False) if is_same):
+            return f" in the column {in_words(found)}"
+    return ""
 
 
 def _support_advice(site: Site) -> str:

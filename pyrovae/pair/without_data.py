@@ -19,7 +19,7 @@ from pyrovae.pair import contract
 from pyrovae.pair.draws import run_prior
 from pyrovae.pair.means import NoMeanError
 from pyrovae.pair.programs import Pair
-from pyrovae.pair.row_specs import RowSpecs, check_specs
+from pyrovae.pair.row_specs import RowSpec, RowSpecs, check_columns, check_specs
 from pyrovae.random_state import fixed_seed
 
 
@@ -28,7 +28,7 @@ def blank(
 ) -> Tensor:
     """Rows of the dtype and shape of `x` that hold nothing: NaN, or `real`, or `whole` where they are integers."""
     assert specs[0] is not None
-    dtype, shape = specs[0]
+    dtype, shape, _ = specs[0]
     filler = real if dtype.is_floating_point else whole
     return torch.full((num_rows, *shape), filler, dtype=dtype, device=device)
 
@@ -58,7 +58,8 @@ def checked_context(
     if not context:
         return ()
     data = Rows((torch.zeros(num_rows), *context))
-    check_specs(data.arguments, [(torch.float32, torch.Size()), *specs[1:]])
+    check_columns(data.columns, specs)
+    check_specs(data.arguments, [RowSpec(torch.get_default_dtype(), torch.Size()), *specs[1:]])
     return data.take(slice(None), device).context
 
 
@@ -68,7 +69,7 @@ def _described(place: int, specs: RowSpecs, num_rows: int, names: list[str]) -> 
     spec = specs[place]
     if spec is None:
         return f"{name} (what it was with the data)"
-    dtype, shape = spec
+    dtype, shape, _ = spec
     meant = ", True where there is something to draw if it is a mask" if dtype == torch.bool else ""
     return f"{name} ({str(dtype).removeprefix('torch.')} {[num_rows, *shape]}{meant})"
 

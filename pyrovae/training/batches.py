@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, TensorDataset
 
-from pyrovae.data import ARRAYS, Batch, OnDisk, Rows, blocks
+from pyrovae.arrays import ARRAYS, OnDemand
+from pyrovae.data import Batch, Rows, blocks
+from pyrovae.datasets import collated
 from pyrovae.pair.inspected import ROWS_TO_BUILD_FROM
 from pyrovae.pair.observed import observations_of
 from pyrovae.pair.programs import argument_names
@@ -113,8 +115,8 @@ class GatheredBatches:
     ) -> None:
         self.device, self.transform, self.share = vae.device, transform, share
         self.data, self.batch_size = data.to(vae.device), batch_size
-        on_disk = any(isinstance(argument, OnDisk) for argument in data.arguments)
-        self._looked_up_on = torch.device("cpu") if on_disk else vae.device
+        on_demand = any(isinstance(argument, OnDemand) for argument in data.arguments)
+        self._looked_up_on = torch.device("cpu") if on_demand else vae.device
 
     @property
     def steps(self) -> int:
@@ -162,7 +164,8 @@ class LoadedBatches:
                 "batch here."
             )
         self.vae, self.loader, self.transform, self.share = vae, loader, transform, share
-        first = next(self._drawn(0), None)
+        with collated():
+            first = next(self._drawn(0), None)
         if first is None:
             raise ValueError(
                 "the DataLoader gives no batches: its data set is empty, or smaller than one batch."
@@ -209,14 +212,24 @@ class LoadedBatches:
             if len(own) == 0:
                 return Minibatch(None, None, len(whole))
             some = whole.take(own if self.share.of > 1 else slice(None), self.vae.device)
+            self._check_signature(whole)
             batch = transformed(some, self.transform)
             self.vae.check_rows(batch)
             if batch.absent:
-                with self.vae.evaluating(), fixed_seed(0, self.vae.device):
-                    check_support(self.vae.model, batch)
+                self.vae.rows_in_support(Rows.of(batch, checked_by=self))
         except (ValueError, TypeError) as error:
             raise type(error)(f"batch {number} of the DataLoader: {error}") from error
         return Minibatch(batch, None, len(whole))
+
+    def _check_signature(self, rows: Rows) -> None:
+        """Batches that lack an argument, such as those without labels among others that have them."""
+        came, expected = len(rows.arguments), len(self._first.arguments)
+        if came != expected:
+            raise ValueError(
+                f"got {came} data arguments, and {expected} in the first batch: all batches of a training have one "
+                "signature. Where rows lack a label, give them any and say which are known, (x, label, known), and "
+                "observe it in the model under poutine.mask(mask=known)."
+            )
 
     def fingerprint(self) -> str:
         """Of the first batch in one order; the rest is not read for it."""
@@ -254,7 +267,8 @@ def as_arguments(data: object, vae: VAE) -> tuple[object, ...]:
         names = argument_names(vae.model)
         if set(data) != set(names):
             raise ValueError(
-                f"the data are a dict of {sorted(map(str, data))}: expected the model's arguments, {', '.join(names)}."
+                f"the data are a dict of {sorted(map(str, data))}: expected the model's arguments, {', '.join(names)}. "
+                "Rename them and leave out the others; items of a Dataset by a DataLoader's collate_fn."
             )
         return tuple(data[name] for name in names)
     return tuple(data) if isinstance(data, tuple | list) else (data,)
@@ -272,19 +286,21 @@ def checked_rows(vae: VAE, data: object, transform: Transform | None = None) -> 
     """Rows that fit the pair and lie in the likelihood's support, all of them, once transformed."""
     found = data if isinstance(data, Rows) else Rows(as_arguments(data, vae))
     if transform is None:
+        vae.rows(found)
+        vae.remember_columns(found)
         known = vae.rows_in_support(found)
         if known.absent:
             _refuse_sites_never_observed(vae, known)
         return known
     with fixed_seed(0, vae.device):
-        vae.rows(
-            *transformed(found.take(found.places_to_try(ROWS_TO_BUILD_FROM), vae.device), transform).arguments
-        )
+        few = found.take(found.places_to_try(ROWS_TO_BUILD_FROM), vae.device)
+        vae.rows(*transformed(few, transform).arguments)
+    vae.remember_columns(found)
     with fixed_seed(0, vae.device):
         for first, some in found.in_blocks(vae.device):
             batch = transformed(some, transform)  # outside the pair's scope, as in training
             with vae.evaluating():
-                check_support(vae.model, batch, range(first, first + len(batch)))
+                check_support(vae.model, batch, range(first, first + len(batch)), found.columns)
     return found
 
 

@@ -64,7 +64,8 @@ def fit(
     Args:
         vae: the pair; its parameters are trained in place.
         data: `x`, the tuple `(x, *context)`, or a dict by the model's arguments: tensors, NumPy arrays, data
-            frames, memory-mapped arrays, with N rows; or a torch Dataset or DataLoader of such rows or batches.
+            frames (whose columns the VAE remembers), SciPy's sparse matrices, memory-mapped arrays, with N rows; or
+            a torch Dataset or DataLoader of such rows or batches.
             Modules train in the mode (train or eval) that they are in.
         epochs: passes over the data.
         batch_size: rows a step, over all processes; at most N are taken; 128 if None. A DataLoader has its own.
@@ -80,8 +81,9 @@ def fit(
         transform: what is done to each batch before it is used, `transform(x, *context)`: gives a new `x` or
             all arguments anew, for example `torch.bernoulli` for binarization afresh. Validation rows are
             transformed the same way after each epoch.
-        seed: of order, transforms and draws; torch's random state is left as it was. None draws one from that
-            state.
+        seed: of order, transforms, draws and the first weights of a derived guide; torch's random state is left as it
+            was. None draws one from that state. Networks that exist already have drawn their first weights:
+            `torch.manual_seed` before they are made, and two runs are the same.
         device: moves the VAE there, and the data; None trains where the VAE is, and several processes on
             devices of that kind.
         precision: "bf16-mixed" or "16-mixed" do matrix products and convolutions in 16 bits, and all densities

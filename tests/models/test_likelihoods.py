@@ -28,23 +28,56 @@ def test_every_family_with_a_scale_takes_it_in_every_way(family):
     torch.testing.assert_close(scale(family(two)), positive(two(z)[1]))
 
 
-def test_library_size_multiplies_the_mean():
+def poisson(network, **size):
+    return models.Poisson(network, **size)
+
+
+def negative_binomial(network, **size):
+    return models.NegativeBinomial(network, 0.5, **size)
+
+
+def zero_inflated(network, **size):
+    """A gate that is shut, so that the mean is that of the counts."""
+    return models.ZeroInflatedNegativeBinomial(lambda z: (torch.full((3,), -60.0), network(z)), 0.5, **size)
+
+
+COUNTS = [poisson, negative_binomial, zero_inflated]
+
+
+@pytest.mark.parametrize("make", COUNTS)
+def test_an_exposure_multiplies_the_mean(make):
     torch.manual_seed(0)
-    z, library = torch.randn(5, 4, 2), torch.tensor([[1.0], [2.0], [50.0], [0.1]])
-    for make in (models.Poisson, lambda n, **k: models.NegativeBinomial(n, 0.5, **k)):
-        network = MLP(2, 3)
-        plain, scaled = make(network)(z).mean, make(network, library_size=True)(z, library).mean
-        torch.testing.assert_close(scaled, plain * library)
-    network = MLP(2, (3, 3))
-    plain = models.ZeroInflatedNegativeBinomial(network, 0.5)(z).mean
-    scaled = models.ZeroInflatedNegativeBinomial(network, 0.5, library_size=True)(z, library).mean
-    torch.testing.assert_close(scaled, plain * library)
+    z, exposure = torch.randn(5, 4, 2), torch.tensor([[1.0], [2.0], [50.0], [0.1]])
+    network = MLP(2, 3)
+    plain, scaled = make(network)(z).mean, make(network, exposure=True)(z, exposure).mean
+    torch.testing.assert_close(scaled, plain * exposure)
+
+
+@pytest.mark.parametrize("make", COUNTS)
+def test_a_library_size_is_what_the_means_of_a_row_sum_to(make):
+    torch.manual_seed(0)
+    z, total = torch.randn(5, 4, 2), torch.tensor([[1.0], [2.0], [50.0], [3e4]])
+    network = MLP(2, 3)
+    mean = make(network, library_size=True)(z, total).mean
+    torch.testing.assert_close(mean, total * network(z).softmax(-1))
+    torch.testing.assert_close(mean.sum(-1, keepdim=True), total.expand(5, 4, 1))
+
+
+@pytest.mark.parametrize("make", [models.Poisson, lambda n, **k: models.NegativeBinomial(n, 1.0, **k)])
+def test_totals_as_library_sizes_start_at_the_data(make):
+    """A network that has learned nothing gives each of D = 500 counts its share, not the whole total."""
+    torch.manual_seed(0)
+    x = torch.poisson(torch.full((20, 500), 4.0))
+    p = make(MLP(2, 500), library_size=True)(torch.randn(20, 2), x.sum(1, keepdim=True))
+    assert float(p.mean.detach().mean()) == pytest.approx(float(x.mean()), rel=1e-4)
 
 
 def test_library_size_of_images_of_counts():
     network = torch.nn.Sequential(torch.nn.Linear(2, 12), torch.nn.Unflatten(-1, (3, 2, 2)))
-    p = models.Poisson(network, library_size=True)(torch.randn(5, 4, 2), torch.rand(4, 1) + 1)
+    total = torch.rand(4, 1) + 1
+    p = models.Poisson(network, library_size=True)(torch.randn(5, 4, 2), total)
     assert (p.batch_shape, p.event_shape) == ((5, 4), (3, 2, 2))
+    torch.testing.assert_close(p.mean.sum((-3, -2, -1)), total.squeeze(1).expand(5, 4))
 
 
 def test_categorical_reads_the_options_of_a_feature_side_by_side():
@@ -118,6 +151,21 @@ Z, ONE, TWO = torch.zeros(4, 2), MLP(2, 3), MLP(2, (3, 3))
             ),
             ValueError,
             r"a library size of NegativeBinomial is 0: expected positive",
+        ),
+        (
+            lambda: models.Poisson(ONE, exposure=True)(Z, -torch.ones(4, 1)),
+            ValueError,
+            r"an exposure of Poisson is -1: expected positive",
+        ),
+        (
+            lambda: models.ZeroInflatedNegativeBinomial(TWO, 1.0, library_size=True, exposure=True),
+            ValueError,
+            r"library_size and exposure of ZeroInflatedNegativeBinomial are both True: expected one",
+        ),
+        (
+            lambda: models.Poisson(MLP(2, 1), library_size=True)(Z, torch.ones(4, 1)),
+            ValueError,
+            r"Poisson has a library size and one count a row: .* always one. Say exposure=True",
         ),
     ],
 )

@@ -1,0 +1,146 @@
+"""Arrays of rows, whoever made them, as tensors: in memory, or read and filled in by rows as they are asked for."""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, TypeGuard
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pyrovae.frames import numbers_of
+
+if TYPE_CHECKING:
+    from scipy import sparse
+
+_Array = npt.NDArray[np.generic]
+
+# torch can do next to nothing with these.
+_WIDER = {"uint16": torch.int32, "uint32": torch.int64, "uint64": torch.int64}
+
+
+class OnDemand(ABC):
+    """Rows that lie elsewhere than in a tensor: `rows[index]` makes tensors of some."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        self.shape, self.dtype = torch.Size(shape), dtype
+
+    def __len__(self) -> int:
+        """N."""
+        return self.shape[0]
+
+    def __getitem__(self, index: slice | Tensor) -> Tensor:
+        """[B, ...] in memory."""
+        taken = self._taken(index if isinstance(index, slice) else index.cpu().numpy())
+        return _in_memory(taken, self.dtype)
+
+    @abstractmethod
+    def _taken(self, index: slice | _Array) -> _Array:
+        """Some rows, in memory of their own."""
+
+    def is_floating_point(self) -> bool:
+        """As of a tensor."""
+        return self.dtype.is_floating_point
+
+
+class OnDisk(OnDemand):
+    """Rows of a memory-mapped array: `rows[index]` reads them, as tensors."""
+
+    def __init__(self, array: np.memmap[tuple[int, ...], np.dtype[np.generic]], dtype: torch.dtype) -> None:
+        super().__init__(array.shape, dtype)
+        self._array = array
+
+    def _taken(self, index: slice | _Array) -> _Array:
+        # Indices copy by themselves.
+        return np.asarray(self._array[index].copy() if isinstance(index, slice) else self._array[index])
+
+
+class Sparse(OnDemand):
+    """Rows of a sparse matrix: `rows[index]` fills in the zeros of some, as tensors."""
+
+    def __init__(self, matrix: sparse.spmatrix | sparse.sparray, dtype: torch.dtype) -> None:
+        super().__init__(matrix.shape, dtype)
+        self._matrix = matrix.tocsr()
+
+    def _taken(self, index: slice | _Array) -> _Array:
+        return np.asarray(self._matrix[index].toarray())
+
+
+ARRAYS = (Tensor, OnDemand)
+
+
+def as_tensor(argument: object, name: str, *, truth_is_number: bool) -> object:
+    """An array, a frame or a column of one as rows; what is none of these as it is.
+
+    Truth values of arrays become numbers, 0 and 1, or stay what they are, as masks are.
+
+    Raises:
+        TypeError: what holds no numbers; sparse tensors.
+        ValueError: whole numbers beyond 64 bits; a sparse array of other than two dimensions.
+
+    """
+    if isinstance(argument, Tensor):
+        return _usable(argument, name)
+    if hasattr(argument, "to_numpy"):
+        argument = numbers_of(argument, name)
+    if _is_sparse(argument):
+        _check_numbers(argument.dtype, name)
+        if len(argument.shape) != 2:
+            raise ValueError(
+                f"{name} is a sparse array of shape {list(argument.shape)}: expected two dimensions. Fill it in with "
+                ".toarray()."
+            )
+        return Sparse(argument, _dtype_of(argument.dtype, truth_is_number))
+    if not isinstance(argument, np.ndarray):
+        return argument
+    _check_numbers(argument.dtype, name)
+    dtype = _dtype_of(argument.dtype, truth_is_number)
+    if isinstance(argument, np.memmap):
+        return OnDisk(argument, dtype)
+    argument = np.ascontiguousarray(argument)
+    return _in_memory(argument if argument.flags.writeable else argument.copy(), dtype)
+
+
+def _is_sparse(argument: object) -> TypeGuard[sparse.sparray]:
+    # Importing scipy.sparse changes the process's warnings; whoever has such a matrix has imported it.
+    loaded = sys.modules.get("scipy.sparse")
+    return loaded is not None and isinstance(argument, loaded.spmatrix | loaded.sparray)
+
+
+def _check_numbers(dtype: np.dtype[np.generic], name: str) -> None:
+    if dtype.kind not in "biuf":
+        raise TypeError(
+            f"{name} is an array of {dtype}: expected numbers. Encode text and objects as numbers first."
+        )
+
+
+def _usable(tensor: Tensor, name: str) -> Tensor:
+    if tensor.layout is not torch.strided:
+        raise TypeError(
+            f"{name} is a sparse tensor: expected a dense one, x.to_dense(), or a SciPy matrix, whose zeros are filled "
+            "in batch by batch."
+        )
+    wider = _WIDER.get(str(tensor.dtype).removeprefix("torch."))
+    return tensor if wider is None else _in_memory(tensor.cpu().numpy(), wider).to(tensor.device)
+
+
+def _dtype_of(dtype: np.dtype[np.generic], truth_is_number: bool) -> torch.dtype:
+    """Of the tensors that are made of an array: torch's default for floating-point numbers."""
+    if dtype.kind == "f" or (truth_is_number and dtype.kind == "b"):
+        return torch.get_default_dtype()
+    return _WIDER.get(dtype.name) or torch.as_tensor(np.zeros((), dtype.newbyteorder("="))).dtype
+
+
+def _in_memory(array: _Array, dtype: torch.dtype) -> Tensor:
+    if array.dtype.name == "uint64" and array.size and array.max() > np.iinfo(np.int64).max:
+        raise ValueError(
+            "the data hold whole numbers beyond 2**63: torch has none so large. Give them as floating-point numbers."
+        )
+    if array.dtype.name in _WIDER:
+        array = array.astype(np.int64)
+    elif array.dtype.itemsize > 8 or not array.dtype.isnative:
+        array = array.astype(np.float64 if array.dtype.kind == "f" else array.dtype.newbyteorder("="))
+    return torch.from_numpy(array).to(dtype)
