@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyrovae.block_sizes import DECODED_AT_ONCE, ROWS_OF_A_PASS, slices
@@ -17,6 +18,7 @@ from pyrovae.files import load_tensors, save_tensors
 from pyrovae.pair import contract, without_data
 from pyrovae.pair.amortization import refuse_automatic
 from pyrovae.pair.draws import enumerated_draws, run_predictive, run_prior
+from pyrovae.pair.guide_distributions import guide_distributions
 from pyrovae.pair.inspected import InspectedPair
 from pyrovae.pair.latents import Latents, as_pyro_has_them, num_rows_of, one_or_dict, samples_first
 from pyrovae.pair.layout import pyro_layout, rows_first
@@ -107,6 +109,27 @@ class VAE(InspectedPair):
             latents = {name: sites[name].value for name in self.layout.latents}
             latents |= enumerated_draws(self, batch, latents, num_samples)
         return {name: rows_first(latents[name], site) for name, site in self.layout.hidden.items()}
+
+    def posterior(self, x: object, *context: object) -> dict[str, TorchDistribution]:
+        """q(z|x) itself: by latent site what the guide draws rows x, [B, ...], from; of batch [B] and event [K].
+
+        Of all rows at once; without gradients, but a flow's layers are the guide's own modules. Discrete latents that
+        the model enumerates are not the guide's.
+
+        Raises:
+            ValueError: auxiliary sites, sites drawn given each other or in a plate inside the rows, a guide without
+                latents: there is no such distribution then (says what to do); data that do not fit the pair.
+
+        Example:
+            >>> import pyrovae as pv
+            >>> model, x = pv.models.LinearGaussian(2, 3), torch.zeros(5, 3)
+            >>> pv.VAE(model, pv.guides.ExactGuide(model)).posterior(x)["z"].mean.shape
+            torch.Size([5, 2])
+
+        """
+        batch = self.rows(x, *context).take(slice(None), self.device)
+        with self.evaluating():
+            return guide_distributions(self, batch)
 
     def encode(self, x: object, *context: object, num_samples: int = 100, seed: int | None = None) -> Latents:
         """Posterior means E[z] under q(z|x), [B, ...].
