@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from pyrovae.nn.standardize import centre_and_scale
+
 
 class RowFeatures(nn.Module):
     """(x, *context) to one vector a row, [B, F], standardized by the rows it was made from.
@@ -24,12 +26,12 @@ class RowFeatures(nn.Module):
     def __init__(self, arguments: Sequence[object]) -> None:
         super().__init__()
         raw = self._flat(arguments)
-        spread, centre = torch.std_mean(raw, 0, correction=0)
+        centre, scale = centre_and_scale(raw, [0])
         self.size = raw.shape[1]
         self.centre: Tensor
         self.scale: Tensor
-        self.register_buffer("centre", centre)
-        self.register_buffer("scale", 1 / torch.where(spread > 1e-6, spread, 1.0))
+        self.register_buffer("centre", centre[0])
+        self.register_buffer("scale", scale[0])
 
     def forward(self, *arguments: object) -> Tensor:
         """[B, F] for rows (x, *context)."""

@@ -7,6 +7,7 @@ from pyrovae.nn.mlp import MLP, join
 from pyrovae.nn.positive import PositiveParameter, positive
 from pyrovae.nn.ragged import step_mask
 from pyrovae.nn.recurrent import GRU, SequenceEncoder
+from pyrovae.nn.standardize import Standardize
 
 __all__ = [
     "GRU",
@@ -17,6 +18,7 @@ __all__ = [
     "GatedTransition",
     "PositiveParameter",
     "SequenceEncoder",
+    "Standardize",
     "join",
     "positive",
     "step_mask",

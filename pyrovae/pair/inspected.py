@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
 from pyrovae.data import ARRAYS, Batch, Rows
+from pyrovae.nn.standardize import learning_first_data
 from pyrovae.pair import contract
+from pyrovae.pair.first_run import first_run
 from pyrovae.pair.layout import Layout
 from pyrovae.pair.parameters import PairParameters
 from pyrovae.pair.programs import Program
+from pyrovae.pair.reachable import modules_of
 from pyrovae.pair.row_specs import RowSpecs, check_specs
 from pyrovae.pair.support import check_support
 from pyrovae.random_state import fixed_seed, same_random_state
@@ -85,10 +88,11 @@ class InspectedPair(PairParameters):
 
     def _inspect(self, data: Rows) -> None:
         batch = data.take(slice(0, contract.PROBE_ROWS), self.device)
-        # Draws start from where torch's random state is, for a pair may make parameters here, and are put back.
-        with same_random_state(self.device), self.evaluating():
-            contract.inspect_model(self.model, batch)
-        self._build_guide(data.take(slice(0, ROWS_TO_BUILD_FROM), self.device))
+        with self._learning():
+            # Draws start from where torch's random state is, for a pair may make parameters here, and are put back.
+            with same_random_state(self.device), self.evaluating():
+                contract.inspect_model(self.model, batch)
+            self._build_guide(data.take(slice(0, ROWS_TO_BUILD_FROM), self.device))
         with same_random_state(self.device), self.evaluating():
             layout = contract.inspect_pair(self.model, self.guide, batch)
         if self._layout is not None:
@@ -98,11 +102,21 @@ class InspectedPair(PairParameters):
         self._row_specs = [(a.dtype, a.shape[1:]) if isinstance(a, ARRAYS) else None for a in data.arguments]
 
     def _build_guide(self, batch: Batch) -> None:
-        """A guide that is built from data, such as AutoGuide, has a method `build(x, *context)`."""
+        """A guide that is built from data, such as AutoGuide, has a method `build(x, *context)`; layers may learn."""
         build = getattr(self.guide, "build", None)
-        if build is not None:
-            with self.evaluating():
-                build(*batch.arguments)
+        with self._learning() as some_learn:
+            if build is not None:
+                with self.evaluating():
+                    build(*batch.arguments)
+            if some_learn:
+                with same_random_state(self.device), self.evaluating():
+                    first_run("model", self.model, batch)
+                    first_run(
+                        "guide", self.guide, batch
+                    )  # the last: a VampPrior's encoder sees its inputs above
+
+    def _learning(self) -> AbstractContextManager[bool]:
+        return learning_first_data(*modules_of(self.model, self.guide))
 
     def _refuse_other_sites(self, of_file: Layout, own: Layout) -> None:
         there, here = of_file.families, own.families
