@@ -283,7 +283,7 @@ class VAE(InspectedPair):
             self._refuse_other_sites(layout, self._layout)
         if self._layout is None and row_specs is not None:
             try:
-                with fixed_seed(0, self.device):  # what it draws is overwritten
+                with fixed_seed(0, self.device), self._learning(keep=False):  # what it draws is overwritten
                     self._build_guide(ones(row_specs, contract.PROBE_ROWS, self.device))
             except Exception as error:
                 raise ValueError(

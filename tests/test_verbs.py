@@ -94,7 +94,7 @@ VERBS = {
 
 # (prior or model, posterior or guide, verb): the words of the refusal. "*" is any. All priors have everything.
 NOTHING_LEFT = "latents of this model are all summed out"
-NO_BIJECTION = "the support of 'z' (RealSteps, of MarkovSequence) has no bijection to real numbers"
+NO_BIJECTION = "Without them there is ImportanceSampling, and a richer guide."
 IN_UNCONSTRAINED_SPACE = (
     "log_marginal by annealing",
     "simulated_bounds",

@@ -78,6 +78,12 @@ class Standardize(nn.Module):
             self.scale.copy_(scale.reshape(self.shape))
         return self
 
+    def forget(self) -> None:
+        """As if it had seen no data."""
+        self.centre.fill_(torch.nan)
+        self.scale.fill_(torch.nan)
+        self._known = False
+
     def forward(self, *inputs: Tensor) -> Outputs:
         """What the network gives of inputs [..., *shape]."""
         if self.learning:
@@ -106,17 +112,23 @@ class Standardize(nn.Module):
 
 
 @contextmanager
-def learning_first_data(*modules: nn.Module) -> Iterator[bool]:
+def learning_first_data(*modules: nn.Module, keep: bool) -> Iterator[list[Standardize]]:
     """Inside, layers without mean and scale take them from what they are given, the last that they are given.
 
-    Yields whether there are such layers.
+    Yields these layers. Without `keep`, or where that fails, they know nothing again
+    afterwards.
     """
     every = [m for module in modules for m in module.modules() if isinstance(m, Standardize)]
-    layers = [layer for layer in every if layer.learning or not layer.known]
+    layers = [layer for layer in every if not layer.known]
     try:
         for layer in layers:
             layer.learning = True
-        yield bool(layers)
+        yield layers
+    except BaseException:
+        keep = False
+        raise
     finally:
         for layer in layers:
             layer.learning = False
+            if not keep:
+                layer.forget()

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 
 from pyrovae.data import ARRAYS, Batch, Rows
-from pyrovae.nn.standardize import learning_first_data
+from pyrovae.nn.standardize import Standardize, learning_first_data
 from pyrovae.pair import contract
 from pyrovae.pair.first_run import first_run
 from pyrovae.pair.layout import Layout
@@ -88,13 +88,20 @@ class InspectedPair(PairParameters):
 
     def _inspect(self, data: Rows) -> None:
         batch = data.take(slice(0, contract.PROBE_ROWS), self.device)
-        with self._learning():
+        first = data.take(slice(0, ROWS_TO_BUILD_FROM), self.device)
+        with self._learning() as learners:
             # Draws start from where torch's random state is, for a pair may make parameters here, and are put back.
             with same_random_state(self.device), self.evaluating():
                 contract.inspect_model(self.model, batch)
-            self._build_guide(data.take(slice(0, ROWS_TO_BUILD_FROM), self.device))
-        with same_random_state(self.device), self.evaluating():
-            layout = contract.inspect_pair(self.model, self.guide, batch)
+            self._build_guide(first)
+            with same_random_state(self.device), self.evaluating():
+                if learners:
+                    first_run("model", self.model, first)
+                    # The last, for the model may run an encoder too, as a VampPrior does.
+                    first_run("guide", self.guide, first)
+                    for layer in learners:
+                        layer.learning = False
+                layout = contract.inspect_pair(self.model, self.guide, batch)
         if self._layout is not None:
             self._refuse_other_sites(self._layout, layout)
         self.warn_of_untrained_modules()
@@ -102,21 +109,15 @@ class InspectedPair(PairParameters):
         self._row_specs = [(a.dtype, a.shape[1:]) if isinstance(a, ARRAYS) else None for a in data.arguments]
 
     def _build_guide(self, batch: Batch) -> None:
-        """A guide that is built from data, such as AutoGuide, has a method `build(x, *context)`; layers may learn."""
+        """A guide that is built from data, such as AutoGuide, has a method `build(x, *context)`."""
         build = getattr(self.guide, "build", None)
-        with self._learning() as some_learn:
-            if build is not None:
-                with self.evaluating():
-                    build(*batch.arguments)
-            if some_learn:
-                with same_random_state(self.device), self.evaluating():
-                    first_run("model", self.model, batch)
-                    first_run(
-                        "guide", self.guide, batch
-                    )  # the last: a VampPrior's encoder sees its inputs above
+        if build is not None:
+            with self.evaluating():
+                build(*batch.arguments)
 
-    def _learning(self) -> AbstractContextManager[bool]:
-        return learning_first_data(*modules_of(self.model, self.guide))
+    def _learning(self, *, keep: bool = True) -> AbstractContextManager[list[Standardize]]:
+        """Inside, layers such as `pyrovae.nn.Standardize` take what they need from what they see."""
+        return learning_first_data(*modules_of(self.model, self.guide), keep=keep)
 
     def _refuse_other_sites(self, of_file: Layout, own: Layout) -> None:
         there, here = of_file.families, own.families

@@ -165,6 +165,27 @@ def test_a_wrong_program_keeps_its_message():
     assert not layers(vae)[0].learning
 
 
+def test_a_program_that_is_refused_leaves_nothing_behind():
+    encoder, decoder = Standardize(D, MLP(D, K)), pair()[0]
+
+    class Forgets(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.site = encoder, "w"
+
+        def forward(self, x):
+            with pyro.plate("rows", len(x)):
+                pyro.sample(self.site, dist.Normal(self.encoder(x), 0.5).to_event(1))
+
+    guide = Forgets()
+    with pytest.raises(ValueError, match="the guide forgets the latent 'z'"):
+        pv.VAE(decoder, guide, example=table(7))
+    guide.site = "z"
+    x = table()
+    pv.VAE(decoder, guide, example=x)
+    check_learnt(encoder, x)
+
+
 def check(vae, *data):
     x = data[0]
     pv.fit(vae, data, epochs=1, seed=0, progress=False)
@@ -210,6 +231,16 @@ class TestWithEverything:
         check_learnt(layer, x)
         vae.save(tmp_path / "vae")
         check_learnt(layers(pv.VAE(model, make()).load(tmp_path / "vae"))[0], x)
+
+    def test_a_file_of_another_build_leaves_nothing_behind(self, tmp_path):
+        x, model = table(), pair()[0]
+        make = lambda hidden: AutoGuide(model, encoder=Standardize(D, MLP(D, hidden)))  # noqa: E731
+        pv.VAE(model, make(8), example=x).save(tmp_path / "vae")
+        vae = pv.VAE(model, make(9))
+        with pytest.raises(ValueError, match="another architecture"):
+            vae.load(tmp_path / "vae")
+        vae.rows(x)
+        check_learnt(layers(vae)[0], x)
 
     def test_a_hierarchy(self):
         priors = [StandardNormal(K), Normal(MLP(K, (K, K)))]
