@@ -158,7 +158,10 @@ def _error_of_ratio(total: Tensor, steps: Tensor) -> float:
 
 NOTE = (
     "Nats per time step of 88 notes, lower is better: the negative ELBO of all sequences over all their steps; the "
-    "standard error is over test sequences. Where the epoch chosen is the last one, training had not yet converged."
+    "standard error is over test sequences. Where the epoch chosen is the last one, training had not yet converged. "
+    "Pyro's tutorial on this set, with K = 100, wider networks and 5000 epochs, reaches 6.87, and Krishnan et al. "
+    "(2017) 6.93: the table compares two small models in a short training, and is no figure of what the deep Markov "
+    "model can do."
 )
 SETTINGS = {
     "data": "JSB chorales (Boulanger-Lewandowski et al. 2012), 229 / 76 / 77 sequences, binary as they are",

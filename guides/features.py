@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from pyrovae.nn.standardize import centre_and_scale
+
 
 class RowFeatures(nn.Module):
     """(x, *context) to one vector a row, [B, F], standardized by the rows it was made from.
@@ -28,18 +30,14 @@ class RowFeatures(nn.Module):
         parts = self._flat(arguments)
         self._shows_presence = [bool(part.isnan().any()) for part in parts]
         raw = torch.cat(parts, 1)
-        if any(self._shows_presence):
-            centre = raw.nanmean(0).nan_to_num()
-            spread = (raw - centre).square().nanmean(0).sqrt().nan_to_num()
-        else:
-            spread, centre = torch.std_mean(raw, 0, correction=0)
+        centre, scale = centre_and_scale(raw, [0])
         self.size = raw.shape[1] + sum(
             part.shape[1] for part, shown in zip(parts, self._shows_presence, strict=True) if shown
         )
         self.centre: Tensor
         self.scale: Tensor
-        self.register_buffer("centre", centre)
-        self.register_buffer("scale", 1 / torch.where(spread > 1e-6, spread, 1.0))
+        self.register_buffer("centre", centre[0])
+        self.register_buffer("scale", scale[0])
 
     def forward(self, *arguments: object) -> Tensor:
         """[B, F] for rows (x, *context)."""

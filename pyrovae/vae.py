@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 from pyrovae.block_sizes import DECODED_AT_ONCE, ROWS_OF_A_PASS, slices
@@ -16,6 +17,7 @@ from pyrovae.files import load_tensors, save_tensors
 from pyrovae.pair import contract, without_data
 from pyrovae.pair.amortization import refuse_automatic
 from pyrovae.pair.draws import enumerated_draws, run_predictive, run_prior
+from pyrovae.pair.guide_distributions import guide_distributions
 from pyrovae.pair.inspected import InspectedPair
 from pyrovae.pair.latents import Latents, as_pyro_has_them, num_rows_of, one_or_dict, samples_first
 from pyrovae.pair.layout import pyro_layout, rows_first
@@ -65,12 +67,7 @@ class VAE(InspectedPair):
     """
 
     def __init__(
-        self,
-        model: Program,
-        guide: Program | None = None,
-        *,
-        example: object = None,
-        seed: int | None = None,
+        self, model: Program, guide: Program | None = None, *, example: object = None, seed: int | None = None
     ) -> None:
         check_seed(seed)
         if guide is None:
@@ -117,6 +114,27 @@ class VAE(InspectedPair):
             latents = {name: sites[name].value for name in self.layout.latents}
             latents |= enumerated_draws(self, batch, latents, num_samples)
         return {name: rows_first(latents[name], site) for name, site in self.layout.hidden.items()}
+
+    def posterior(self, x: object, *context: object) -> dict[str, TorchDistribution]:
+        """q(z|x) itself: by latent site what the guide draws rows x, [B, ...], from; of batch [B] and event [K].
+
+        Of all rows at once; without gradients, but a flow's layers are the guide's own modules. Discrete latents that
+        the model enumerates are not the guide's.
+
+        Raises:
+            ValueError: auxiliary sites, sites drawn given each other or in a plate inside the rows, a guide without
+                latents: there is no such distribution then (says what to do); data that do not fit the pair.
+
+        Example:
+            >>> import pyrovae as pv
+            >>> model, x = pv.models.LinearGaussian(2, 3), torch.zeros(5, 3)
+            >>> pv.VAE(model, pv.guides.ExactGuide(model)).posterior(x)["z"].mean.shape
+            torch.Size([5, 2])
+
+        """
+        batch = self.rows(x, *context).take(slice(None), self.device)
+        with self.evaluating():
+            return guide_distributions(self, batch)
 
     def encode(self, x: object, *context: object, num_samples: int = 100, seed: int | None = None) -> Latents:
         """Posterior means E[z] under q(z|x), [B, ...].
@@ -272,7 +290,7 @@ class VAE(InspectedPair):
             refuse_other_columns(row_specs, self._row_specs)
         if self._layout is None and row_specs is not None:
             try:
-                with fixed_seed(0, self.device):  # what it draws is overwritten
+                with fixed_seed(0, self.device), self._learning(keep=False):  # what it draws is overwritten
                     self._build_guide(ones(row_specs, contract.PROBE_ROWS, self.device))
             except Exception as error:
                 raise ValueError(

@@ -3,10 +3,12 @@
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
 import pyrovae as pv
+from benchmarks import deep_markov
 from pyrovae import estimator
 
 ROOT = Path(__file__).parent.parent
@@ -84,3 +86,48 @@ def test_every_column_is_explained():
     _, text = text_of("evaluation.md").split("## Units")
     columns = re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE)
     assert sorted(columns) == sorted({*pv.Elbo.columns, *pv.LogMarginal.columns})
+
+
+def table_of(name):
+    table = pd.read_csv(ROOT / "benchmarks" / "results" / f"{name}.csv")
+    return table.set_index(table.columns[0])
+
+
+def test_what_the_page_says_of_priors_is_in_the_table():
+    text, table = " ".join(text_of("choose.md").split()), table_of("prior_swap")
+    gains = table["gain over standard normal"].round(1)
+    for name, words in (
+        ("VampPrior", "a VampPrior gained {} nats"),
+        ("affine flow", "a flow {} and"),
+        ("mixture of normals", "a mixture of normals {},"),
+        ("two levels", "Two levels gained {}."),
+    ):
+        assert words.format(gains[name]) in text
+    learned = table.loc[["VampPrior", "affine flow", "mixture of normals"]]
+    assert "with rates within 0.4 nats of the standard normal's" in text
+    assert (learned["rate"] - table["rate"]["standard normal"]).abs().max() < 0.4
+    better = learned["reconstruction"] - table["reconstruction"]["standard normal"]
+    assert "by 2 to 4 nats" in text
+    assert better.min() > 2
+    assert better.max() < 4
+    seconds = learned["training seconds"] / table["training seconds"]["standard normal"]
+    assert "1.4 times as long with the flow, and 2.5 to 2.7 times with 150" in text
+    assert (round(seconds["affine flow"], 1), round(seconds["VampPrior"], 1)) == (1.4, 2.7)
+    assert 2.5 < seconds["mixture of normals"] < 2.7
+
+
+def test_what_the_page_says_of_guides_is_in_the_table():
+    text, table = " ".join(text_of("choose.md").split()), table_of("guides")
+    good = table["Pareto k < 0.7"]
+    flows = good[["inverse_autoregressive_flow", "coupling_flow", "neural_spline_flow"]]
+    assert f"{good['diagonal_normal']} of the rows under the diagonal normal" in text
+    assert f"{good['full_normal']} under `FullNormal` and `LowRankNormal`" in text
+    assert good["full_normal"] == good["low_rank_normal"]
+    assert f"{good['mixture_of_normals']} under `MixtureOfNormals`" in text
+    assert f"{flows.min()[:-1]} to {flows.max()} under the flows" in text
+    assert table["ELBO"].max() - table["ELBO"]["diagonal_normal"] < 0.1
+
+
+def test_the_chorales_stand_beside_what_others_reached():
+    assert deep_markov.NOTE in (ROOT / "benchmarks" / "results" / "deep_markov.md").read_text()
+    assert "reaches 6.87" in deep_markov.NOTE

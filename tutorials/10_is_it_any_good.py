@@ -225,9 +225,9 @@ figure
 # ## What ArviZ's figures say here
 #
 # `pv.to_arviz` gives ArviZ what it expects, and `arviz.summary` runs. But draws of a guide are independent by
-# construction, so effective sample size and R-hat, made for Markov chains, are as good as they can be however wrong
-# the guide is. The effective sample size of the importance weights is the figure that knows.
-# `docs/arviz.md` goes through all of them.
+# construction, so that the effective sample size, made for Markov chains, is as good as it can be however wrong the
+# guide is, and R-hat, which compares chains, is NaN: there is one. The effective sample size of the importance weights
+# is the figure that knows. `docs/arviz.md` goes through all of them.
 
 # %%
 import warnings

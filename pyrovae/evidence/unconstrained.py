@@ -65,7 +65,8 @@ def _bijection(site: Site) -> MakeTransform | None:
             support = support.base_constraint
         raise ValueError(
             f"the support of '{site.name}' ({type(support).__name__.strip('_')}, of {site.family}) has no "
-            "bijection to real numbers: refining and annealing take supports that torch.distributions.biject_to knows."
+            "bijection to real numbers: refining and annealing take supports that torch.distributions.biject_to knows. "
+            "Without them there is ImportanceSampling, and a richer guide."
         ) from None
     return functools.partial(_make_transform, support, site.event_dim)
 

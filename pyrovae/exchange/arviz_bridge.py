@@ -47,7 +47,7 @@ def to_arviz(
     Groups, with dims (chain, draw, row, ...): `posterior`, `posterior_predictive`, `log_likelihood`
     (log p(x|z) by observed site), `sample_stats` (`log_weight` = log p(x, z) - log q(z|x), and `khat` by row),
     `prior`, `prior_predictive`; with dims (row, ...): `observed_data`, `constant_data` (context). There is one
-    chain: draws are independent, so R-hat and the effective sample size say nothing of how good the guide is;
+    chain: draws are independent, so R-hat is NaN and the effective sample size says nothing of how good the guide is;
     `khat` does. Entries that a mask or a row's length leaves out are NaN in `observed_data` and in the predictive
     draws for that row: what stands in their place is no observation.
 

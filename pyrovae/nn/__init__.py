@@ -8,6 +8,7 @@ from pyrovae.nn.mlp import MLP, join
 from pyrovae.nn.positive import PositiveParameter, positive
 from pyrovae.nn.ragged import step_mask
 from pyrovae.nn.recurrent import GRU, SequenceEncoder
+from pyrovae.nn.standardize import Standardize
 
 __all__ = [
     "GRU",
@@ -19,6 +20,7 @@ __all__ = [
     "MissingAsZero",
     "PositiveParameter",
     "SequenceEncoder",
+    "Standardize",
     "join",
     "positive",
     "step_mask",

@@ -69,10 +69,10 @@ class RowObjective(pyro.infer.ELBO):
     """A loss by row, as an objective for `pyrovae.fit` and for `pyro.infer.SVI`.
 
     For those who write one: a dataclass (`@dataclass(eq=False, repr=False)`) whose fields are its settings, with
-    the method `evaluate`. See `docs/objectives.md`. Settings with a schedule are `Scheduled`s in
-    `self._scheduled`, made in `__post_init__`, and `evaluate` reads their tensors. Where a row's loss depends on
-    the other rows of its batch, `__post_init__` sets `self.mixes_rows`: several processes, each of which sees its
-    own part of a batch, cannot train by it.
+    the method `evaluate`. `docs/objectives.md` says what it may read, with examples. Settings with a schedule are
+    `Scheduled`s in `self._scheduled`, made in `__post_init__`, and `evaluate` reads their tensors. Where a row's loss
+    depends on the other rows of its batch, `__post_init__` sets `self.mixes_rows`: several processes, each of which
+    sees its own part of a batch, cannot train by it.
 
     Under SVI the loss is N/B times the sum over rows, N/B being the scale of a subsampled row plate and 1
     of any other; each call of `loss_and_grads` and each of `differentiable_loss` counts as a step.

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
 from pyrovae.data import Batch, Rows
+from pyrovae.nn.standardize import Standardize, learning_first_data
 from pyrovae.pair import contract
+from pyrovae.pair.first_run import first_run
 from pyrovae.pair.layout import Layout
 from pyrovae.pair.parameters import PairParameters
 from pyrovae.pair.programs import Program
+from pyrovae.pair.reachable import modules_of
 from pyrovae.pair.row_specs import RowSpecs, check_columns, check_specs, specs_of, with_columns
 from pyrovae.pair.support import check_support
 from pyrovae.random_state import fixed_seed, same_random_state
@@ -128,12 +131,20 @@ class InspectedPair(PairParameters):
     def _look_at(self, data: Rows) -> None:
         places = data.places_to_try(contract.PROBE_ROWS)
         batch = data.take(places, self.device)
-        # Draws start from where torch's random state is, for a pair may make parameters here, and are put back.
-        with same_random_state(self.device), self.evaluating():
-            contract.inspect_model(self.model, batch)
-        self._build_guide(data.take(data.places_to_try(ROWS_TO_BUILD_FROM), self.device))
-        with same_random_state(self.device), self.evaluating():
-            layout = contract.inspect_pair(self.model, self.guide, batch, places.tolist(), data.columns)
+        first = data.take(data.places_to_try(ROWS_TO_BUILD_FROM), self.device)
+        with self._learning() as learners:
+            # Draws start from where torch's random state is, for a pair may make parameters here, and are put back.
+            with same_random_state(self.device), self.evaluating():
+                contract.inspect_model(self.model, batch)
+            self._build_guide(first)
+            with same_random_state(self.device), self.evaluating():
+                if learners:
+                    first_run("model", self.model, first)
+                    # The last, for the model may run an encoder too, as a VampPrior does.
+                    first_run("guide", self.guide, first)
+                    for layer in learners:
+                        layer.learning = False
+                layout = contract.inspect_pair(self.model, self.guide, batch, places.tolist(), data.columns)
         if self._layout is not None:
             self._refuse_other_sites(self._layout, layout)
         self.warn_of_untrained_modules()
@@ -147,6 +158,10 @@ class InspectedPair(PairParameters):
         if build is not None:
             with self.evaluating():
                 build(*batch.arguments)
+
+    def _learning(self, *, keep: bool = True) -> AbstractContextManager[list[Standardize]]:
+        """Inside, layers such as `pyrovae.nn.Standardize` take what they need from what they see."""
+        return learning_first_data(*modules_of(self.model, self.guide), keep=keep)
 
     def _refuse_other_sites(self, of_file: Layout, own: Layout) -> None:
         there, here = of_file.families, own.families

@@ -190,7 +190,7 @@ class TestArvizsFunctions:
         else:
             assert arviz.plot_khat(result, backend="matplotlib") is not None
 
-    def test_loo_of_a_wrong_guides_draws_is_wrong_though_rhat_and_ess_are_fine(self):
+    def test_loo_of_a_wrong_guides_draws_is_wrong_though_rhat_of_its_parts_is_fine(self):
         model = LinearGaussian(K=1, D=2, scale=4.0)
         vae, x = pv.VAE(model, WideGuide(model, factor=0.3, shift=3.0)), model.data(30)
         tree = pv.to_arviz(vae, x, num_samples=4000, seed=0)
