@@ -23,6 +23,7 @@ from pyrovae.guides.sequence import MarkovPosterior
 from pyrovae.models.sequences import MarkovSequence
 from pyrovae.nn import GRU, MLP, ConvEncoder
 from pyrovae.pair.handlers import Frame
+from pyrovae.pair.keys import as_key
 from pyrovae.pair.sites import Site
 from pyrovae.pair.traces import sites_of
 
@@ -174,14 +175,14 @@ class AutoGuide(nn.Module):
                     f"masked or ragged ones ({', '.join(discrete or chains or self.sites)}): use joint=False."
                 )
             size = sum(site.size for site in self.sites.values())
-            self.heads[_key(JOINT)] = self._head(width, size, ())
+            self.heads[as_key(JOINT)] = self._head(width, size, ())
         else:
             for name, above in self.parents.items():
                 latent = [p for p in above if p in self.sites]
                 in_features = sum(self.sites[p].num_features for p in latent)
                 in_features += width if len(latent) < len(above) else 0
                 layers = (self.hidden[-1],) if latent else ()
-                self.heads[_key(name)] = self._site_head(hidden[name], x, max(in_features, 1), layers)
+                self.heads[as_key(name)] = self._site_head(hidden[name], x, max(in_features, 1), layers)
         self.heads.to(x.device)
 
     def _site_head(self, of_model: Site, x: Tensor, in_features: int, layers: Sequence[int]) -> nn.Module:
@@ -215,7 +216,7 @@ class AutoGuide(nn.Module):
     def _sample_by_site(self, features: Tensor, x: Tensor, model_sites: Mapping[str, Site]) -> None:
         drawn: dict[str, Tensor] = {}
         for name, above in self.parents.items():
-            site, head = self.sites[name], self.heads[_key(name)]
+            site, head = self.sites[name], self.heads[as_key(name)]
             inputs = [drawn[p] for p in above if p in self.sites]
             if len(inputs) < len(above):
                 inputs.insert(0, features)
@@ -229,7 +230,7 @@ class AutoGuide(nn.Module):
                     drawn[name] = site.sample(head, inputs or [features.new_ones(len(x), 1)])
 
     def _sample_joint(self, features: Tensor) -> None:
-        posterior = self.heads[_key(JOINT)](features)
+        posterior = self.heads[as_key(JOINT)](features)
         whole = pyro.sample(JOINT, posterior, infer={"is_auxiliary": True})
         sizes = [site.size for site in self.sites.values()]
         for site, part in zip(self.sites.values(), whole.split(sizes, -1), strict=True):
@@ -270,7 +271,3 @@ def _chain_posterior(fn: MarkovSequence, x: Tensor, width: int) -> MarkovPosteri
     network = GRU(x[0, 0].numel(), width, past=False, future=True)
     step = DiagonalNormal(MLP(latent_size + network.out_features, (latent_size, latent_size), [width]))
     return MarkovPosterior(network, step, latent_size)
-
-
-def _key(name: str) -> str:
-    return name.replace(".", "/_")  # nn.ModuleDict refuses dots

@@ -86,6 +86,7 @@ def inspect_pair(model: Program, guide: Program, batch: Batch) -> Layout:
         observed=_layouts(site for site in model_sites.values() if site.observed and not site.factor),
         enumerated=_layouts(site for name, site in model_sites.items() if name in enumerated),
         without_density=without_density(model_sites, guide_sites),
+        marked=tuple(name for name in latents if guide_sites[name].marked),
     )
     check_rows_stand_alone(model, guide, batch, latents, guide_sites, layout)
     return find_broadcasting(model, guide, batch, layout)

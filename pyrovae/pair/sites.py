@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias, cast, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from pyro.distributions import MaskedDistribution
@@ -15,6 +15,7 @@ from torch.distributions import Distribution, Independent, constraints
 
 from pyrovae.pair.handlers import Frame, Mask
 from pyrovae.pair.layout import Layout, by_row, canonical, rows_first
+from pyrovae.pair.true_support import true_support
 
 
 @runtime_checkable
@@ -66,8 +67,8 @@ class Site:
 
     @property
     def support(self) -> constraints.Constraint:
-        """Where its values may lie."""
-        return cast("constraints.Constraint", self.distribution.support)
+        """Where its values may lie (see `pyrovae.pair.true_support`)."""
+        return true_support(self.distribution)
 
     @property
     def discrete(self) -> bool:
@@ -123,6 +124,13 @@ class Site:
     def to_be_enumerated(self) -> bool:
         """Whether the program has it summed out."""
         return self.infer.get("enumerate") == "parallel"
+
+    @property
+    def marked(self) -> bool:
+        """Whether Pyro's enumerating objective goes through its values, at once or one after another."""
+        return self.infer.get("enumerate") in ("parallel", "sequential") and bool(
+            getattr(self.distribution, "has_enumerate_support", False)
+        )
 
     @property
     def enumerated(self) -> bool:
