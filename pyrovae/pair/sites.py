@@ -256,6 +256,13 @@ def innermost(distribution: Distribution) -> Distribution:
     return distribution
 
 
+def has_masks(distribution: Distribution) -> bool:
+    """Whether a distribution is masked itself, `.mask(...)`, in whole or inside."""
+    if isinstance(distribution, MaskedDistribution):
+        return True
+    return hasattr(distribution, "base_dist") and has_masks(distribution.base_dist)
+
+
 def family_name(distribution: Distribution) -> str:
     """The innermost distribution's class name, for messages."""
     return type(innermost(distribution)).__name__
