@@ -30,6 +30,7 @@ def _program_modules(program: Program) -> tuple[nn.Module | None, dict[str, nn.M
     given: dict[str, object]
     if isinstance(program, functools.partial):
         owner, found = _program_modules(program.func)
+        owner = program.func if isinstance(program.func, nn.Module) else owner
         given = {str(place): value for place, value in enumerate(program.args)} | program.keywords
     else:
         owner = getattr(program, "__self__", None)

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, TensorDataset
 
 from pyrovae.data import ARRAYS, Batch, OnDisk, Rows, blocks
@@ -250,10 +251,12 @@ def as_arguments(data: object, vae: VAE) -> tuple[object, ...]:
         names = argument_names(vae.model)
         if set(data) != set(names):
             raise ValueError(
-                f"the data are a dict of {sorted(map(str, data))}: expected the model's arguments, {', '.join(names)}."
+                f"the data are a dict of {sorted(map(str, data))}: expected the model's arguments, {', '.join(names)}. "
+                "A model of one dict is wrapped in a function of its entries that makes the dict."
             )
         return tuple(data[name] for name in names)
-    return tuple(data) if isinstance(data, tuple | list) else (data,)
+    whole = isinstance(data, PackedSequence) or not isinstance(data, tuple | list)
+    return (data,) if whole else tuple(data)
 
 
 def transformed(batch: Batch, transform: Transform | None) -> Batch:

@@ -1,5 +1,7 @@
 """What programs of other people do that runs in Pyro: it runs here, or its message says what to do."""
 
+import functools
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -328,3 +330,96 @@ def test_objectives_by_row_name_the_one_that_enumerates():
     unmarked = Labelled({})
     with pytest.raises(ValueError, match=r"Train with objectives\.ReweightedWakeSleep"):
         pv.fit(pv.VAE(unmarked.model, unmarked.guide), X, objective=pv.objectives.ELBO(), epochs=1)
+
+
+def observed(x):
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", normal())
+        pyro.sample(
+            "x", dist.Normal(z.sum(-1, keepdim=True), 1.0).expand([*z.shape[:-1], 6]).to_event(1), obs=x
+        )
+
+
+def encoded(x):
+    with pyro.plate("rows", len(x)):
+        pyro.sample("z", dist.Normal(x[:, :2], 1.0).to_event(1))
+
+
+def of_dict(program):
+    return lambda batch: program(batch["x"])
+
+
+def with_keyword(program):
+    return lambda x, *, shift: program(x + shift)
+
+
+def with_offsets(program):
+    return lambda x, offsets: program(x + offsets["of rows"])
+
+
+PACKED = nn.utils.rnn.pack_sequence([X[:3, :6], X[:2, :6]])
+CALLS = {
+    "packed sequence": (
+        lambda p: p,
+        (PACKED,),
+        TypeError,
+        r"PackedSequence.*pad_packed_sequence.*lengths as context",
+    ),
+    "packed context": (
+        lambda p: p,
+        (X, PACKED),
+        TypeError,
+        "context 1 is PackedSequence.*pad_packed_sequence",
+    ),
+    "dict": (
+        of_dict,
+        ({"x": X, "y": X},),
+        TypeError,
+        r"x is dict.*arguments of their own.*takes a dict is wrapped.*x, y",
+    ),
+    "list": (lambda p: p, ([X],), TypeError, r"x is list.*f\(vae, \*data\)"),
+    "keyword": (with_keyword, (X,), ValueError, r"(?s)keyword-only.*functools\.partial\(model, name=value\)"),
+    "dict of context": (
+        with_offsets,
+        (X, {"of rows": X}),
+        ValueError,
+        r"(?s)Context 1 is a dict that holds tensors",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_arguments_that_are_no_rows_are_told_what_to_be(name):
+    wrap, data, kind, message = CALLS[name]
+    with pytest.raises(kind, match=message):
+        pv.elbo(pv.VAE(wrap(observed), wrap(encoded)), *data)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("packed sequence", "pad_packed"), ("dict", "one dict is wrapped")]
+)
+def test_fit_tells_so_too(name, message):
+    wrap, (data,), _, _ = CALLS[name]
+    with pytest.raises((TypeError, ValueError), match=message):
+        pv.fit(pv.VAE(wrap(observed), wrap(encoded)), data, epochs=1, progress=False)
+
+
+def test_the_remedies_of_these_messages_work():
+    as_dict = lambda program: lambda x, y: of_dict(program)({"x": x, "y": y})  # noqa: E731
+    expected = pv.elbo(pv.VAE(observed, encoded), X, seed=0).elbo
+    assert torch.equal(pv.elbo(pv.VAE(as_dict(observed), as_dict(encoded)), X, X, seed=0).elbo, expected)
+    bound = [functools.partial(with_keyword(program), shift=0.0) for program in (observed, encoded)]
+    assert torch.equal(pv.elbo(pv.VAE(*bound), X, seed=0).elbo, expected)
+
+
+class Shifted(Declared):
+    def forward(self, x, *, shift):
+        super().forward(x + shift)
+
+
+def test_a_module_with_a_keyword_bound_is_trained():
+    vae = pv.VAE(functools.partial(Shifted(normal), shift=1.0))
+    before = [p.clone() for p in vae.parameters()]
+    assert len(before) == 2
+    pv.fit(vae, X, epochs=2, seed=0, progress=False)
+    assert not any(torch.equal(*pair) for pair in zip(before, vae.parameters(), strict=False))
