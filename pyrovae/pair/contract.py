@@ -23,6 +23,7 @@ from pyrovae.pair.matching import (
     check_latents,
     check_log_prob,
     check_observations,
+    check_same_sites,
     enumerated_of,
     latents_of,
 )
@@ -76,6 +77,7 @@ def inspect_pair(model: Program, guide: Program, batch: Batch) -> Layout:
     for name, value in latents.items():
         check_event("latent", model_sites[name], value)
     replayed = first_run("model", model, batch, latents)
+    check_same_sites("model", replayed, model_sites)
     for site in (*replayed.values(), *guide_sites.values()):
         check_log_prob(site)
     check_rows_have_no_place("guide", guide, guide_sites, batch)

@@ -255,8 +255,9 @@ def as_arguments(data: object, vae: VAE) -> tuple[object, ...]:
                 "A model of one dict is wrapped in a function of its entries that makes the dict."
             )
         return tuple(data[name] for name in names)
-    whole = isinstance(data, PackedSequence) or not isinstance(data, tuple | list)
-    return (data,) if whole else tuple(data)
+    if isinstance(data, PackedSequence) or not isinstance(data, tuple | list):
+        return (data,)
+    return tuple(data)
 
 
 def transformed(batch: Batch, transform: Transform | None) -> Batch:
