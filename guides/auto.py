@@ -23,8 +23,9 @@ from pyrovae.guides.sequence import MarkovPosterior
 from pyrovae.models.sequences import MarkovSequence
 from pyrovae.nn import GRU, MLP, ConvEncoder
 from pyrovae.pair.absence import integrated_out
-from pyrovae.pair.handlers import Frame
-from pyrovae.pair.sites import Site
+from pyrovae.pair.handlers import Frame, Mask
+from pyrovae.pair.keys import as_key
+from pyrovae.pair.sites import Site, has_masks
 from pyrovae.pair.traces import sites_of
 
 
@@ -34,10 +35,11 @@ class AutoGuide(nn.Module):
     The model is run once and its dependencies are inverted (`pyrovae.guides.inversion`): a head takes the
     encoder's features of the data and the latents that its own depends on in the posterior. It draws in
     unconstrained space and maps to its site's support by `biject_to`. `print(guide)` shows the factorization.
-    Discrete latents get a head of their kind; those that the model enumerates are left to it. Latents in a
-    plate inside the rows, ragged chains (`pyrovae.models.DeepMarkovModel`) and sites under `poutine.mask` are
-    covered. Elements of a plate are independent of each other given what is printed. A circular latent is cut
-    open at its ends, and one mode is all that the default family has: `refine` and Pareto k do not always tell.
+    Discrete latents get a head of their kind; those that the model enumerates are left to it. Latents in a plate
+    inside the rows, ragged chains (`pyrovae.models.DeepMarkovModel`), sites under `poutine.mask` and masks inside
+    distributions are covered. Elements of a plate are independent of each other given what is printed. A circular
+    latent is cut open at its ends, and one mode is all that the default family has: `refine` and Pareto k do not
+    always tell.
 
     It is built when its VAE sees the first batch, which also sets the standardization of the encoder's input.
 
@@ -45,7 +47,8 @@ class AutoGuide(nn.Module):
         model: p(x, z) as a Pyro program.
         family: makes a posterior over `latent_size` numbers from `in_features`; a function
             (in_features, latent_size, hidden) -> conditional distribution, such as `full_normal` or
-            `neural_spline_flow` of `pyrovae.guides.families`. Sites of one number are diagonal in any family.
+            `neural_spline_flow` of `pyrovae.guides.families`. Sites of one number, and those whose
+            entries are masked one by one, are diagonal in any family.
         joint: one posterior of the family over all latents together, instead of one for each site.
         encoder: from (x, *context) to features [B, H]; None makes a convolutional one for rows of shape
             [C, H, W] and an MLP for others, on standardized input.
@@ -116,7 +119,12 @@ class AutoGuide(nn.Module):
         parents = {n: [p for p in dependencies.get(n, ()) if p != n] for n in model_sites}
         self.parents = faithful_inverse(parents, list(sites), enumerated)
         self.sites = sites
-        self._reads_model = any(hidden[n].mask is not None or hidden[n].real_steps is not None for n in sites)
+        self._reads_model = any(
+            hidden[n].mask is not None
+            or hidden[n].real_steps is not None
+            or has_masks(hidden[n].distribution)
+            for n in sites
+        )
         if sites:
             self._make_networks(batch, hidden)
         self._is_built = True
@@ -175,14 +183,14 @@ class AutoGuide(nn.Module):
                     f"masked or ragged ones ({', '.join(discrete or chains or self.sites)}): use joint=False."
                 )
             size = sum(site.size for site in self.sites.values())
-            self.heads[_key(JOINT)] = self._head(width, size, ())
+            self.heads[as_key(JOINT)] = self._head(width, size, ())
         else:
             for name, above in self.parents.items():
                 latent = [p for p in above if p in self.sites]
                 in_features = sum(self.sites[p].num_features for p in latent)
                 in_features += width if len(latent) < len(above) else 0
                 layers = (self.hidden[-1],) if latent else ()
-                self.heads[_key(name)] = self._site_head(hidden[name], x, max(in_features, 1), layers)
+                self.heads[as_key(name)] = self._site_head(hidden[name], x, max(in_features, 1), layers)
         self.heads.to(x.device)
 
     def _site_head(self, of_model: Site, x: Tensor, in_features: int, layers: Sequence[int]) -> nn.Module:
@@ -191,6 +199,8 @@ class AutoGuide(nn.Module):
             return _chain_posterior(fn, x, self.hidden[-1])
         if site.discrete:
             return MLP(in_features, site.size, layers)
+        if site.masked_entries:
+            return as_module(diagonal_normal(in_features, site.size, layers))
         return self._head(in_features, site.size, layers)
 
     def _head(self, in_features: int, size: int, layers: Sequence[int]) -> nn.Module:
@@ -220,25 +230,37 @@ class AutoGuide(nn.Module):
     def _sample_by_site(self, features: Tensor, x: Tensor, model_sites: Mapping[str, Site]) -> None:
         drawn: dict[str, Tensor] = {}
         for name, above in self.parents.items():
-            site, head = self.sites[name], self.heads[_key(name)]
+            site, head = self.sites[name], self.heads[as_key(name)]
             inputs = [drawn[p] for p in above if p in self.sites]
             if len(inputs) < len(above):
                 inputs.insert(0, features)
-            mask = model_sites[name].mask if self._reads_model else None
+            mask, counted = _masks(model_sites[name], site) if self._reads_model else (None, None)
             with poutine.mask(mask=True if mask is None else mask):  # type: ignore[arg-type]
                 if isinstance(head, MarkovPosterior):
                     real_steps = model_sites[name].real_steps if self._reads_model else None
                     fn = head(x.flatten(2), None if real_steps is None else real_steps.sum(-1))
                     drawn[name] = pyro.sample(name, fn).flatten(-2)
                 else:
-                    drawn[name] = site.sample(head, inputs or [features.new_ones(len(x), 1)])
+                    drawn[name] = site.sample(head, inputs or [features.new_ones(len(x), 1)], counted)
 
     def _sample_joint(self, features: Tensor) -> None:
-        posterior = self.heads[_key(JOINT)](features)
+        posterior = self.heads[as_key(JOINT)](features)
         whole = pyro.sample(JOINT, posterior, infer={"is_auxiliary": True})
         sizes = [site.size for site in self.sites.values()]
         for site, part in zip(self.sites.values(), whole.split(sizes, -1), strict=True):
             site.place(part)
+
+
+def _masks(of_model: Site, site: LatentSite) -> tuple[Mask, Tensor | None]:
+    """The model's masks of whole draws, and of their entries, [*plates, *event], where these are told apart."""
+    if not has_masks(of_model.distribution):
+        return of_model.mask, None
+    counted = of_model.unmasked
+    if site.masked_entries:
+        return None, counted
+    return counted.flatten(len(of_model.distribution.batch_shape))[
+        ..., 0
+    ] if of_model.event_dim else counted, None
 
 
 def _row_frame(model_sites: Mapping[str, Site]) -> Frame:
@@ -275,7 +297,3 @@ def _chain_posterior(fn: MarkovSequence, x: Tensor, width: int) -> MarkovPosteri
     network = GRU(x[0, 0].numel(), width, past=False, future=True)
     step = DiagonalNormal(MLP(latent_size + network.out_features, (latent_size, latent_size), [width]))
     return MarkovPosterior(network, step, latent_size)
-
-
-def _key(name: str) -> str:
-    return name.replace(".", "/_")  # nn.ModuleDict refuses dots

@@ -6,22 +6,23 @@ import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import NoReturn
 
 import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from pyrovae.models.sequences import MarkovSequence
-from pyrovae.pair.bijections import bijection_to, is_real
-from pyrovae.pair.sites import Site, base_constraint
+from pyrovae.pair.bijections import bijection_to, is_real, of_rows, on_device
+from pyrovae.pair.sites import Site, base_constraint, has_masks, innermost
 
 JOINT = "_latents"
 
 _DISCRETE: dict[str, Callable[[Tensor], TorchDistribution]] = {
-    "Bernoulli": lambda logits: dist.Bernoulli(logits=logits.squeeze(-1)),
+    "Bernoulli": lambda logits: dist.Bernoulli(logits=logits),
     "Categorical": lambda logits: dist.Categorical(logits=logits),
     "OneHotCategorical": lambda logits: dist.OneHotCategorical(logits=logits),
 }
@@ -38,12 +39,15 @@ class LatentSite:
     depth: int  # how many plate dimensions the model has inside the rows
     discrete: str = ""  # the family's name, if it is discrete
     num_options: int = 0
+    masked_entries: bool = False  # whether a mask inside the distribution tells its entries apart
 
     @property
     def unconstrained_shape(self) -> torch.Size:
         """Of one draw of one row, before the map to the support; of the logits, if it is discrete."""
+        if self.discrete == "Categorical":
+            return torch.Size([*self.event_shape, self.num_options])
         if self.discrete:
-            return torch.Size([self.num_options])
+            return self.event_shape
         return torch.Size(bijection_to(self.support).inverse_shape(self.event_shape))
 
     @property
@@ -62,18 +66,17 @@ class LatentSite:
         """Numbers that it hands to the heads below it."""
         return self.size
 
-    def sample(self, head: nn.Module, inputs: list[Tensor]) -> Tensor:
-        """Draw the site from its head; returns the unconstrained draw as features [..., B, F]."""
+    def sample(self, head: nn.Module, inputs: list[Tensor], counted: Tensor | None = None) -> Tensor:
+        """Draw the site from its head; returns the unconstrained draw as features [..., B, F].
+
+        `counted` are the entries that the model's distribution leaves in, [*plates, *event], where it has masks.
+        """
         if self.discrete:
-            logits = self._spread(head(*inputs), self.unconstrained_shape)
-            value = self._in_plates(_DISCRETE[self.discrete](logits))
-            if self.discrete == "Categorical":
-                value = nn.functional.one_hot(value, self.num_options)
-            return self._gather(
-                value.to(logits.dtype), len(self.unconstrained_shape) * (self.discrete != "Bernoulli")
-            )
+            return self._sample_labels(head(*inputs), counted)
         posterior = head(*inputs)
         event_dim = len(self.unconstrained_shape)
+        if self.masked_entries:
+            return self._sample_masked(posterior, counted)
         if not self.depth and self.unconstrained_shape == posterior.event_shape:
             base = posterior  # as it is: its KL has a closed form
         elif isinstance(posterior, dist.Independent) and isinstance(posterior.base_dist, dist.Normal):
@@ -85,16 +88,41 @@ class LatentSite:
         else:
             draw = pyro.sample(f"{JOINT}_{self.name}", posterior, infer={"is_auxiliary": True})
             return self.place(draw)
-        bijection = bijection_to(self.support)
         if is_real(self.support):
             return self._gather(self._in_plates(base), event_dim)
+        bijection = bijection_to(on_device(self.support, inputs[0].device))
         value = self._in_plates(dist.TransformedDistribution(base, [bijection]))
+        return self._gather(bijection.inv(value), event_dim)
+
+    def _sample_labels(self, numbers: Tensor, counted: Tensor | None) -> Tensor:
+        logits = self._spread(numbers, self.unconstrained_shape)
+        labels = _DISCRETE[self.discrete](logits)
+        if self.masked_entries and counted is not None:
+            labels = labels.mask(counted[..., 0] if labels.event_shape else counted)
+        value = self._in_plates(labels.to_event(len(self.event_shape) - len(labels.event_shape)))
+        if self.discrete == "Categorical":
+            value = nn.functional.one_hot(value, self.num_options)
+        return self._gather(value.to(logits.dtype), len(self.unconstrained_shape))
+
+    def _sample_masked(self, posterior: dist.Independent, counted: Tensor | None) -> Tensor:
+        """Entry by entry, each with its own mask and its own map to the support."""
+        location, scale = (
+            self._spread(p, self.unconstrained_shape)
+            for p in (posterior.base_dist.loc, posterior.base_dist.scale)
+        )
+        bijection = bijection_to(base_constraint(on_device(self.support, location.device)))
+        entries = dist.Normal(location, scale)
+        if not is_real(self.support):
+            entries = dist.TransformedDistribution(entries, [bijection])
+        assert counted is not None
+        event_dim = len(self.event_shape)
+        value = self._in_plates(entries.mask(counted).to_event(event_dim))
         return self._gather(bijection.inv(value), event_dim)
 
     def place(self, draw: Tensor) -> Tensor:
         """Put unconstrained numbers [..., B, size] at the site, their density being counted already."""
         unconstrained = self._spread(draw, self.unconstrained_shape)
-        bijection = bijection_to(self.support)
+        bijection = bijection_to(on_device(self.support, draw.device))
         value = bijection(unconstrained)
         log_density = -bijection.log_abs_det_jacobian(unconstrained, value)
         extra = log_density.dim() - (value.dim() - len(self.event_shape))
@@ -126,25 +154,56 @@ class LatentSite:
         return value.reshape(*value.shape[: row_dim - self.depth + 1], -1)
 
 
-def _refuse_inner_mask(name: str, fn: object) -> None:
-    """A mask inside the distribution cannot be seen from outside, and the guide would count what it leaves out."""
-    while fn is not None:
+def _masked_dims(name: str, fn: Distribution) -> int:
+    """Over how many dimensions of the event masks inside a distribution go.
+
+    Raises:
+        ValueError: a mask below a transform, whose entries are others than those of the latent.
+
+    """
+    dims, batch_dim = 0, len(fn.batch_shape)
+    while hasattr(fn, "base_dist"):
         if isinstance(fn, dist.MaskedDistribution):
-            raise ValueError(
-                f"the latent '{name}' is masked inside its distribution, .mask(...), where no guide can see it: put "
-                "the sample statement under `with pyro.poutine.mask(mask=...)` instead."
-            )
-        fn = getattr(fn, "base_dist", None)
+            dims = max(dims, len(fn.batch_shape) - batch_dim)
+        inside = fn.base_dist
+        if isinstance(fn, torch.distributions.TransformedDistribution) and has_masks(inside):
+            _refuse_mask(name)
+        fn = inside
+    return dims
 
 
-def _refuse_moving_support(name: str, support: constraints.Constraint) -> None:
-    bounds = [getattr(base_constraint(support), side, None) for side in ("lower_bound", "upper_bound")]
-    tensors = [bound for bound in bounds if isinstance(bound, Tensor)]
-    if any(b.requires_grad or bool((b != b.reshape(-1)[0]).any()) for b in tensors if b.numel()):
-        raise ValueError(
-            f"the support of the latent '{name}' differs between rows, or depends on parameters: a derived guide maps "
-            "to one support that stays. Declare the latent on a fixed one, scaled in the model, or write the guide."
-        )
+def _refuse_mask(name: str) -> NoReturn:
+    raise ValueError(
+        f"the latent '{name}' is masked inside its distribution, .mask(...), by numbers that have no density of their "
+        "own: mask single entries, Gamma(...).mask(m).to_event(1), or put the whole statement under `with "
+        "pyro.poutine.mask(mask=...)`."
+    )
+
+
+def _refuse_moving_support(name: str) -> NoReturn:
+    raise ValueError(
+        f"the support of the latent '{name}' differs between rows, or depends on parameters: a derived guide maps "
+        "to one support that stays. Declare the latent on a fixed one, scaled in the model, or write the guide."
+    )
+
+
+def _discrete(site: Site) -> tuple[str, int]:
+    """The family of a discrete latent that has a head, and its number of options.
+
+    Raises:
+        ValueError: no head for it.
+
+    """
+    inside = innermost(site.distribution)
+    if site.family == "Bernoulli":
+        return site.family, 1
+    if site.family in _DISCRETE and isinstance(inside, dist.Categorical | dist.OneHotCategorical):
+        return site.family, int(inside.probs.shape[-1])
+    raise ValueError(
+        f"the latent '{site.name}' is discrete ({site.family}, event shape {tuple(site.distribution.event_shape)}) and "
+        "has no head: have it summed out with infer={'enumerate': 'parallel'} if its support is finite, or write the "
+        "guide."
+    )
 
 
 def latent_site(site: Site, depth: int) -> LatentSite:
@@ -154,33 +213,32 @@ def latent_site(site: Site, depth: int) -> LatentSite:
         ValueError: a discrete family without a head, or a support without a bijection.
 
     """
-    name, fn, family, support = site.name, site.distribution, site.family, site.support
+    name, fn, event = site.name, site.distribution, site.distribution.event_shape
     plates = tuple((f.name, f.size, f.dim) for f in site.plates if f.dim is not None and f.dim != -1)
-    _refuse_inner_mask(name, fn)
-    _refuse_moving_support(name, support)
-    if family == "VonMises":
-        support = constraints.interval(
-            -math.pi, math.pi
-        )  # torch says "real", over which it does not normalize
-    if getattr(support, "is_discrete", False):
-        if family == "Bernoulli" and not fn.event_shape:
-            options = 1
-        elif family in _DISCRETE and isinstance(fn, dist.Categorical | dist.OneHotCategorical):
-            options = int(fn.probs.shape[-1])
-        else:
-            raise ValueError(
-                f"the latent '{name}' is discrete ({family}, event shape {tuple(fn.event_shape)}) and has no head: "
-                "have it summed out with infer={'enumerate': 'parallel'} if its support is finite, put it into a plate "
-                "of single sites, or write the guide."
-            )
-        return LatentSite(name, fn.event_shape, support, plates, depth, family, options)
+    masked = _masked_dims(name, fn)
+    if site.discrete:
+        family, options = _discrete(site)
+        labels = len(event) - (family == "OneHotCategorical")
+        if masked not in (0, labels):
+            _refuse_mask(name)
+        return LatentSite(name, event, site.support, plates, depth, family, options, masked > 0)
+    try:
+        support = of_rows(site.support, len(event))
+    except ValueError:
+        _refuse_moving_support(name)
+    if site.family == "VonMises":
+        # torch says "real", over which it does not normalize
+        support = constraints.interval(-math.pi, math.pi)
     if isinstance(fn, MarkovSequence):
         support = constraints.independent(constraints.real, 2)
     try:
+        by_entry = bijection_to(base_constraint(support)).domain.event_dim == 0
         bijection_to(support)
     except NotImplementedError:
         raise ValueError(
             f"the latent '{name}' has the support {support}, to which no bijection is known: write its guide, or "
             "register one with torch.distributions.biject_to."
         ) from None
-    return LatentSite(name, fn.event_shape, support, plates, depth)
+    if masked and not (by_entry and masked == len(event)):
+        _refuse_mask(name)
+    return LatentSite(name, event, support, plates, depth, masked_entries=masked > 0)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import register_pytree_node
 from torch.utils.data import DataLoader, Dataset
 
@@ -140,8 +141,11 @@ class Rows:
         if not isinstance(x, ARRAYS):
             raise TypeError(
                 f"x is {type(x).__name__}: expected a tensor or a NumPy array with rows along dimension 0."
+                f"{_instead_of(x)}"
             )
         for place, argument in enumerate(self.arguments):
+            if isinstance(argument, PackedSequence):
+                raise TypeError(f"{_name(place)} is PackedSequence.{_instead_of(argument)}")
             if not isinstance(argument, ARRAYS):
                 continue
             name = _name(place)
@@ -236,6 +240,25 @@ def blocks(values: Tensor | OnDemand) -> Iterator[slice]:
     """All rows in pieces of some megabytes, for work that shall not hold them all in memory."""
     bytes_of_row = max(1, math.prod(values.shape[1:]) * values.dtype.itemsize)
     yield from slices(len(values), max(1, BYTES_READ_AT_ONCE // bytes_of_row))
+
+
+def _instead_of(argument: object) -> str:
+    """What to hand over in place of tensors that are held by something else."""
+    if isinstance(argument, PackedSequence):
+        return (
+            " Its rows are of different lengths: give x, lengths = "
+            "torch.nn.utils.rnn.pad_packed_sequence(packed, batch_first=True), lengths as context, and let the model "
+            "mask what lies beyond them."
+        )
+    if isinstance(argument, Mapping):
+        keys = ", ".join(map(str, argument))
+        return (
+            f" Give its entries as arguments of their own, f(vae, data[key], ...). A program that takes a dict is "
+            f"wrapped in one that takes its entries ({keys}) and makes the dict."
+        )
+    if isinstance(argument, list | tuple):
+        return " Give its items as arguments of their own, f(vae, *data)."
+    return ""
 
 
 def _name(place: int) -> str:

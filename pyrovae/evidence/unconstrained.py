@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -15,7 +15,7 @@ from torch.distributions import constraints
 from torch.distributions.transforms import IndependentTransform, Transform
 
 from pyrovae.data import Rows
-from pyrovae.pair.bijections import bijection_to, is_real
+from pyrovae.pair.bijections import bijection_to, is_real, of_rows
 from pyrovae.pair.layout import Layout
 from pyrovae.pair.sites import Site
 from pyrovae.pair.traces import sites_of
@@ -51,6 +51,8 @@ def bijections_of(vae: VAE, data: Rows) -> dict[str, MakeTransform | None]:
 
 def _bijection(site: Site) -> MakeTransform | None:
     support = site.support
+    with suppress(ValueError):  # those that differ between rows are found later
+        support = of_rows(support, site.event_dim)
     if site.discrete:
         raise ValueError(
             f"the guide samples '{site.name}', which is discrete ({site.family}): refining and annealing "

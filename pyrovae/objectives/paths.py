@@ -32,11 +32,18 @@ def refuse_scores(sites: Mapping[str, ScoredSite]) -> None:
     """
     for name, site in sites.items():
         if not site.distribution.has_rsample and site.log_prob.requires_grad:
+            others = (
+                "objectives.ReweightedWakeSleep(), have the model sum the site out (infer={'enumerate': 'parallel'}, "
+                "no site in the guide), or use pyro.infer.TraceGraph_ELBO()."
+            )
+            marked = (
+                "pyro.infer.TraceEnum_ELBO(), which goes through all values of a site that the guide marks for "
+                f"enumeration, as it does this one: fit(..., objective=None) takes it by itself. Or with {others}"
+            )
             raise ValueError(
                 f"the guide samples '{name}' from {site.family}, which has no reparameterized "
                 "draws, so this objective would miss a part of the guide's gradient. Train with "
-                "objectives.ReweightedWakeSleep(), have the model sum the site out (infer={'enumerate': 'parallel'}, "
-                "no site in the guide), or use pyro.infer.TraceGraph_ELBO()."
+                f"{marked if site.marked else others}"
             )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 from torch.distributions.mixture_same_family import MixtureSameFamilyConstraint  # type: ignore[attr-defined]
@@ -38,6 +40,50 @@ def is_real(support: constraints.Constraint) -> bool:
     if isinstance(support, MixtureSameFamilyConstraint | constraints.independent):
         return is_real(support.base_constraint)
     return isinstance(support, type(constraints.real))
+
+
+def of_rows(support: constraints.Constraint, event_dim: int) -> constraints.Constraint:
+    """A support whose bounds are the same in all rows, without their dimension over rows; numbers where all are one.
+
+    Raises:
+        ValueError: bounds that differ between rows, or that have gradients.
+
+    """
+
+    def of_one(bound: Tensor) -> Tensor | float:
+        row_dim = bound.dim() - 1 - event_dim
+        if bound.requires_grad:
+            raise ValueError
+        if row_dim >= 0:
+            first = bound.narrow(row_dim, 0, 1)
+            if bool((bound != first).any()):
+                raise ValueError
+            bound = first
+        while bound.dim() > event_dim and len(bound) == 1:
+            bound = bound[0]
+        # A number is on every device.
+        return bound.reshape(-1)[0].item() if bool((bound == bound.reshape(-1)[:1]).all()) else bound
+
+    return _with_bounds(support, of_one)
+
+
+def on_device(support: constraints.Constraint, device: torch.device) -> constraints.Constraint:
+    """A support whose bounds are where they are needed."""
+    return _with_bounds(support, lambda bound: bound.to(device))
+
+
+def _with_bounds(
+    support: constraints.Constraint, change: Callable[[Tensor], Tensor | float]
+) -> constraints.Constraint:
+    if isinstance(support, constraints.independent):
+        inside = _with_bounds(support.base_constraint, change)
+        return constraints.independent(inside, support.reinterpreted_batch_ndims)
+    bounds = {side: getattr(support, side, None) for side in _BOUNDS}
+    changed = {side: change(bound) for side, bound in bounds.items() if isinstance(bound, Tensor)}
+    if changed:
+        support = copy.copy(support)
+        vars(support).update(changed)
+    return support
 
 
 def _without_mixtures(support: constraints.Constraint) -> constraints.Constraint:

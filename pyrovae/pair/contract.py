@@ -25,6 +25,7 @@ from pyrovae.pair.matching import (
     check_latents,
     check_log_prob,
     check_observations,
+    check_same_sites,
     enumerated_of,
     latents_of,
 )
@@ -89,6 +90,7 @@ def inspect_pair(
     for name, value in latents.items():
         check_event("latent", model_sites[name], value)
     replayed = first_run("model", model, batch, latents)
+    check_same_sites("model", replayed, model_sites)
     for site in (*replayed.values(), *guide_sites.values()):
         check_log_prob(site)
     check_rows_have_no_place("guide", guide, guide_sites, batch)
@@ -99,6 +101,7 @@ def inspect_pair(
         observed=_layouts(site for site in model_sites.values() if site.observed and not site.factor),
         enumerated=_layouts(site for name, site in model_sites.items() if name in enumerated),
         without_density=without_density(model_sites, guide_sites),
+        marked=tuple(name for name in latents if guide_sites[name].marked),
     )
     check_rows_stand_alone(model, guide, batch, latents, guide_sites, layout)
     return find_broadcasting(model, guide, batch, layout)

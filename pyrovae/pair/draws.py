@@ -23,9 +23,8 @@ def enumerated_draws(
     if not pair.layout.enumerated:
         return {}
     broadcasts = pair.layout.model_broadcasts
-    conditioned = poutine.condition(
-        pair.model, data=dict(as_the_program_takes(pair.layout, latents, broadcasts))
-    )
+    known = as_the_program_takes(pair.layout, latents, broadcasts)
+    conditioned = poutine.condition(pair.model, data={n: value.contiguous() for n, value in known.items()})
 
     def program(*arguments: object) -> None:
         # infer_discrete hides what is around it.

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from pyrovae.data import Batch
 from pyrovae.pair.handlers import EventsDeclared, UndeclaredEventError
@@ -47,8 +48,14 @@ def first_run(
             ) from error
         if advice:
             raise TypeError(f"{message} {advice}") from error
-        if isinstance(error, TypeError) and "argument" in str(error):
+        if isinstance(error, TypeError) and "keyword-only" in str(error):
+            message += (
+                " Arguments are given by position: bind this one, VAE(functools.partial(model, name=value), ...), give "
+                "it a default, or take it by position as context."
+            )
+        elif isinstance(error, TypeError) and "argument" in str(error):
             message += " Model and guide must both take (x, *context)."
+        message += _container_advice(batch)
         message += f" These are the first {len(batch)} rows of the data."
         raise ValueError(message + _label_advice(batch)) from error
 
@@ -70,6 +77,18 @@ def absence_advice(which: str, batch: Batch) -> str:
         f"{text}. A model may observe what is absent (obs=), and not read it: where others depend on it, write the "
         "site with obs_mask= and use its value; context has no absent entries."
     )
+
+
+def _container_advice(batch: Batch) -> str:
+    for place, argument in enumerate(batch.context, 1):
+        if isinstance(argument, Mapping | list | tuple) and any(
+            isinstance(leaf, Tensor) and leaf.dim() for leaf in tree_leaves(argument)
+        ):
+            return (
+                f" Context {place} is a {type(argument).__name__} that holds tensors: rows are taken of arguments that "
+                "are tensors themselves, so give each as an argument of its own."
+            )
+    return ""
 
 
 def _dtype_advice(error: Exception, batch: Batch) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyrovae.data import Batch
 from pyrovae.pair.layout import Layout
+from pyrovae.pair.matching import check_same_sites
 from pyrovae.pair.programs import Program
 from pyrovae.pair.sites import Site
 from pyrovae.pair.traces import sites_of
@@ -46,6 +47,7 @@ def _draws_stand_alone(guide: Program, batch: Batch) -> bool:
     for given in (batch, other):
         with fixed_seed(0, batch.device):
             draws.append(sites_of(guide, given))
+    check_same_sites("guide", draws[1], draws[0])
     for name, site in draws[0].items():
         a, b = (_without_first_row(site, drawn[name].value) for drawn in draws)
         if not same(a, b):
@@ -56,12 +58,14 @@ def _draws_stand_alone(guide: Program, batch: Batch) -> bool:
 def _check_densities(which: str, program: Program, batch: Batch, values: Mapping[str, Tensor]) -> None:
     """Score the same draws with and without the first row: the others' densities must not change."""
     together = sites_of(program, batch, values)
+    check_same_sites(which, together, {*together, *values})
     without_first = {
         name: _without_first_row(together[name], value)
         for name, value in values.items()
         if not together[name].observed
     }
     alone = sites_of(program, batch[1:], without_first)
+    check_same_sites(which, alone, together)
     for name, site in together.items():
         whole = site.log_density()
         if whole.dim() and whole.shape[-1] > 1 and not same(whole[..., 1:], alone[name].log_density()):

@@ -37,6 +37,7 @@ class Layout:
     broadcast over it runs on repeated rows instead, with the same results. `latents` are what the guide
     samples; `enumerated` are the model's discrete latents that are summed out instead. `without_density` says
     why the guide has no density of them (see `pyrovae.pair.guide_density`), and is empty where it has one.
+    `marked` are those latents that the guide itself marks for enumeration.
     """
 
     sample_dim: int
@@ -46,6 +47,7 @@ class Layout:
     guide_broadcasts: bool = True
     model_broadcasts: bool = True
     without_density: str = ""
+    marked: tuple[str, ...] = ()
 
     @property
     def families(self) -> dict[str, str]:

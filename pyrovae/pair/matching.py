@@ -76,6 +76,15 @@ def check_latents(
         )
 
 
+def check_same_sites(which: str, found: Iterable[str], expected: Iterable[str]) -> None:
+    """Raise unless a program has the sites that it had at first."""
+    if {*found} != {*expected}:
+        raise ValueError(
+            f"the sites of the {which} change from call to call: at first they were {sorted(expected)}, now they are "
+            f"{sorted(found)}. Let every call sample the same sites; mask what does not apply to a row."
+        )
+
+
 def check_event(kind: str, site: Site, value: Tensor) -> None:
     """Raise unless a value has the event shape that the site's distribution has in the model."""
     event_shape = site.distribution.event_shape
@@ -118,7 +127,14 @@ def check_dtype(site: Site, batch: Batch) -> None:
 
 def check_log_prob(site: Site) -> None:
     """Raise, with Pyro's advice, unless a site's density has the shape of its plates."""
-    log_prob = site.log_density()
+    try:
+        log_prob = site.log_density()
+    except (KeyError, NotImplementedError) as error:
+        raise ValueError(
+            f"site '{site.name}' has no density at values that it has not drawn itself ({type(error).__name__}: "
+            f"{error}). Flows whose transforms have no inverse, such as planar and radial ones, score their own draws "
+            "alone: take them for the guide, and one with an inverse, such as affine_coupling, for the model."
+        ) from error
     message = {
         "name": site.name,
         "log_prob": log_prob,

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyrovae.pair.handlers import Constrained, ParameterMessage
+from pyrovae.pair.keys import as_key, name_of
 from pyrovae.pair.programs import Pair, Program
 from pyrovae.pair.reachable import bound_modules, reachable_modules
-from pyrovae.pair.saved_values import differences_between, named_tensors
+from pyrovae.pair.saved_values import all_names, differences_between, each_once, named_tensors
 
 
 class PairParameters(Pair, nn.Module):
@@ -63,11 +64,11 @@ class PairParameters(Pair, nn.Module):
         parameters are.
         """
         state: StateDict = {
-            "params": {_unescape(name): parameter for name, parameter in self.store.items()},
+            "params": {name_of(name): parameter for name, parameter in self.store.items()},
             "constraints": dict(self._constraints),
         }
         outside = pyro.get_param_store().named_parameters()
-        trained = {name: value for name, value in outside if _escape(name) not in self.store}
+        trained = {name: value for name, value in outside if as_key(name) not in self.store}
         given = _GiveValues(self._loaded, trained) if self._loaded or trained else None
         # On the CPU torch makes them by itself, unless told otherwise outside.
         here = nullcontext() if self.device.type == "cpu" else self.device
@@ -129,11 +130,10 @@ class PairParameters(Pair, nn.Module):
         reached = {
             n: m for n, m in self._reachable.items() if any(k.startswith(f"reached.{n}.") for k in saved)
         }
-        own = self.tensors() | {
-            f"reached.{name}.{key}": tensor
-            for name, module in reached.items()
-            for key, tensor in named_tensors(module).items()
-        }
+        named = all_names(self)
+        for name, module in reached.items():
+            named |= all_names(module, f"reached.{name}.")
+        own = each_once(named, saved)
         unmade = {n for n in saved if n.startswith("store.") and n not in own} if not self._has_run else set()
         if differences := differences_between(own, {n: t for n, t in saved.items() if n not in unmade}):
             return differences
@@ -141,7 +141,7 @@ class PairParameters(Pair, nn.Module):
             for name, tensor in own.items():
                 tensor.copy_(saved[name])
         self.reached.update(reached)
-        self._loaded = {_unescape(name.removeprefix("store.")): saved[name] for name in unmade}
+        self._loaded = {name_of(name.removeprefix("store.")): saved[name] for name in unmade}
         return ""
 
     def share_store(self, other: PairParameters) -> None:
@@ -160,7 +160,7 @@ class PairParameters(Pair, nn.Module):
 
     def _adopt(self, state: StateDict) -> None:
         """Take over what a run left in the scope: parameters of modules by their module, others here."""
-        new = state["params"].keys() - self._of_modules - {_unescape(name) for name in self.store}
+        new = state["params"].keys() - self._of_modules - {name_of(name) for name in self.store}
         if not new:
             return
         for name, module in self._reachable.items():
@@ -175,7 +175,7 @@ class PairParameters(Pair, nn.Module):
                 continue
             if not isinstance(parameter, nn.Parameter):
                 parameter = nn.Parameter(parameter.detach())
-            self.store[_escape(name)] = parameter
+            self.store[as_key(name)] = parameter
             self._constraints[name] = state["constraints"][name]
             self._loaded.pop(name, None)
 
@@ -232,12 +232,3 @@ def _is_pyro_param(module: nn.Module, name: str) -> bool:
     *path, last = name.split(".")
     owner = module.get_submodule(".".join(path))
     return f"{last}_unconstrained" in owner._parameters
-
-
-# nn.ParameterDict refuses dots.
-def _escape(name: str) -> str:
-    return name.replace("/", "//").replace(".", "/_")
-
-
-def _unescape(name: str) -> str:
-    return name.replace("//", "\0").replace("/_", ".").replace("\0", "/")

@@ -71,7 +71,8 @@ def _refuse_other_sizes(run: _Run, site: Site, row_plate: Frame) -> None:
         raise ValueError(
             f"plate '{row_plate.name}' at dim -1 of the {run.which} has {row_plate.size} rows at site '{site.name}', "
             f"but the batch has {run.num_rows}. Size it by the batch: pyro.plate('{row_plate.name}', len(x)), or "
-            f"pyro.plate('{row_plate.name}', N, subsample_size=len(x))."
+            f"pyro.plate('{row_plate.name}', N, subsample_size=len(x)). What is no row, such as a topic above "
+            "documents, is a latent of the whole data set, which a VAE has none of: make a pyro.param of it."
         )
     if row_plate.full_size is None and batch_shape[-1:] != (run.num_rows,):
         raise ValueError(

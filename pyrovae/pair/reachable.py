@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Iterable, Mapping
-from types import ModuleType
+from contextlib import suppress
+from types import FunctionType, ModuleType
 
 from torch import nn
 
@@ -29,18 +30,36 @@ def _program_modules(program: Program) -> tuple[nn.Module | None, dict[str, nn.M
     given: dict[str, object]
     if isinstance(program, functools.partial):
         owner, found = _program_modules(program.func)
+        owner = program.func if isinstance(program.func, nn.Module) else owner
         given = {str(place): value for place, value in enumerate(program.args)} | program.keywords
     else:
         owner = getattr(program, "__self__", None)
         function = getattr(program, "__func__", program)
-        names = inspect.getclosurevars(function) if inspect.isfunction(function) else None
         found = {}
-        given = {} if names is None else {**names.globals, **names.nonlocals}
+        given = _variables_of(function) if inspect.isfunction(function) else {}
         if owner is not None and not isinstance(owner, nn.Module):
             given |= vars(owner)
     for name, value in given.items():
         found |= _modules_within(name, value, depth=3)
     return owner if isinstance(owner, nn.Module) else None, found
+
+
+def _variables_of(function: FunctionType) -> dict[str, object]:
+    """Those from outside that a function reads by name, as far as they are bound."""
+    with suppress(ValueError):
+        names = inspect.getclosurevars(function)
+        return {**names.globals, **names.nonlocals}
+    # One of an enclosing function is not bound yet.
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    found = {
+        name: function.__globals__[name]
+        for name in function.__code__.co_names
+        if name in function.__globals__
+    }
+    for name, cell in cells:
+        with suppress(ValueError):
+            found[name] = cell.cell_contents
+    return found
 
 
 def _modules_within(name: str, value: object, depth: int) -> dict[str, nn.Module]:

@@ -25,6 +25,7 @@ from torch import Tensor
 from pyrovae.data import Batch
 from pyrovae.pair.enumeration import SAMPLES_PLATE, sites_summed_out
 from pyrovae.pair.layout import Layout, as_the_program_takes
+from pyrovae.pair.matching import check_same_sites
 from pyrovae.pair.programs import Pair, Program
 from pyrovae.pair.sites import ScoredSite, Site, Term, scored_sites
 from pyrovae.pair.terms import RowTerms as RowTerms
@@ -123,8 +124,4 @@ def samples_plate(num_samples: int, layout: Layout, broadcasts: bool) -> Abstrac
 def _check_names(which: str, sites: Mapping[str, Site], expected: set[str]) -> None:
     found = {name for name, site in sites.items() if not site.factor}
     found -= {name for name in found - expected if sites[name].auxiliary}
-    if found != expected:
-        raise ValueError(
-            f"the sites of the {which} change from call to call: at first they were {sorted(expected)}, now they are "
-            f"{sorted(found)}. Let every call sample the same sites; mask what does not apply to a row."
-        )
+    check_same_sites(which, found, expected)

@@ -9,15 +9,26 @@ from torch import Tensor, nn
 
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and saved buffers by name, each tensor once."""
-    names: dict[int, str] = {}
-    found = {}
-    for name, tensor in module.state_dict(keep_vars=True).items():
+    return each_once(all_names(module), {})
+
+
+def all_names(module: nn.Module, prefix: str = "") -> dict[str, Tensor]:
+    """Parameters and saved buffers by every name that they have in a module."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in module.state_dict(keep_vars=True, prefix=prefix).items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"'{name}' is {type(tensor).__name__}: only tensors are saved; no extra state.")
-        if id(tensor) not in names:
-            names[id(tensor)] = name
-            found[name] = tensor
+        found[name] = tensor
     return found
+
+
+def each_once(named: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each tensor by one of its names: the first that a file has, else its first."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in named.items():
+        names.setdefault(id(tensor), []).append(name)
+    chosen = {next((n for n in own if n in saved), own[0]) for own in names.values()}
+    return {name: tensor for name, tensor in named.items() if name in chosen}
 
 
 def differences_between(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias, cast, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from pyro.distributions import MaskedDistribution
@@ -16,6 +16,7 @@ from torch.distributions import Distribution, Independent, constraints
 from pyrovae.pair.absence import PresentNormal
 from pyrovae.pair.handlers import Frame, Mask
 from pyrovae.pair.layout import Layout, by_row, canonical, rows_first
+from pyrovae.pair.true_support import true_support
 
 
 @runtime_checkable
@@ -67,8 +68,8 @@ class Site:
 
     @property
     def support(self) -> constraints.Constraint:
-        """Where its values may lie."""
-        return cast("constraints.Constraint", self.distribution.support)
+        """Where its values may lie (see `pyrovae.pair.true_support`)."""
+        return true_support(self.distribution)
 
     @property
     def discrete(self) -> bool:
@@ -124,6 +125,13 @@ class Site:
     def to_be_enumerated(self) -> bool:
         """Whether the program has it summed out."""
         return self.infer.get("enumerate") == "parallel"
+
+    @property
+    def marked(self) -> bool:
+        """Whether Pyro's enumerating objective goes through its values, at once or one after another."""
+        return self.infer.get("enumerate") in ("parallel", "sequential") and bool(
+            getattr(self.distribution, "has_enumerate_support", False)
+        )
 
     @property
     def enumerated(self) -> bool:
@@ -249,6 +257,13 @@ def innermost(distribution: Distribution) -> Distribution:
     while hasattr(distribution, "base_dist"):
         distribution = distribution.base_dist
     return distribution
+
+
+def has_masks(distribution: Distribution) -> bool:
+    """Whether a distribution is masked itself, `.mask(...)`, in whole or inside."""
+    if isinstance(distribution, MaskedDistribution):
+        return True
+    return hasattr(distribution, "base_dist") and has_masks(distribution.base_dist)
 
 
 def family_name(distribution: Distribution) -> str:

@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import pyro
 import torch
 from pyro.distributions import is_validation_enabled
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution
 
 from pyrovae.data import Batch
 from pyrovae.frames import Columns, in_words
@@ -28,8 +29,9 @@ def check_support(
 ) -> None:
     """Raise for the first row whose observed value lies outside its distribution's support, or that lacks too much.
 
-    Latents are drawn from the prior; `places` are those of these rows in the data set, the first ones if None,
-    `columns` the names of the arguments' columns where they were data frames.
+    A program that gives a distribution `validate_args=False` is taken at its word. Latents are drawn from the prior;
+    `places` are those of these rows in the data set, the first ones if None, `columns` the names of the arguments'
+    columns where they were data frames.
     """
     places = range(len(batch)) if places is None else places
     partly = PartlyAbsent()
@@ -52,7 +54,7 @@ def check_support(
         _refuse_empty_rows(observed, places)
     for name, site in observed.items():
         outside = site.outside
-        if not bool(outside.any()):
+        if not bool(outside.any()) or _lets_pass(name, sites, model, batch):
             continue
         by_row = outside.reshape(-1, outside.shape[-1]).any(0)
         row = int(by_row.nonzero()[0, 0])
@@ -96,16 +98,31 @@ def zero_outside(sites: Mapping[str, Term], layout: Layout, broadcasts: bool) ->
 
 
 def _zero_outside(site: ScoredSite, layout: Layout, broadcasts: bool) -> ScoredSite:
-    try:
-        support = site.support
-    except (AttributeError, NotImplementedError):  # as torch's own validation, which then lets pass
-        return site
-    if constraints.is_dependent(support):
-        return site
     (value,) = as_the_program_takes(layout, {site.name: site.value}, broadcasts).values()
     terms = replace(site, value=value).outside.to(site.log_prob.dtype)
     outside = by_row(terms, len(site.log_prob), layout, broadcasts) > 0
     return replace(site, log_prob=site.log_prob.masked_fill(outside, -math.inf))
+
+
+def _lets_pass(name: str, sites: Mapping[str, Site], model: Program, batch: Batch) -> bool:
+    """Whether the program itself says `validate_args=False` of a site's distribution."""
+    if not _is_unchecked(sites[name].distribution):
+        return False
+    if Distribution._validate_args:
+        return True
+    # Where validation is off as a whole, expanded distributions say so too.
+    try:
+        with pyro.validation_enabled(True):
+            return _is_unchecked(sites_of(model, batch)[name].distribution)
+    except ValueError:
+        return False
+
+
+def _is_unchecked(distribution: Distribution) -> bool:
+    """Whether it, or what it is around, has checks of its own switched off."""
+    if vars(distribution).get("_validate_args") is False:
+        return True
+    return hasattr(distribution, "base_dist") and _is_unchecked(distribution.base_dist)
 
 
 def _allowed(site: Site) -> str:
@@ -148,7 +165,9 @@ def _in_column(site: Site, row: int, batch: Batch, columns: Sequence[Columns | N
 
 def _support_advice(site: Site) -> str:
     advice = {
-        "Bernoulli": "Binarize the data, e.g. (x > 0.5).float(), or use a continuous likelihood such as Normal.",
+        "Bernoulli": "Binarize the data, e.g. (x > 0.5).float(), or grey pixels from 0 to 1 afresh in each batch, "
+        "fit(..., transform=torch.bernoulli); or use a continuous likelihood such as Normal. A program that scores "
+        "them all the same says so, Bernoulli(..., validate_args=False); that is no density of x then.",
         "Poisson": "Counts are whole and not negative.",
     }
     return advice.get(site.family, "Transform the data or choose a likelihood that covers them.")

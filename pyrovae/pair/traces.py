@@ -69,9 +69,10 @@ def _site(message: Message) -> Site:
 
 
 def given(program: Program, latents: Mapping[str, Tensor]) -> Program:
-    """The program, with these values of latents in place of draws."""
+    """The program, with these values of latents in place of draws; contiguous, as draws are, for `.view` to work."""
     trace = Trace()
     for name, value in latents.items():
+        value = value.contiguous()
         trace.add_node(name, name=name, type="sample", is_observed=False, value=value, infer={})
     replayed: Program = poutine.replay(program, trace=trace)
     return replayed

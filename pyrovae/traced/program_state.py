@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Transform
 
 from pyrovae.pair.parameters import PairParameters
 
@@ -86,6 +87,8 @@ def _walk(name: str, value: object, depth: int, seen: set[int]) -> Iterator[Plac
         yield from _walk(name, part, depth, seen)
     for holder, keys in _holders(value):
         for key in keys:
+            if isinstance(value, Transform) and str(key).startswith("_cache") and key != "_cache_size":
+                continue  # of its last draw, for that one's density: each call writes it before it is read
             part, place = _now(holder, key), f"{name}.{key}"
             yield place, holder, key
             yield from _walk(place, part, _DEPTH if isinstance(part, nn.Module) else depth - 1, seen)

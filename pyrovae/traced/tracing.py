@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -24,6 +24,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
 from pyrovae.random_state import same_random_state
+from pyrovae.traced.constants import read_as_constant
 from pyrovae.traced.graph_passes import simplify
 from pyrovae.traced.program_state import ProgramState
 
@@ -181,20 +182,19 @@ class _NoValues(TorchFunctionMode):
         caller = _caller()
         if caller.f_code in _REPORTS and func in _FOR_PYRO:
             return _FOR_PYRO[func](args[0])
-        if func not in _LOOKS_UNSEEN:
-            try:
-                return func(*args, **(kwargs or {}))  # of a constant it may
-            except RuntimeError as error:
-                if _LOOKED not in str(error):
-                    raise
+        if func is not torch.Tensor.register_hook:
+            with suppress(LookupError):
+                return read_as_constant(lambda: func(*args, **(kwargs or {})), args[0])
         place = f"{'/'.join(Path(caller.f_code.co_filename).parts[-2:])}, line {caller.f_lineno},"
         raise NotTraceableError(f"{place} looks at values of a tensor ({func.__name__.strip('_')})")
 
 
 _LOOKED = "trying to get value out of a tracing tensor"
-# These read memory or act later: a trace would not notice.
-_LOOKS_UNSEEN = {torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.register_hook}
-_LOOKS = _LOOKS_UNSEEN | {
+_LOOKS = {
+    # These read memory or act later: a trace would not notice.
+    torch.Tensor.tolist,
+    torch.Tensor.numpy,
+    torch.Tensor.register_hook,
     torch.Tensor.item,
     torch.Tensor.__bool__,
     torch.Tensor.__int__,

@@ -101,8 +101,8 @@ def batch_loss(vae: VAE, objective: pyro.infer.ELBO | None) -> BatchLoss:
 
 
 def default_objective(vae: VAE) -> pyro.infer.ELBO:
-    """`Trace_ELBO`, or `TraceEnum_ELBO` where the model enumerates."""
-    if not vae.layout.enumerated:
+    """`Trace_ELBO`, or `TraceEnum_ELBO` where model or guide enumerates."""
+    if not vae.layout.enumerated and not vae.layout.marked:
         return pyro.infer.Trace_ELBO()
     return pyro.infer.TraceEnum_ELBO(max_plate_nesting=-vae.layout.sample_dim - 1)
 

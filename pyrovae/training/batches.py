@@ -14,6 +14,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, TensorDataset
 
 from pyrovae.arrays import ARRAYS, OnDemand
@@ -268,10 +269,13 @@ def as_arguments(data: object, vae: VAE) -> tuple[object, ...]:
         if set(data) != set(names):
             raise ValueError(
                 f"the data are a dict of {sorted(map(str, data))}: expected the model's arguments, {', '.join(names)}. "
-                "Rename them and leave out the others; items of a Dataset by a DataLoader's collate_fn."
+                "Rename them and leave out the others; items of a Dataset by a DataLoader's collate_fn. A model of one "
+                "dict is wrapped in a function of its entries that makes the dict."
             )
         return tuple(data[name] for name in names)
-    return tuple(data) if isinstance(data, tuple | list) else (data,)
+    if isinstance(data, PackedSequence) or not isinstance(data, tuple | list):
+        return (data,)
+    return tuple(data)
 
 
 def transformed(batch: Batch, transform: Transform | None) -> Batch:

@@ -70,7 +70,7 @@ def fit(
         epochs: passes over the data.
         batch_size: rows a step, over all processes; at most N are taken; 128 if None. A DataLoader has its own.
         objective: one of `pyrovae.objectives` or any `pyro.infer.ELBO`; None takes `pyro.infer.Trace_ELBO()`,
-            or `pyro.infer.TraceEnum_ELBO` where the model enumerates discrete latents.
+            or `pyro.infer.TraceEnum_ELBO` where the model or the guide enumerates discrete latents.
         optimizer: makes a torch optimizer from parameters, e.g. `lambda p: torch.optim.Adam(p, lr=3e-4)`, or
             is one over this VAE's parameters; Adam with learning rate 1e-3 if None.
         scheduler: makes a torch learning-rate scheduler from the optimizer, or is one on it.
