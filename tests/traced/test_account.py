@@ -112,6 +112,7 @@ def test_shapes_share_the_steps_and_what_was_traced_stays_traced(monkeypatch):
     resumed.traced.load_state_dict(steps.state_dict())
     resumed(Batch((x[:11],)))
     assert resumed.outcome.kind.name == "TRACED"
+    assert len(resumed.traced.traces) == 1
     assert not asked
 
 
