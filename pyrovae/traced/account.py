@@ -17,14 +17,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 # Seconds to trace (beside a second in which torch imports its compiler, which its optimizers make it do too), and for
-# each operation; seconds saved a call by each of torch's functions that Python calls no more, around which Pyro's and
-# autograd's own work lies, by each operation, and by each number.
+# each operation; seconds saved a call, by Pyro's work around any program, by each of torch's functions that
+# Python calls no more, around which more of it lies, by each operation, and by each number.
 # Measured, functions, operations, millions of numbers: seconds to trace, seconds saved a call:
 #   perceptrons 324, 294, 0.1: 0.2 s, 1.7 ms; larger ones 303, 283, 2: 0.3 s, 3.3 ms; columns 687, 664, 0.2: 0.6 s,
 #   4.4 ms; GRUs 457, 3217, 5: 2.9 s, 2.3 ms; 457, 21937, 36: 19 s, 7.8 ms; a GRU's steps called one by one 792, 3924,
 #   4: 3.2 s, 3.9 ms; chains of latents 2354, 3782, 0.8: 2.4 s, 10 ms; 8954, 15032, 3: 9 s, 37 ms.
-SECONDS_TO_TRACE, SECONDS_PER_TRACED = 0.4, 9e-4
-SAVED_PER_FUNCTION, SAVED_PER_TRACED, SAVED_PER_TRACED_NUMBER = 3.4e-6, 2e-7, 1e-10
+SECONDS_TO_TRACE, SECONDS_PER_TRACED = 0.3, 9e-4
+SAVED_PER_CALL, SAVED_PER_FUNCTION, SAVED_PER_TRACED, SAVED_PER_TRACED_NUMBER = 5e-4, 3.2e-6, 1e-7, 5e-11
 # A GPU's kernels, launched as one CUDA graph.
 SAVED_PER_LAUNCH = 5e-6
 
@@ -72,7 +72,7 @@ def counted(function: Callable[[], Made]) -> tuple[Work, Made]:
 
 def tracing_pays_off(work: Work, calls: int, *, in_cuda_graph: bool = False) -> bool:
     """Whether tracing a function saves more time over so many calls than it takes."""
-    saved = SAVED_PER_FUNCTION * work.functions
+    saved = SAVED_PER_CALL + SAVED_PER_FUNCTION * work.functions
     saved += SAVED_PER_TRACED * work.operations + SAVED_PER_TRACED_NUMBER * work.numbers
     if in_cuda_graph:
         saved += SAVED_PER_LAUNCH * work.operations
