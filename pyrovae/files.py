@@ -67,8 +67,10 @@ def save_tensors(
     write_atomically(path, write)
 
 
-def load_tensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `save_tensors` wrote.
+def load_tensors(
+    path: str | os.PathLike[str], kind: str, *others: str
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_tensors` wrote, of this kind or of others that will do.
 
     Raises:
         FileNotFoundError: no such file.
@@ -90,7 +92,7 @@ def load_tensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Ten
         facts = {}
     if not isinstance(facts, dict):
         facts = {}
-    if facts.get("kind") != kind:
+    if facts.get("kind") not in (kind, *others):
         found = f"a saved {facts['kind']}" if "kind" in facts else "a safetensors file of another program"
         raise ValueError(f"{path} is not a saved {kind} but {found}.")
     return tensors, facts

@@ -29,6 +29,8 @@ from pyrovae.random_state import fixed_seed
 
 # Of the latents that are summed out, over which a reconstruction is averaged.
 DRAWS = 100
+# The kind of file that keeps a training, and what the names of its weights there begin with.
+TRAINING, WEIGHTS = "training", "state.weights."
 
 
 class VAE(InspectedPair):
@@ -272,15 +274,18 @@ class VAE(InspectedPair):
     def load(self, path: str | os.PathLike[str]) -> VAE:
         """Read what `save` wrote into this VAE, built the same way; returns self.
 
-        Parameters of `pyro.param` that this VAE has not made yet take their values when it does.
+        Of a training's checkpoint the weights are taken, those of the step after which it was written. Parameters of
+        `pyro.param` that this VAE has not made yet take their values when it does.
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: not a saved VAE, truncated, or of another architecture (says what differs); nothing
-                is changed then.
+            ValueError: neither a saved VAE nor a checkpoint, truncated, or of another architecture (says what
+                differs); nothing is changed then.
 
         """
-        saved, facts = load_tensors(path, "VAE")
+        saved, facts = load_tensors(path, "VAE", TRAINING)
+        if facts["kind"] == TRAINING:
+            saved = {n.removeprefix(WEIGHTS): t for n, t in saved.items() if n.startswith(WEIGHTS)}
         if "pair" not in facts:
             raise ValueError(f"{path} is not a saved VAE: its header says nothing of a pair.")
         layout, row_specs = from_json(facts["pair"])

@@ -16,38 +16,6 @@ from pyrovae.traced.tracing import Reference, undone
 Run: TypeAlias = Callable[..., Sequence[Tensor]]
 Compile: TypeAlias = Literal["auto", True, False]
 
-# What compilation costs and saves, for a choice that is the same each time and needs no clock: seconds to compile,
-# and for each operation; seconds saved a call by each operation, and by each number that one other than a product
-# gives. Chosen so as to promise no more than was measured, on two cores in one thread:
-#   compiling, after 12 s for torch's first import of its compiler: 129 operations 2.6 to 5 s, 249 5.4 s, 3984 74 s;
-#   saved per call: 129 operations that give 0.9 million numbers 0.3 to 0.5 ms, 2 million 0.7 ms, 11 million 3 ms;
-#   3984 operations that give 31 million 9 to 15 ms.
-SECONDS_TO_COMPILE, SECONDS_PER_OPERATION = 15.0, 0.02
-SAVED_PER_OPERATION, SAVED_PER_NUMBER = 1e-6, 2e-10
-
-_ATEN = torch.ops.aten
-_PRODUCTS = {
-    _ATEN.addmm.default,
-    _ATEN.mm.default,
-    _ATEN.bmm.default,
-    _ATEN.baddbmm.default,
-    _ATEN.convolution.default,
-    _ATEN.convolution_backward.default,
-}
-
-
-def pays_off(graph: GraphModule, calls: int) -> bool:
-    """Whether compiling a graph saves more time over so many calls than it takes."""
-    operations, numbers = 0, 0
-    for node in graph.graph.nodes:
-        if node.op == "call_function":
-            operations += 1
-            made = node.meta.get("tensor_meta")
-            if node.target not in _PRODUCTS and hasattr(made, "shape"):
-                numbers += made.shape.numel()
-    saved = calls * (SAVED_PER_OPERATION * operations + SAVED_PER_NUMBER * numbers)
-    return saved > SECONDS_TO_COMPILE + SECONDS_PER_OPERATION * operations
-
 
 def faster(run: Run, make: Callable[[], Run], reference: Reference) -> tuple[Run, str | None]:
     """What `make` gives; or `run`, and why it is not replaced: `make` failed, or its numbers are others."""

@@ -14,10 +14,10 @@ class Policy:
     Args:
         what: one call computes, in the plural, for messages.
         compile: True traces and compiles, and warns where that cannot be; "auto" does each where it saves time over
-            the calls, and tells the log "pyrovae.traced" (at level INFO) why something could not be; False does
-            neither.
+            the calls (`pyrovae.traced.account`), and tells the log "pyrovae.traced" (at level INFO) why something
+            could not be; False does neither.
         calls: how many are to come.
-        fewest_calls: that a trace pays for.
+        fewest_calls: for fewer it is not even asked whether a trace pays, which takes as long as some calls.
         tolerance: how far rounding may take results from Pyro's, relative to the largest entry of each.
         rare_calls: how many of the calls are of shapes that come seldom; traces of these are not compiled.
         one_shape: calls of other shapes than the first run as plain Pyro, instead of `MAX_SHAPES` traces.

@@ -18,7 +18,7 @@ from pyrovae.traced.compilation import Compile
 from pyrovae.traced.policy import Policy
 from pyrovae.traced.traced import Arguments, Results, Traced
 
-# A trace takes about as long as so many calls save.
+# For fewer it is not even asked whether a trace pays.
 CALLS_TO_TRACE = 200
 # Of the largest entry: how far rounding may take results from Pyro's.
 TOLERANCE = 1e-5

@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from pyrovae.pair.parameters import PairParameters
-from pyrovae.traced.compilation import Run, compiled, cuda_graphed, faster, pays_off
+from pyrovae.traced.account import Work, pays_off, tracing_pays_off
+from pyrovae.traced.compilation import Run, compiled, cuda_graphed, faster
 from pyrovae.traced.outcome import Outcome
 from pyrovae.traced.policy import Policy
 from pyrovae.traced.program_state import PLAIN, ProgramState
@@ -84,6 +85,7 @@ class Traced:
         self.steady, self.inside, self.is_rare = steady, inside, is_rare
         self.traces: dict[Hashable, _Trace] = {}
         self.retraces = 0
+        self._work: Work | None = None  # of a call, once it is asked whether a trace pays
         self._shapes: list[str] = []  # that were traced, also before this one went on from another's state
         self._held: list[Tensor] = []
         self._state: ProgramState | None = None
@@ -139,14 +141,12 @@ class Traced:
             self._forget_traces(changed[0])
         kinds = tuple(map(self._kind, arguments))
         trace = self.traces.get(kinds)
+        if trace is None and self._is_worth_a_trace(repr(kinds), arguments):
+            trace = self._trace(repr(kinds), arguments)
+            if trace is not None:
+                self.traces[kinds] = trace
         if trace is None:
-            if not self._is_worth_a_trace(arguments):
-                return self._run_plain(arguments)
-            if repr(kinds) not in self._shapes:
-                self._shapes.append(repr(kinds))
-            if len(self._shapes) > MAX_SHAPES:
-                raise NotTraceableError(f"batches come in more than {MAX_SHAPES} shapes")
-            trace = self.traces[kinds] = self._trace(arguments)
+            return self._run_plain(arguments)
         with torch.no_grad():
             given = iter(trace.run(*self._inputs(arguments)))
         return [next(given) if is_given else None for is_given in trace.is_given]
@@ -169,11 +169,33 @@ class Traced:
 
     # What is traced, and what of it is compiled
 
-    def _is_worth_a_trace(self, arguments: Arguments) -> bool:
+    def _is_worth_a_trace(self, shape: str, arguments: Arguments) -> bool:
+        """Whether a trace pays for the calls that are to come of a shape; it may as long as no call was counted.
+
+        Raises:
+            NotTraceableError: nothing is to be traced.
+
+        """
         if self.policy.one_shape and self.traces:
             return False
-        often = self.policy.compile is True or self.policy.rare_calls >= self.policy.fewest_calls
-        return often or not self.is_rare(arguments)
+        # What was traced once is traced again where a training is resumed, so that it ends in the same numbers.
+        if self.policy.compile is True or shape in self._shapes:
+            return True
+        is_rare = self.is_rare(arguments)
+        calls = self.policy.rare_calls if is_rare else self.policy.calls
+        if calls < self.policy.fewest_calls:
+            return False
+        if self._work is None:
+            return True
+        # The shapes seen so far are taken to share the calls, and traces to last as long as those before.
+        calls //= 1 + self.retraces + (0 if is_rare else len(self._shapes))
+        on_gpu = self.policy.in_cuda_graph and self.device.type == "cuda"
+        pays = tracing_pays_off(self._work, calls, in_cuda_graph=on_gpu)
+        if not (pays or is_rare or self.traces):
+            raise NotTraceableError(
+                f"a trace of {self._work.operations} operations does not pay for {calls} {self.policy.what}"
+            )
+        return pays
 
     def _forget_traces(self, changed: str) -> None:
         self.traces.clear()
@@ -187,13 +209,12 @@ class Traced:
         if self.outcome.compiled is not False:
             self._do_not_compile(f"{changed} has changed, and may do so again")
 
-    def _trace(self, arguments: Arguments) -> _Trace:
+    def _trace(self, shape: str, arguments: Arguments) -> _Trace | None:
+        """The trace of a call; None where it turns out not to pay."""
         state = self._state
         if state is None:
             state = ProgramState(self.pair)
             self._held = [*self.pair.parameters(), *self.pair.buffers()]
-        if self.policy.watched:
-            self._state = state
         inputs, is_given = self._inputs(arguments), list[bool]()
         first_moving = len(inputs) - sum(isinstance(a, Tensor) for a in arguments)
 
@@ -205,9 +226,21 @@ class Traced:
 
         with self.inside():
             reference = Reference(function, inputs, self.policy.tolerance)
+            self._work = reference.work
+            if not self._is_worth_a_trace(shape, arguments):
+                return None
+            self._count_shape(shape)
             graph = verified_trace(reference, state)
+        if self.policy.watched:
+            self._state = state
         run = graph.forward if self.is_rare(arguments) else self._sped_up(graph, reference, first_moving)
         return _Trace(run, is_given)
+
+    def _count_shape(self, shape: str) -> None:
+        if shape not in self._shapes:
+            self._shapes.append(shape)
+        if len(self._shapes) > MAX_SHAPES:
+            raise NotTraceableError(f"batches come in more than {MAX_SHAPES} shapes")
 
     def _sped_up(self, graph: GraphModule, reference: Reference, first_moving: int) -> Run:
         """Compiled where that pays, and on a GPU as one CUDA graph."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -19,11 +19,14 @@ import pyro.util
 import torch
 from pyro.infer.util import torch_item
 from torch import Tensor
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 
 from pyrovae.random_state import same_random_state
+from pyrovae.traced.account import Work, counted
 from pyrovae.traced.constants import read_as_constant
 from pyrovae.traced.graph_passes import simplify
 from pyrovae.traced.program_state import ProgramState
@@ -54,7 +57,7 @@ def trace(function: GraphFunction, inputs: Sequence[Tensor]) -> GraphModule:
 
     try:
         # Checks of values would be looked at, and they are made on the first step outside the graph.
-        with pyro.validation_enabled(False), undone(inputs):
+        with pyro.validation_enabled(False), undone(inputs), _one_fake_mode():
             graph = make_fx(guarded)(*inputs)
         for node in graph.graph.nodes:
             if _has_shape_of_values(graph, node):
@@ -92,18 +95,22 @@ _MASKS = (torch.bool, torch.uint8, None)
 class Reference:
     """One call of a function: what it gives from the random state at hand, and how it leaves its inputs.
 
-    Whatever is to stand for the function must give and leave the same.
+    Whatever is to stand for the function must give and leave the same. `work` is what the call does.
 
     Args:
         function: runs a pair's programs.
         inputs: as for `trace`; a change in place is undone after each call.
         tolerance: how far rounding may take a result from the function's, relative to its largest entry.
 
+    Raises:
+        NotTraceableError: its operations cannot be counted.
+
     """
 
     def __init__(self, function: GraphFunction, inputs: Sequence[Tensor], tolerance: float) -> None:
         self.function, self.inputs, self.tolerance = function, inputs, tolerance
-        self._expected = self._results_of(function)
+        self.work = Work(0, 0, 0)
+        self._expected = self._results_of(self._counted)
 
     def verified(self, run: GraphFunction) -> GraphFunction:
         """The run, if it gives and leaves what the function does.
@@ -117,6 +124,14 @@ class Reference:
         if len(found) != len(self._expected) or not all(map(self._close, found, self._expected)):
             raise NotTraceableError("its trace gives other numbers than the program")
         return run
+
+    def _counted(self, *inputs: Tensor) -> Sequence[Tensor]:
+        try:
+            self.work, results = counted(lambda: self.function(*inputs))
+        except Exception as error:
+            self.function(*inputs)  # raises what is the program's own
+            raise NotTraceableError(f"its operations cannot be counted: {_reason(error)}") from error
+        return results
 
     def _results_of(self, function: GraphFunction) -> list[Tensor]:
         with undone(self.inputs):
@@ -165,6 +180,11 @@ def undone(tensors: Sequence[Tensor]) -> Iterator[None]:
                     # Batch normalization changes some past their version counters.
                     if not torch.equal(tensor, old):
                         tensor.copy_(old)
+
+
+def _one_fake_mode() -> AbstractContextManager[object]:
+    """Torch notes what each operation gives by a fake tensor, and else makes a mode anew for each: half of the time."""
+    return tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True)))
 
 
 class _NoValues(TorchFunctionMode):

@@ -12,10 +12,13 @@ from typing import Any, cast
 
 from pyrovae.checks import check_count
 from pyrovae.files import load_tensors, remove_leftovers, save_tensors
+from pyrovae.pair.row_specs import to_json
+from pyrovae.training.described import same_but_for_rates
 from pyrovae.training.state_tree import pack, unpack
 from pyrovae.training.training import Training
+from pyrovae.vae import TRAINING
 
-KIND = "training"
+KIND = TRAINING
 
 
 @dataclass(frozen=True)
@@ -59,23 +62,25 @@ class Keeper:
         self.last_good = self.path.with_name(f"{self.path.name}.last_good")
         self.failed = False
 
-    def read(self) -> dict[str, Any]:
-        """The saved state.
+    def read(self, *, any_rate: bool = False) -> dict[str, Any]:
+        """The saved state; with `any_rate` also of a training at other learning rates.
 
         Raises:
             ValueError: not a checkpoint, damaged, or of a training with other settings (says which).
 
         """
         tensors, facts = load_tensors(self.path, KIND)
+        saved = facts["settings"]
         different = [
-            f"{name} {_difference(facts['settings'].get(name), value)}"
+            f"{name} {_difference(saved.get(name), value)}"
             for name, value in self.settings.items()
-            if facts["settings"].get(name) != value
+            if saved.get(name) != value
+            and not (any_rate and name == "optimizer" and same_but_for_rates(saved.get(name), value))
         ]
         if different:
             raise ValueError(
                 f"{self.path} belongs to another training: {'; '.join(different)}. Resume with what it was started "
-                "with, or give another checkpoint file to start anew."
+                "with (resume='new rate' takes another learning rate), or give another checkpoint file to start anew."
             )
         return cast("dict[str, Any]", unpack(facts["state"], tensors))
 
@@ -92,7 +97,12 @@ class Keeper:
             return
         try:
             tensors, packed = pack({**training.state_dict(), "noises": noises})
-            save_tensors(self.path, KIND, tensors, {"settings": self.settings, "state": packed})
+            facts = {
+                "settings": self.settings,
+                "state": packed,
+                "pair": to_json(training.vae.layout, training.vae.row_specs),
+            }
+            save_tensors(self.path, KIND, tensors, facts)
         except OSError as error:
             if not self.failed:
                 warnings.warn(

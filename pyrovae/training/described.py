@@ -44,6 +44,12 @@ def described_optimizer(optimizer: torch.optim.Optimizer) -> str:
     return f"{type(optimizer).__name__} {groups}"
 
 
+def same_but_for_rates(one: object, other: object) -> bool:
+    """Whether two optimizers, as `described_optimizer` tells of them, differ in learning rates alone."""
+    without = [re.sub(r"'((?:max_|min_)?lr)': [^,}]+", r"\1", str(text)) for text in (one, other)]
+    return without[0] == without[1]
+
+
 def described_scheduler(scheduler: object) -> str:
     """Its kind, and those of its settings that do not change while it runs."""
     names = set(inspect.signature(type(scheduler).__init__).parameters) - {"last_epoch"}

@@ -18,7 +18,7 @@ from pyrovae.training.optimizers import OptimizerFactory, Scheduler, SchedulerFa
 from pyrovae.training.parts import Chosen, built
 from pyrovae.training.precision import Precision
 from pyrovae.training.seeds import Seeds
-from pyrovae.training.settings import Logger, Machine, Record
+from pyrovae.training.settings import Logger, Machine, Record, Resume
 from pyrovae.vae import VAE
 
 
@@ -41,9 +41,10 @@ def fit(
     precision: Precision = "32-true",
     compile: Compile = "auto",
     checkpoint: str | os.PathLike[str] | Checkpoint | None = None,
-    resume: bool = False,
+    resume: Resume = False,
     callbacks: Sequence[Callback] = (),
     loggers: Sequence[Logger] = (),
+    log_every: int | None = None,
     on_nonfinite: OnNonFinite = "stop",
     devices: int = 1,
     num_nodes: int = 1,
@@ -57,9 +58,9 @@ def fit(
     by the number of rows and steps the optimizer. A ragged last batch counts by its rows: its gradient is
     divided by `batch_size` like any other's.
 
-    The pair's operations are traced once and then run without Pyro, compiled where that pays; a pair that
-    cannot be traced runs as plain Pyro. Losses and gradients are the same to rounding, and
-    `history.attrs["engine"]` says which it was and why.
+    Where that saves time over the steps to come, the pair's operations are traced once and then run without Pyro,
+    and compiled; a pair that cannot be traced runs as plain Pyro. Losses and gradients are the same to rounding,
+    and `history.attrs["engine"]` says which it was and why.
 
     Args:
         vae: the pair; its parameters are trained in place.
@@ -88,17 +89,23 @@ def fit(
             devices of that kind.
         precision: "bf16-mixed" or "16-mixed" do matrix products and convolutions in 16 bits, and all densities
             in 32; "16-mixed" also scales losses.
-        compile: False runs plain Pyro; "auto" traces, and compiles where that saves time over the steps to
-            come; True compiles, and warns where that cannot be.
+        compile: False runs plain Pyro; "auto" traces and compiles where each saves more time over the steps to come
+            than it takes, by the number of a step's operations and not by a clock; True compiles, and warns
+            where that cannot be.
         checkpoint: a file, or `Checkpoint(file, ...)`, in which the training is saved, after each epoch if
             nothing else is said. An interrupted training goes on from it exactly.
         resume: go on from `checkpoint` if it is there, else begin. What is compared with what it was started
             with: these arguments, the data (some thousand rows), the kind of device, the model's sites and their
             families, modules by their `repr` and the shapes of their parameters, functions by their names; not the
-            values that a module keeps besides.
+            values that a module keeps besides. "new rate" does the same at the learning rates of `optimizer`, which
+            may then differ from those that it was started with: rates that a scheduler has changed since, and will
+            change, are multiplied by the quotient.
         callbacks: see `pyrovae.callbacks`.
         loggers: objects with `log_metrics(metrics, step)`, such as lightning-fabric's `CSVLogger` and
-            `TensorBoardLogger`; called each epoch.
+            `TensorBoardLogger`; called each epoch, `step` being its number.
+        log_every: tell loggers also each so many optimizer steps, of `loss_step, elbo_step, reconstruction_step,
+            rate_step` (means over the rows since) and `learning_rate`; `step` is then always the number of the
+            optimizer's step.
         on_nonfinite: "stop" raises at the first loss that is NaN or infinite; "skip" leaves such batches out.
         devices: processes on this machine that train together, each on its share of every batch.
         num_nodes: machines.
@@ -139,7 +146,7 @@ def fit(
     """
     course = Course(epochs, batch_size, accumulate, clip_norm, schedule_steps, on_nonfinite, transform, seed)
     machine = Machine(device, devices, num_nodes, strategy, precision, compile)
-    record = Record(checkpoint, resume, callbacks, loggers, progress)
+    record = Record(checkpoint, resume, callbacks, loggers, log_every, progress)
     chosen = Chosen(objective, optimizer, scheduler)
     processes = machine.start(vae)
     seeds = Seeds.of(seed)

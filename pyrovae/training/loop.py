@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any, NoReturn
 
@@ -21,6 +20,7 @@ from pyrovae.training.checkpoints import Keeper
 from pyrovae.training.course import Course
 from pyrovae.training.gradient_norms import why_stalled
 from pyrovae.training.interruption import Interruption
+from pyrovae.training.log import Log
 from pyrovae.training.nonfinite import FAILURES, LOOK_EVERY, NonFiniteLossError, Watch
 from pyrovae.training.optimization import Optimization
 from pyrovae.training.processes import Processes
@@ -75,6 +75,7 @@ class Loop(Training):
         self._validation, self._seeds, self._record, self._keeper = validation, seeds, record, keeper
         self._batch_number = 0
         self._totals = Totals(self._device)
+        self._log = Log(record, self._device, is_first=processes.is_first)
         self._seconds = 0.0
         self._stopped, self._interruption = False, Interruption()
         self._watch = Watch(
@@ -197,7 +198,7 @@ class Loop(Training):
         self._optimization.step_scheduler(self.step, row)
         for callback in self._record.callbacks:
             callback.on_epoch(self, row)
-        self._log(row)
+        self._log.after_epoch(self, row)
         shown = f"ELBO {row['elbo']:.2f}"
         shown += f", valid {row['elbo_valid']:.2f}" if self.has_validation else ""
         bar.set_postfix_str(f"epoch {self.epoch}/{self.settings.epochs}, {shown}", refresh=self.is_over)
@@ -223,6 +224,7 @@ class Loop(Training):
             return
         statistics, gradients = found
         self._totals.add(statistics, minibatch.num_rows)
+        self._log.add(statistics, minibatch.num_rows)
         self._optimization.gather(gradients)
         if self._optimization.is_due:
             self._optimize()
@@ -249,6 +251,7 @@ class Loop(Training):
         self._optimization.step()
         self.step += 1
         self._optimization.step_scheduler(self.step)
+        self._log.after_step(self)
         for callback in self._record.callbacks:
             callback.on_step(self)
 
@@ -258,15 +261,6 @@ class Loop(Training):
         return self.processes.same(self._validation.mean_elbo(self._seeds.validation))
 
     # Around the loop
-
-    def _log(self, row: Mapping[str, float]) -> None:
-        metrics = {name: value for name, value in row.items() if not math.isnan(value)}
-        metrics["learning_rate"] = float(self.optimizer.param_groups[0]["lr"])
-        if self.processes.is_first:
-            for logger in self._record.loggers:
-                logger.log_metrics(metrics, step=self.epoch)
-                if hasattr(logger, "save"):
-                    logger.save()
 
     def noise_state(self) -> Tensor:
         """The random state that draws latents."""

@@ -14,6 +14,7 @@ from pyrovae.training.batches import Batches, batches_of
 from pyrovae.training.checkpoints import Keeper
 from pyrovae.training.course import Course
 from pyrovae.training.described import described_optimizer, described_program, described_scheduler
+from pyrovae.training.learning_rates import initial_rates, scale_rates
 from pyrovae.training.loop import Loop
 from pyrovae.training.optimization import Optimization
 from pyrovae.training.optimizers import (
@@ -72,7 +73,7 @@ def built(
     if record.kept is not None:
         made = _described(vae, batches, held_out, loss, optimizer, scheduler, record)
         keeper = Keeper(record.kept, made | _plain(course, machine) | {"processes": processes.share.of})
-        saved = _saved(keeper, processes) if record.resume else None
+        saved = _saved(keeper, processes, any_rate=record.resume == "new rate") if record.resume else None
     seeds = Seeds(processes.same(seeds.seed if saved is None else saved["seed"]))
     loss_scale = steps.loss_scale if machine.precision == "16-mixed" else None
     training = Loop(
@@ -92,7 +93,10 @@ def built(
     if keeper is not None:
         keeper.check(training)
     if saved is not None:
+        rates = initial_rates(optimizer)
         training.load_state_dict(saved)
+        if record.resume == "new rate":
+            scale_rates(optimizer, scheduler, rates)
     return training
 
 
@@ -145,9 +149,9 @@ def _described(
     }
 
 
-def _saved(keeper: Keeper, processes: Processes) -> dict[str, Any] | None:
+def _saved(keeper: Keeper, processes: Processes, *, any_rate: bool) -> dict[str, Any] | None:
     """What all processes go on from; None where none has a checkpoint."""
-    saved = keeper.read() if keeper.path.exists() else None
+    saved = keeper.read(any_rate=any_rate) if keeper.path.exists() else None
     place = torch.tensor([-1, -1] if saved is None else [saved["epoch"], saved["step"]])
     places = [tuple(found.tolist()) for found in processes.gather(place)]
     if len(set(places)) > 1:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import torch
 
@@ -23,7 +23,11 @@ class Logger(Protocol):
     """What metrics are told, such as lightning-fabric's `CSVLogger`; one with `save` saves after each epoch."""
 
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
-        """Take the metrics of an epoch."""
+        """Take the metrics of an epoch, or of some steps."""
+
+
+# "new rate": with the learning rates of the optimizer given, in place of those saved.
+Resume: TypeAlias = Literal[True, False, "new rate"]
 
 
 @dataclass(frozen=True)
@@ -67,9 +71,10 @@ class Record:
     """
 
     checkpoint: str | os.PathLike[str] | Checkpoint | None = None
-    resume: bool = False
+    resume: Resume = False
     callbacks: Sequence[Callback] = ()
     loggers: Sequence[Logger] = ()
+    log_every: int | None = None
     progress: bool = True
 
     def __post_init__(self) -> None:
@@ -86,6 +91,12 @@ class Record:
                     f"loggers hold {logger!r}: expected objects with log_metrics(metrics, step), such as "
                     "lightning_fabric.loggers.CSVLogger."
                 )
+        if self.log_every is not None:
+            check_count("log_every", self.log_every)
+            if not self.loggers:
+                raise ValueError("log_every needs loggers=, which are told of the steps.")
+        if not (self.resume == "new rate" or isinstance(self.resume, bool)):
+            raise ValueError(f"resume is {self.resume!r}: expected True, False or 'new rate'.")
         kept = self.kept
         if kept is None:
             if self.resume:

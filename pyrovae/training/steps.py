@@ -23,7 +23,7 @@ from pyrovae.vae import VAE
 
 Gradients: TypeAlias = list[Tensor | None]
 
-# A trace takes as long as some hundred plain steps and saves less than half of each.
+# For fewer it is not even asked whether a trace pays, which takes as long as two or three of them.
 MIN_STEPS = 200
 # Of the largest entry: how far rounding may take a traced loss or gradient from Pyro's.
 TOLERANCE = 1e-4

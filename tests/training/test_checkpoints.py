@@ -459,3 +459,23 @@ def test_a_full_disk_loses_neither_the_old_checkpoint_nor_the_training(tmp_path)
     )
     assert result.returncode == 0, result.stderr
     assert [p.name for p in tmp_path.iterdir()] == [CHECKPOINT]
+
+
+@pytest.mark.parametrize("derived", [False, True])
+def test_a_vae_loads_the_weights_of_a_checkpoint(tmp_path, derived):
+    def made():
+        torch.manual_seed(0)
+        vae = composed()
+        return pv.VAE(vae.model) if derived else vae
+
+    vae, path = made(), tmp_path / CHECKPOINT
+    pv.fit(vae, binary_rows(), epochs=2, checkpoint=path, compile=False, seed=0, progress=False)
+    other = made().load(path)  # which has seen no data
+    given = {"num_samples": 3, "seed": 0}
+    assert torch.equal(pv.elbo(other, binary_rows(), **given).elbo, pv.elbo(vae, binary_rows(), **given).elbo)
+    other.save(tmp_path / "weights.vae")
+    assert load_tensors(tmp_path / "weights.vae", "VAE")[0].keys() == vae.tensors().keys()
+    with pytest.raises(ValueError, match="belongs to another architecture"):
+        composed(hidden=[7]).load(path)
+    with pytest.raises(ValueError, match="not a saved training but a saved VAE"):
+        pv.fit(made(), binary_rows(), checkpoint=tmp_path / "weights.vae", resume=True, progress=False)
