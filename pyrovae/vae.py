@@ -13,7 +13,7 @@ from torch import Tensor
 from pyrovae.block_sizes import DECODED_AT_ONCE, ROWS_OF_A_PASS, slices
 from pyrovae.checks import check_count
 from pyrovae.data import Batch
-from pyrovae.files import load_tensors, save_tensors
+from pyrovae.files import FileError, load_tensors, reading, save_tensors
 from pyrovae.pair import contract, without_data
 from pyrovae.pair.amortization import refuse_automatic
 from pyrovae.pair.draws import enumerated_draws, run_predictive, run_prior
@@ -22,9 +22,11 @@ from pyrovae.pair.latents import Latents, as_pyro_has_them, num_rows_of, one_or_
 from pyrovae.pair.layout import pyro_layout, rows_first
 from pyrovae.pair.means import guide_means, observed_means
 from pyrovae.pair.programs import Program, argument_names
-from pyrovae.pair.row_specs import from_json, ones, to_json
+from pyrovae.pair.rollback import unchanged_on_error
+from pyrovae.pair.row_specs import SavedPair, check_room, from_json, to_json
 from pyrovae.pair.running import run_guide
 from pyrovae.random_state import fixed_seed
+from pyrovae.schema import MalformedError, checked
 
 # Of the latents that are summed out, over which a reconstruction is averaged.
 DRAWS = 100
@@ -248,27 +250,27 @@ class VAE(InspectedPair):
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: not a saved VAE, truncated, or of another architecture (says what differs); nothing
-                is changed then.
+            ValueError: not a saved VAE, truncated, damaged, or of another architecture (says what differs): a
+                `pyrovae.files.FileError`, which has the file and the field. Nothing is changed then.
 
         """
         saved, facts = load_tensors(path, "VAE")
-        if "pair" not in facts:
-            raise ValueError(f"{path} is not a saved VAE: its header says nothing of a pair.")
-        layout, row_specs = from_json(facts["pair"])
-        if self._layout is not None and layout is not None:
-            self._refuse_other_sites(layout, self._layout)
-        if self._layout is None and row_specs is not None:
-            try:
-                with fixed_seed(0, self.device):  # what it draws is overwritten
-                    self._build_guide(ones(row_specs, contract.PROBE_ROWS, self.device))
-            except Exception as error:
-                raise ValueError(
-                    f"the derived guide cannot be built without data ({type(error).__name__}: {error}). Show this VAE "
-                    "a few rows first: VAE(model, example=(x, *context)).load(path)."
-                ) from error
-        if differences := self.take_values(saved):
-            raise ValueError(f"{path} belongs to another architecture: {differences}.")
+        with reading(path, "VAE"), unchanged_on_error(self):
+            if "pair" not in facts:
+                raise MalformedError("metadata.pair", "is missing")
+            pair = facts["pair"]
+            layout, row_specs = from_json(None if pair is None else checked(pair, SavedPair, "pair"))
+            if self._layout is not None and layout is not None:
+                try:
+                    self._refuse_other_sites(layout, self._layout)
+                except ValueError as error:
+                    raise FileError(path, "pair", f"is refused: {error}") from error
+            if self._layout is None and layout is not None and row_specs is not None:
+                num_bytes = sum(tensor.nbytes for tensor in saved.values())
+                check_room(layout, row_specs, contract.PROBE_ROWS, num_bytes)
+                self._build_guide_without_data(path, row_specs, num_bytes)
+            if differences := self.take_values(saved):
+                raise FileError(path, "tensors", f"belongs to another architecture: {differences}.")
         # Sites and shapes as the file has them, until the first rows show them.
         self._layout, self._row_specs = self._layout or layout, self._row_specs or row_specs
         self._reads_x = None

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from pyrovae.data import ARRAYS, Batch, Rows
+from pyrovae.files import FileError
 from pyrovae.pair import contract
+from pyrovae.pair.bounded import NothingLarger
 from pyrovae.pair.layout import Layout
 from pyrovae.pair.parameters import PairParameters
 from pyrovae.pair.programs import Program
-from pyrovae.pair.row_specs import RowSpecs, check_specs
+from pyrovae.pair.row_specs import RowSpecs, check_specs, ones
 from pyrovae.pair.support import check_support
 from pyrovae.random_state import fixed_seed, same_random_state
+from pyrovae.schema import MalformedError
 
 # What a guide that is built from data is shown of them.
 ROWS_TO_BUILD_FROM = 1000
@@ -111,9 +116,28 @@ class InspectedPair(PairParameters):
             with self.evaluating():
                 build(*batch.arguments)
 
+    def _build_guide_without_data(
+        self, path: str | os.PathLike[str], row_specs: RowSpecs, num_bytes: int
+    ) -> None:
+        """Build a derived guide for rows as a file tells of them, whose tensors have so many bytes."""
+        rows = ones(row_specs, contract.PROBE_ROWS, self.device)
+        largest = num_bytes + sum(a.nbytes for a in rows.arguments if isinstance(a, Tensor))
+        try:
+            with fixed_seed(0, self.device), NothingLarger(largest):  # what it draws is overwritten
+                self._build_guide(rows)
+        except MalformedError:
+            raise
+        except Exception as error:
+            raise FileError(
+                path,
+                "pair.rows",
+                f"tells of rows from which the derived guide cannot be built ({type(error).__name__}: {error}). Show "
+                "this VAE a few rows first: VAE(model, example=(x, *context)).load(path).",
+            ) from error
+
     def _refuse_other_sites(self, of_file: Layout, own: Layout) -> None:
         there, here = of_file.families, own.families
         if there != here:
             raise ValueError(
-                f"the file belongs to another pair: its sites are {there}, and this VAE's {here}."
+                f"the file belongs to another pair: its sites are {str(there)[:1000]}, and this VAE's {here}."
             )

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TypedDict, cast
 
 from pyrovae.checks import check_count
-from pyrovae.files import load_tensors, remove_leftovers, save_tensors
-from pyrovae.training.state_tree import pack, unpack
+from pyrovae.files import FileError, check_savable, load_tensors, reading, remove_leftovers, save_tensors
+from pyrovae.schema import checked
+from pyrovae.training.saved_training import SavedTraining, check_counts
+from pyrovae.training.state_tree import Packed, pack, unpack
 from pyrovae.training.training import Training
 
 KIND = "training"
@@ -50,6 +51,13 @@ class Checkpoint:
             raise FileNotFoundError(f"there is no folder {folder} to keep a checkpoint in.")
 
 
+class _Facts(TypedDict):
+    """What a file holds beside tensors."""
+
+    settings: dict[str, object]
+    state: object
+
+
 class Keeper:
     """Saves one training, and brings back what it saved."""
 
@@ -59,29 +67,37 @@ class Keeper:
         self.last_good = self.path.with_name(f"{self.path.name}.last_good")
         self.failed = False
 
-    def read(self) -> dict[str, Any]:
+    def read(self) -> SavedTraining:
         """The saved state.
 
         Raises:
-            ValueError: not a checkpoint, damaged, or of a training with other settings (says which).
+            FileError: not a checkpoint, damaged, or of a training with other settings (says which).
 
         """
         tensors, facts = load_tensors(self.path, KIND)
-        different = [
-            f"{name} {_difference(facts['settings'].get(name), value)}"
-            for name, value in self.settings.items()
-            if facts["settings"].get(name) != value
-        ]
-        if different:
-            raise ValueError(
-                f"{self.path} belongs to another training: {'; '.join(different)}. Resume with what it was started "
-                "with, or give another checkpoint file to start anew."
-            )
-        return cast("dict[str, Any]", unpack(facts["state"], tensors))
+        with reading(self.path, KIND):
+            known = checked(facts, _Facts, "metadata")
+            settings = known["settings"]
+            different = {
+                name: f"{name} {_difference(settings.get(name), value)}"
+                for name, value in self.settings.items()
+                if settings.get(name) != value
+            }
+            if different:
+                raise FileError(
+                    self.path,
+                    next(iter(different)),
+                    f"belongs to another training: {'; '.join(different.values())}. Resume with what it was started "
+                    "with, or give another checkpoint file to start anew.",
+                )
+            saved = checked(unpack(cast("Packed", known["state"]), tensors), SavedTraining, "state")
+            check_counts(saved)
+        return saved
 
     def check(self, training: Training) -> None:
         """Raise TypeError where a callback, scheduler or optimizer has a state that no file can hold."""
-        json.dumps(pack(training.state_dict())[1])
+        tensors, packed = pack(training.state_dict())
+        check_savable(KIND, tensors, {"settings": self.settings, "state": packed})
         if training.processes.is_first:
             remove_leftovers(self.path)
 
@@ -93,7 +109,7 @@ class Keeper:
         try:
             tensors, packed = pack({**training.state_dict(), "noises": noises})
             save_tensors(self.path, KIND, tensors, {"settings": self.settings, "state": packed})
-        except OSError as error:
+        except (OSError, ValueError) as error:
             if not self.failed:
                 warnings.warn(
                     f"the training could not be saved to {self.path} ({error}). It goes on, the last checkpoint "

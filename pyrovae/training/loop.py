@@ -7,7 +7,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pandas as pd
 import torch
@@ -24,6 +24,8 @@ from pyrovae.training.interruption import Interruption
 from pyrovae.training.nonfinite import FAILURES, LOOK_EVERY, NonFiniteLossError, Watch
 from pyrovae.training.optimization import Optimization
 from pyrovae.training.processes import Processes
+from pyrovae.training.resumption import check_resumable, give_back
+from pyrovae.training.saved_training import SavedTraining, columns_of, parameter_names, rows_of
 from pyrovae.training.seeds import Seeds
 from pyrovae.training.settings import Record
 from pyrovae.training.steps import Gradients, Steps
@@ -288,6 +290,7 @@ class Loop(Training):
         """All that a resumed training needs."""
         return {
             "weights": self.vae.tensors(),
+            "parameters": parameter_names(self.vae, self.optimizer),
             **self._optimization.state_dict(),
             "callbacks": [callback.state_dict() for callback in self._record.callbacks],
             "epoch": self.epoch,
@@ -298,24 +301,27 @@ class Loop(Training):
             "stopped": self._stopped,
             "seconds": self._seconds,
             "engine": self._steps.state_dict(),
-            "history": self.history,
+            "history": columns_of(self.history),
             "seed": self._seeds.seed,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
-        differences = self.vae.take_values(state["weights"])
-        if differences:
-            raise ValueError(f"the checkpoint belongs to another model: {differences}.")
+    def load_state_dict(self, state: SavedTraining) -> None:
+        """Go on from what `state_dict` gave: all of it, or nothing of the VAE and the optimizer changes.
+
+        Raises:
+            MalformedError: another model, or states of other shapes or kinds than those here.
+
+        """
+        check_resumable(state, self.vae, self._optimization, self._record.callbacks)
+        give_back(state, self._record.callbacks)
         self._optimization.load_state_dict(state)
-        for callback, saved in zip(self._record.callbacks, state["callbacks"], strict=True):
-            callback.load_state_dict(saved)
+        self.vae.take_values(state["weights"])
         self.epoch, self.step, self._batch_number = state["epoch"], state["step"], state["batch_number"]
         self._totals = Totals(self._device, *state["totals"])
         self._stopped, self._seconds = state["stopped"], state["seconds"]
         self._watch.skipped = state["skipped"]
         self._steps.load_state_dict(state["engine"])
-        self.history = state["history"]
+        self.history = rows_of(state["history"])
         self._watch.look(self.step, self.epoch)
         noises = state["noises"]
         if len(noises) == self.processes.share.of:

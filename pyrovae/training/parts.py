@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import pyro.infer
 import torch
 
+from pyrovae.files import reading
 from pyrovae.random_state import set_seed
 from pyrovae.training.batch_loss import BatchLoss, batch_loss
 from pyrovae.training.batches import Batches, batches_of
-from pyrovae.training.checkpoints import Keeper
+from pyrovae.training.checkpoints import KIND, Keeper
 from pyrovae.training.course import Course
 from pyrovae.training.described import described_optimizer, described_program, described_scheduler
 from pyrovae.training.loop import Loop
@@ -25,6 +25,7 @@ from pyrovae.training.optimizers import (
 )
 from pyrovae.training.precision import arithmetic
 from pyrovae.training.processes import Processes
+from pyrovae.training.saved_training import SavedTraining
 from pyrovae.training.seeds import Seeds
 from pyrovae.training.settings import Machine, Record
 from pyrovae.training.steps import MIN_STEPS, Steps
@@ -91,8 +92,9 @@ def built(
     set_seed(seeds.noise(processes.share.rank), vae.device)
     if keeper is not None:
         keeper.check(training)
-    if saved is not None:
-        training.load_state_dict(saved)
+    if saved is not None and keeper is not None:
+        with reading(keeper.path, KIND):
+            training.load_state_dict(saved)
     return training
 
 
@@ -145,7 +147,7 @@ def _described(
     }
 
 
-def _saved(keeper: Keeper, processes: Processes) -> dict[str, Any] | None:
+def _saved(keeper: Keeper, processes: Processes) -> SavedTraining | None:
     """What all processes go on from; None where none has a checkpoint."""
     saved = keeper.read() if keeper.path.exists() else None
     place = torch.tensor([-1, -1] if saved is None else [saved["epoch"], saved["step"]])
