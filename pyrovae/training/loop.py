@@ -78,6 +78,7 @@ class Loop(Training):
         self._batch_number = 0
         self._totals = Totals(self._device)
         self._seconds = 0.0
+        self._confirmed: int | None = None  # the step after which a loss was found to be finite
         self._stopped, self._interruption = False, Interruption()
         self._watch = Watch(
             vae,
@@ -182,12 +183,14 @@ class Loop(Training):
     def _end_epoch(self, bar: tqdm[NoReturn]) -> None:
         sums, count = self._totals.read()
         if not count:
-            raise NonFiniteLossError(
-                f"epoch {self.epoch + 1}: every batch was skipped, for its loss was not finite."
+            raise self._watch.failure(
+                f"epoch {self.epoch + 1}: ", None, "every batch was skipped, for its loss was not finite"
             )
         row: dict[str, float] = {"epoch": self.epoch + 1}
         row |= {name: value / count for name, value in zip(STATISTICS, sums, strict=True)}
         self.processes.alike_buffers(self.vae)
+        if self.has_validation or self.epoch + 1 == self.settings.epochs:
+            self._confirm()
         row["elbo_valid"] = self._validate()
         row |= self._optimization.norms.read()
         self._optimization.norms.forget()
@@ -207,10 +210,20 @@ class Loop(Training):
             self._save()
 
     def _save(self) -> None:
-        """Write a checkpoint, never of weights that are not finite."""
+        """Write a checkpoint, only of weights at which a loss is finite."""
         self._watch.look(self.step, self.epoch)
         if self._keeper is not None:
+            self._confirm()
             self._keeper.write(self)
+
+    def _confirm(self) -> None:
+        """Raise NonFiniteLossError, in all processes, unless a loss is finite after the last step."""
+        if self._confirmed == self.step:
+            return
+        found = torch.tensor([self._watch.has_finite_loss()])
+        if not all(bool(own) for own in self.processes.gather(found)):
+            raise self._watch.failure(f"after step {self.step} (epoch {self.epoch + 1}), ", None)
+        self._confirmed = self.step
 
     # One step
 
