@@ -257,6 +257,8 @@ def _as_tensor(argument: object, name: str) -> object:
         argument = argument.to_numpy()
     if not isinstance(argument, np.ndarray):
         return argument
+    if isinstance(argument, np.ma.MaskedArray):
+        argument = _without_mask(argument, name)
     if argument.dtype.kind not in "biuf":
         raise TypeError(
             f"{name} is an array of {argument.dtype}: expected numbers. Encode text and objects as numbers first."
@@ -266,6 +268,19 @@ def _as_tensor(argument: object, name: str) -> object:
     argument = np.ascontiguousarray(argument)
     tensor = torch.as_tensor(argument) if argument.flags.writeable else torch.tensor(argument)
     return tensor.to(torch.get_default_dtype()) if tensor.is_floating_point() else tensor
+
+
+def _without_mask(array: np.ma.MaskedArray, name: str) -> np.ndarray:
+    """A masked array's numbers, NaN where they are masked: what lies under a mask is anything."""
+    count = int(np.ma.getmaskarray(array).sum())
+    if count == 0:
+        return np.asarray(array.data)
+    if array.dtype.kind != "f":
+        raise TypeError(
+            f"{name} is a masked array of {array.dtype} with {count} masked entries, which are NaN here and no such "
+            "numbers can be: convert it first, x.astype(float)."
+        )
+    return np.asarray(array.filled(np.nan))
 
 
 def _rows_where(values: Tensor | OnDisk, holds: Callable[[Tensor], Tensor]) -> Tensor:

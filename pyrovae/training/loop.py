@@ -21,7 +21,7 @@ from pyrovae.training.checkpoints import Keeper
 from pyrovae.training.course import Course
 from pyrovae.training.gradient_norms import why_stalled
 from pyrovae.training.interruption import Interruption
-from pyrovae.training.nonfinite import FAILURES, LOOK_EVERY, NonFiniteLossError, Watch
+from pyrovae.training.nonfinite import FAILURES, LOOK_EVERY, Watch
 from pyrovae.training.optimization import Optimization
 from pyrovae.training.processes import Processes
 from pyrovae.training.resumption import check_resumable, give_back
