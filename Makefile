@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-arviz1 bench gpu rivals lint types build tutorials docs clean
+.PHONY: demo test robustness test-arviz1 bench gpu rivals lint types build tutorials docs clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -18,6 +18,10 @@ demo: $(VENV)/.installed
 # The tutorials run by a verb of their own.
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --deselect tests/test_tutorials.py::test_tutorial
+
+# Thousands of damaged files, of which `make test` reads some hundred.
+robustness: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.robustness.fuzzed_files 5000
 
 # ArviZ 1.x is for Python 3.12 and newer, but these tests run under 3.11 too; it lies beside the environment.
 test-arviz1: $(VENV)/.installed

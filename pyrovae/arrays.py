@@ -96,12 +96,27 @@ def as_tensor(argument: object, name: str, *, truth_is_number: bool) -> object:
         return Sparse(argument, _dtype_of(argument.dtype, truth_is_number))
     if not isinstance(argument, np.ndarray):
         return argument
+    if isinstance(argument, np.ma.MaskedArray):
+        argument = _without_mask(argument, name)
     _check_numbers(argument.dtype, name)
     dtype = _dtype_of(argument.dtype, truth_is_number)
     if isinstance(argument, np.memmap):
         return OnDisk(argument, dtype)
     argument = np.ascontiguousarray(argument)
     return _in_memory(argument if argument.flags.writeable else argument.copy(), dtype)
+
+
+def _without_mask(array: np.ma.MaskedArray, name: str) -> _Array:
+    """A masked array's numbers, NaN where they are masked: what lies under a mask is anything."""
+    count = int(np.ma.getmaskarray(array).sum())
+    if count == 0:
+        return np.asarray(array.data)
+    if array.dtype.kind != "f":
+        raise TypeError(
+            f"{name} is a masked array of {array.dtype} with {count} masked entries, which are NaN here and no such "
+            "numbers can be: convert it first, x.astype(float)."
+        )
+    return np.asarray(array.filled(np.nan))
 
 
 def _is_sparse(argument: object) -> TypeGuard[sparse.sparray]:

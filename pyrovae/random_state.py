@@ -64,3 +64,17 @@ def set_noise_state(state: Tensor, device: torch.device) -> None:
     torch.set_rng_state(state[:own])
     if device.type == "cuda":
         torch.cuda.set_rng_state(state[own:], device)
+
+
+def is_noise_state(state: Tensor, device: torch.device) -> bool:
+    """Whether `set_noise_state` takes it, on a device of this kind."""
+    own = len(torch.get_rng_state())
+    if state.dtype != torch.uint8 or state.shape != noise_state(device).shape:
+        return False
+    try:
+        torch.Generator().set_state(state[:own])
+        if device.type == "cuda":
+            torch.Generator(device).set_state(state[own:])
+    except RuntimeError:
+        return False
+    return True

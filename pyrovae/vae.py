@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -13,27 +12,22 @@ from torch import Tensor
 from pyrovae.block_sizes import DECODED_AT_ONCE, ROWS_OF_A_PASS, slices
 from pyrovae.checks import check_count, check_seed
 from pyrovae.data import Batch
-from pyrovae.files import load_tensors, save_tensors
-from pyrovae.pair import contract, without_data
+from pyrovae.pair import without_data
 from pyrovae.pair.amortization import refuse_automatic
 from pyrovae.pair.draws import enumerated_draws, run_predictive, run_prior
 from pyrovae.pair.guide_distributions import guide_distributions
-from pyrovae.pair.inspected import InspectedPair
 from pyrovae.pair.latents import Latents, as_pyro_has_them, num_rows_of, one_or_dict, samples_first
 from pyrovae.pair.layout import pyro_layout, rows_first
 from pyrovae.pair.means import guide_means, observed_means
 from pyrovae.pair.programs import Program, argument_names
-from pyrovae.pair.row_specs import from_json, ones, refuse_other_columns, to_json, with_columns
 from pyrovae.pair.running import run_guide
-from pyrovae.random_state import fixed_seed
+from pyrovae.pair.savable import SavablePair
 
 # Of the latents that are summed out, over which a reconstruction is averaged.
 DRAWS = 100
-# The kind of file that keeps a training, and what the names of its weights there begin with.
-TRAINING, WEIGHTS = "training", "state.weights."
 
 
-class VAE(InspectedPair):
+class VAE(SavablePair):
     """A generative model p(x, z) and an amortized guide q(z|x): two Pyro programs of one signature.
 
     Any Pyro pair `model(x, *context)`, `guide(x, *context)` that meets the contract (see
@@ -84,7 +78,6 @@ class VAE(InspectedPair):
                 )
         refuse_automatic(guide)
         super().__init__(model, guide, seed=seed)
-        self._reads_x: bool | None = None
         if example is not None:
             self.rows(*(example if isinstance(example, tuple) else (example,)))
 
@@ -261,56 +254,6 @@ class VAE(InspectedPair):
         observed = {n: rows_first(observed[n], site)[0] for n, site in self.layout.observed.items()}
         without_data.refuse_nan(observed)
         return {n: rows_first(latents[n], site)[0] for n, site in self.layout.hidden.items()}, observed
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write parameters and buffers to one safetensors file, atomically; no pickle.
-
-        Raises:
-            OSError: the file cannot be written; an older one is left as it was.
-
-        """
-        save_tensors(path, "VAE", self.tensors(), {"pair": to_json(self._layout, self._row_specs)})
-
-    def load(self, path: str | os.PathLike[str]) -> VAE:
-        """Read what `save` wrote into this VAE, built the same way; returns self.
-
-        Of a training's checkpoint the weights are taken, those of the step after which it was written. Parameters of
-        `pyro.param` that this VAE has not made yet take their values when it does.
-
-        Raises:
-            FileNotFoundError: no such file.
-            ValueError: neither a saved VAE nor a checkpoint, truncated, or of another architecture (says what
-                differs); nothing is changed then.
-
-        """
-        saved, facts = load_tensors(path, "VAE", TRAINING)
-        if facts["kind"] == TRAINING:
-            saved = {n.removeprefix(WEIGHTS): t for n, t in saved.items() if n.startswith(WEIGHTS)}
-        if "pair" not in facts:
-            raise ValueError(f"{path} is not a saved VAE: its header says nothing of a pair.")
-        layout, row_specs = from_json(facts["pair"])
-        if self._layout is not None and layout is not None:
-            self._refuse_other_sites(layout, self._layout)
-        if self._row_specs is not None and row_specs is not None:
-            refuse_other_columns(row_specs, self._row_specs)
-        if self._layout is None and row_specs is not None:
-            try:
-                with fixed_seed(0, self.device), self._learning(keep=False):  # what it draws is overwritten
-                    self._build_guide(ones(row_specs, contract.PROBE_ROWS, self.device))
-            except Exception as error:
-                raise ValueError(
-                    f"the derived guide cannot be built without data ({type(error).__name__}: {error}). Show this VAE "
-                    "a few rows first: VAE(model, example=(x, *context)).load(path)."
-                ) from error
-        if differences := self.take_values(saved):
-            raise ValueError(f"{path} belongs to another architecture: {differences}.")
-        # Sites and shapes as the file has them, until the first rows show them.
-        self._layout = self._layout or layout
-        if self._row_specs is not None and row_specs is not None:
-            row_specs = with_columns(self._row_specs, row_specs)
-        self._row_specs = row_specs or self._row_specs
-        self._reads_x = None
-        return self
 
     # Behind these
 

@@ -24,9 +24,11 @@ def first_run(
         ValueError, TypeError: whatever failed, what the program got, and what to do.
 
     """
+    batch = Batch(tuple(a.clone() if isinstance(a, Tensor) else a for a in batch.arguments), batch.absent)
+    versions = [a._version for a in batch.arguments if isinstance(a, Tensor)]
     try:
         with EventsDeclared():
-            return sites_of(program, batch, latents)
+            sites = sites_of(program, batch, latents)
     except UndeclaredEventError as error:
         raise ValueError(
             f"site '{error.name}' of the {which} has batch shape {list(error.batch)}. A distribution's batch does not "
@@ -58,6 +60,12 @@ def first_run(
         message += _container_advice(batch)
         message += f" These are the first {len(batch)} rows of the data."
         raise ValueError(message + _label_advice(batch)) from error
+    if versions != [a._version for a in batch.arguments if isinstance(a, Tensor)]:
+        raise ValueError(
+            f"the {which} changes its arguments in place, which would change the data. Let it work on a copy, such as "
+            "x = x.clone()."
+        )
+    return sites
 
 
 def absence_advice(which: str, batch: Batch) -> str:

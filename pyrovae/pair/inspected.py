@@ -32,6 +32,8 @@ class InspectedPair(PairParameters):
         self._row_specs: RowSpecs | None = None
         self._inspected = False
         self._saw_absence = False
+        # Whether the model reads values of x beyond observing them, once somebody has asked.
+        self._reads_x: bool | None = None
 
     @property
     def row_specs(self) -> RowSpecs:
@@ -167,5 +169,5 @@ class InspectedPair(PairParameters):
         there, here = of_file.families, own.families
         if there != here:
             raise ValueError(
-                f"the file belongs to another pair: its sites are {there}, and this VAE's {here}."
+                f"the file belongs to another pair: its sites are {str(there)[:1000]}, and this VAE's {here}."
             )

@@ -122,11 +122,30 @@ class PairParameters(Pair, nn.Module):
         """Parameters and saved buffers by name, each tensor once."""
         return named_tensors(self)
 
+    def differences(self, saved: Mapping[str, Tensor]) -> str:
+        """In words, what keeps `take_values` from taking these; "" where it would."""
+        own, _, unmade = self._places(saved)
+        return differences_between(own, {n: t for n, t in saved.items() if n not in unmade})
+
     def take_values(self, saved: Mapping[str, Tensor]) -> str:
         """Copy saved tensors in and return ""; or change nothing and return what differs.
 
         Parameters that `pyro.param` has not made yet take their values when it does.
         """
+        if differences := self.differences(saved):
+            return differences
+        own, reached, unmade = self._places(saved)
+        with torch.no_grad():
+            for name, tensor in own.items():
+                tensor.copy_(saved[name])
+        self.reached.update(reached)
+        self._loaded = {name_of(name.removeprefix("store.")): saved[name].clone() for name in unmade}
+        return ""
+
+    def _places(
+        self, saved: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, nn.Module], set[str]]:
+        """Where saved tensors go: own ones by name, modules that become own, and what `pyro.param` has yet to make."""
         reached = {
             n: m for n, m in self._reachable.items() if any(k.startswith(f"reached.{n}.") for k in saved)
         }
@@ -135,14 +154,7 @@ class PairParameters(Pair, nn.Module):
             named |= all_names(module, f"reached.{name}.")
         own = each_once(named, saved)
         unmade = {n for n in saved if n.startswith("store.") and n not in own} if not self._has_run else set()
-        if differences := differences_between(own, {n: t for n, t in saved.items() if n not in unmade}):
-            return differences
-        with torch.no_grad():
-            for name, tensor in own.items():
-                tensor.copy_(saved[name])
-        self.reached.update(reached)
-        self._loaded = {name_of(name.removeprefix("store.")): saved[name] for name in unmade}
-        return ""
+        return own, reached, unmade
 
     def share_store(self, other: PairParameters) -> None:
         """Use the parameters that another pair's programs made in the store: for a pair of the same programs."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import NamedTuple, TypeAlias, TypedDict
+from typing import NamedTuple, TypeAlias
 
 import torch
 
@@ -12,7 +11,6 @@ from pyrovae.arrays import ARRAYS
 from pyrovae.data import Batch, Rows
 from pyrovae.frames import Columns, in_words
 from pyrovae.pair.first_run import as_float
-from pyrovae.pair.layout import Layout, SiteLayout
 
 
 class RowSpec(NamedTuple):
@@ -25,24 +23,6 @@ class RowSpec(NamedTuple):
 
 
 RowSpecs: TypeAlias = list[RowSpec | None]
-
-SavedSites: TypeAlias = dict[str, tuple[list[int], list[int], list[int], str]]
-"""Event shape, dims and sizes of inner plates, and family, by site."""
-
-
-SavedRow: TypeAlias = tuple[str, list[int], list[str | int] | None]
-"""Dtype, shape and columns of an argument that has rows."""
-
-
-class SavedPair(TypedDict):
-    """What a file says of a pair, in JSON, whose tuples are lists."""
-
-    sample_dim: int
-    latents: SavedSites
-    observed: SavedSites
-    enumerated: SavedSites
-    broadcasts: tuple[bool, bool]
-    rows: list[SavedRow | None]
 
 
 def check_specs(arguments: tuple[object, ...], specs: RowSpecs) -> None:
@@ -130,58 +110,6 @@ def ones(specs: RowSpecs, num_rows: int, device: torch.device) -> Batch:
             for spec in specs
         )
     )
-
-
-def to_json(layout: Layout | None, specs: RowSpecs | None) -> SavedPair | None:
-    """What a file says of a pair; None where nothing is known yet."""
-    if layout is None or specs is None:
-        return None
-
-    def sites(group: Mapping[str, SiteLayout]) -> SavedSites:
-        return {
-            n: (list(s.event_shape), list(s.inner_dims), list(s.inner_sizes), s.family)
-            for n, s in group.items()
-        }
-
-    return {
-        "sample_dim": layout.sample_dim,
-        "latents": sites(layout.latents),
-        "observed": sites(layout.observed),
-        "enumerated": sites(layout.enumerated),
-        "broadcasts": (layout.guide_broadcasts, layout.model_broadcasts),
-        "rows": [s and _saved(s) for s in specs],
-    }
-
-
-def from_json(pair: SavedPair | None) -> tuple[Layout | None, RowSpecs | None]:
-    """The inverse of `to_json`."""
-    if pair is None:
-        return None, None
-
-    def sites(group: SavedSites) -> dict[str, SiteLayout]:
-        return {
-            n: SiteLayout(torch.Size(event), tuple(dims), tuple(sizes), family)
-            for n, (event, dims, sizes, family) in group.items()
-        }
-
-    layout = Layout(
-        pair["sample_dim"],
-        sites(pair["latents"]),
-        sites(pair["observed"]),
-        sites(pair["enumerated"]),
-        *pair["broadcasts"],
-    )
-    return layout, [s and _from_saved(s) for s in pair["rows"]]
-
-
-def _saved(spec: RowSpec) -> SavedRow:
-    columns = None if spec.columns is None else list(spec.columns)
-    return str(spec.dtype).removeprefix("torch."), list(spec.shape), columns
-
-
-def _from_saved(row: SavedRow) -> RowSpec:
-    dtype, shape, columns = row
-    return RowSpec(getattr(torch, dtype), torch.Size(shape), None if columns is None else tuple(columns))
 
 
 def _name(place: int) -> str:

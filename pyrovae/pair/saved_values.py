@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from pyrovae.schema import shown
+
 
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:
     """Parameters and saved buffers by name, each tensor once."""
@@ -39,12 +41,12 @@ def differences_between(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) 
     if unknown := sorted(saved.keys() - own.keys()):
         parts.append(f"it has {_some(unknown)}, which this VAE does not")
     parts += [
-        f"'{name}' has shape {list(saved[name].shape)} in the file and {list(own[name].shape)} here"
+        f"{shown(name)} has shape {list(saved[name].shape)} in the file and {list(own[name].shape)} here"
         for name in sorted(own.keys() & saved.keys())
         if own[name].shape != saved[name].shape
     ][:3]
     parts += [
-        f"'{name}' is {saved[name].dtype} in the file and {own[name].dtype} here"
+        f"{shown(name)} is {saved[name].dtype} in the file and {own[name].dtype} here"
         for name in sorted(own.keys() & saved.keys())
         if own[name].dtype != saved[name].dtype
     ][:3]
@@ -52,5 +54,5 @@ def differences_between(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) 
 
 
 def _some(names: list[str]) -> str:
-    shown = ", ".join(f"'{name}'" for name in names[:3])
-    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    some = ", ".join(map(shown, names[:3]))
+    return some + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -279,11 +279,25 @@ def as_arguments(data: object, vae: VAE) -> tuple[object, ...]:
 
 
 def transformed(batch: Batch, transform: Transform | None) -> Batch:
-    """What a transform makes of a batch: a new `x`, or all arguments anew."""
+    """What a transform makes of a batch: a new `x`, or all arguments anew.
+
+    Raises:
+        ValueError: it changes the number of rows.
+
+    """
     if transform is None:
         return batch
-    made = transform(*batch.arguments)
-    return Batch.of(made if isinstance(made, tuple) else (made, *batch.context))
+    given = transform(*batch.arguments)
+    made = Batch.of(given if isinstance(given, tuple) else (given, *batch.context))
+    for place, argument in enumerate(made.arguments):
+        if isinstance(argument, Tensor) and (argument.dim() == 0 or len(argument) != len(batch)):
+            name = "x" if place == 0 else f"context {place}"
+            shape = list(argument.shape)
+            raise ValueError(
+                f"transform made {name} of shape {shape} out of {len(batch)} rows: expected as many rows, for losses "
+                "are means over rows. Repeat or drop rows in the data."
+            )
+    return made
 
 
 def checked_rows(vae: VAE, data: object, transform: Transform | None = None) -> Rows:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
-from typing import Any
+from typing import Any, TypedDict
 
 from torch import Tensor, nn
 
 from pyrovae.checks import check_count
+from pyrovae.schema import checked
 from pyrovae.training.training import Training
 
 
@@ -41,6 +41,14 @@ class Callback:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
+
+
+class _Stopping(TypedDict):
+    """What `EarlyStopping` remembers."""
+
+    best: float
+    best_epoch: int
+    weights: dict[str, Tensor]
 
 
 class EarlyStopping(Callback):
@@ -103,8 +111,8 @@ class EarlyStopping(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Callback`."""
-        self.best, self.best_epoch = state["best"], state["best_epoch"]
-        self._weights = copy.copy(state["weights"])
+        saved = checked(state, _Stopping, "state")
+        self.best, self.best_epoch, self._weights = saved["best"], saved["best_epoch"], dict(saved["weights"])
 
 
 class EncoderSteps(Callback):

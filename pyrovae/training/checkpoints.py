@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TypedDict, cast
 
 from pyrovae.checks import check_count
-from pyrovae.files import load_tensors, remove_leftovers, save_tensors
-from pyrovae.pair.row_specs import to_json
+from pyrovae.files import FileError, check_savable, load_tensors, reading, remove_leftovers, save_tensors
+from pyrovae.pair.savable import TRAINING
+from pyrovae.pair.saved_pair import SavedPair, to_json
+from pyrovae.schema import checked
 from pyrovae.training.described import same_but_for_rates
-from pyrovae.training.state_tree import pack, unpack
+from pyrovae.training.saved_training import SavedTraining, check_counts
+from pyrovae.training.state_tree import Packed, pack, unpack
 from pyrovae.training.training import Training
-from pyrovae.vae import TRAINING
 
 KIND = TRAINING
 
@@ -53,6 +54,15 @@ class Checkpoint:
             raise FileNotFoundError(f"there is no folder {folder} to keep a checkpoint in.")
 
 
+class _Facts(TypedDict):
+    """What a file holds beside tensors."""
+
+    kind: str
+    settings: dict[str, object]
+    state: object
+    pair: SavedPair
+
+
 class Keeper:
     """Saves one training, and brings back what it saved."""
 
@@ -62,33 +72,45 @@ class Keeper:
         self.last_good = self.path.with_name(f"{self.path.name}.last_good")
         self.failed = False
 
-    def read(self, *, any_rate: bool = False) -> dict[str, Any]:
+    def read(self, *, any_rate: bool = False) -> SavedTraining:
         """The saved state; with `any_rate` also of a training at other learning rates.
 
         Raises:
-            ValueError: not a checkpoint, damaged, or of a training with other settings (says which).
+            FileError: not a checkpoint, damaged, or of a training with other settings (says which).
 
         """
         tensors, facts = load_tensors(self.path, KIND)
-        saved = facts["settings"]
-        different = [
-            f"{name} {_difference(saved.get(name), value)}"
-            for name, value in self.settings.items()
-            if saved.get(name) != value
-            and not (any_rate and name == "optimizer" and same_but_for_rates(saved.get(name), value))
-        ]
-        if different:
-            raise ValueError(
-                f"{self.path} belongs to another training: {'; '.join(different)}. Resume with what it was started "
-                "with (resume='new rate' takes another learning rate), or give another checkpoint file to start anew."
-            )
-        return cast("dict[str, Any]", unpack(facts["state"], tensors))
+        with reading(self.path, KIND):
+            known = checked(facts, _Facts, "metadata")
+            settings = known["settings"]
+            different = {
+                name: f"{name} {_difference(settings.get(name), value)}"
+                for name, value in self.settings.items()
+                if settings.get(name) != value
+                and not (any_rate and name == "optimizer" and same_but_for_rates(settings.get(name), value))
+            }
+            if different:
+                raise FileError(
+                    self.path,
+                    next(iter(different)),
+                    f"belongs to another training: {'; '.join(different.values())}. Resume with what it was started "
+                    "with (resume='new rate' takes another learning rate), or give another checkpoint file to start "
+                    "anew.",
+                )
+            saved = checked(unpack(cast("Packed", known["state"]), tensors), SavedTraining, "state")
+            check_counts(saved)
+        return saved
 
     def check(self, training: Training) -> None:
         """Raise TypeError where a callback, scheduler or optimizer has a state that no file can hold."""
-        json.dumps(pack(training.state_dict())[1])
+        tensors, packed = pack(training.state_dict())
+        check_savable(KIND, tensors, self._facts(training, packed))
         if training.processes.is_first:
             remove_leftovers(self.path)
+
+    def _facts(self, training: Training, packed: Packed) -> dict[str, object]:
+        pair = to_json(training.vae.layout, training.vae.row_specs)
+        return {"settings": self.settings, "state": packed, "pair": pair}
 
     def write(self, training: Training) -> None:
         """Save; where that fails, keep the older file and warn, so that training goes on."""
@@ -97,13 +119,8 @@ class Keeper:
             return
         try:
             tensors, packed = pack({**training.state_dict(), "noises": noises})
-            facts = {
-                "settings": self.settings,
-                "state": packed,
-                "pair": to_json(training.vae.layout, training.vae.row_specs),
-            }
-            save_tensors(self.path, KIND, tensors, facts)
-        except OSError as error:
+            save_tensors(self.path, KIND, tensors, self._facts(training, packed))
+        except (OSError, ValueError) as error:
             if not self.failed:
                 warnings.warn(
                     f"the training could not be saved to {self.path} ({error}). It goes on, the last checkpoint "

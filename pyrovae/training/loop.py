@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from contextlib import nullcontext
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import pandas as pd
 import torch
@@ -21,9 +21,11 @@ from pyrovae.training.course import Course
 from pyrovae.training.gradient_norms import why_stalled
 from pyrovae.training.interruption import Interruption
 from pyrovae.training.log import Log
-from pyrovae.training.nonfinite import FAILURES, LOOK_EVERY, NonFiniteLossError, Watch
+from pyrovae.training.nonfinite import FAILURES, LOOK_EVERY, Watch
 from pyrovae.training.optimization import Optimization
 from pyrovae.training.processes import Processes
+from pyrovae.training.resumption import check_resumable, give_back
+from pyrovae.training.saved_training import SavedTraining, columns_of, parameter_names, rows_of
 from pyrovae.training.seeds import Seeds
 from pyrovae.training.settings import Record
 from pyrovae.training.steps import Gradients, Steps
@@ -77,6 +79,7 @@ class Loop(Training):
         self._totals = Totals(self._device)
         self._log = Log(record, self._device, is_first=processes.is_first)
         self._seconds = 0.0
+        self._confirmed: int | None = None  # the step after which a loss was found to be finite
         self._stopped, self._interruption = False, Interruption()
         self._watch = Watch(
             vae,
@@ -181,12 +184,14 @@ class Loop(Training):
     def _end_epoch(self, bar: tqdm[NoReturn]) -> None:
         sums, count = self._totals.read()
         if not count:
-            raise NonFiniteLossError(
-                f"epoch {self.epoch + 1}: every batch was skipped, for its loss was not finite."
+            raise self._watch.failure(
+                f"epoch {self.epoch + 1}: ", None, "every batch was skipped, for its loss was not finite"
             )
         row: dict[str, float] = {"epoch": self.epoch + 1}
         row |= {name: value / count for name, value in zip(STATISTICS, sums, strict=True)}
         self.processes.alike_buffers(self.vae)
+        if self.has_validation or self.epoch + 1 == self.settings.epochs:
+            self._confirm()
         row["elbo_valid"] = self._validate()
         row |= self._optimization.norms.read()
         self._optimization.norms.forget()
@@ -206,10 +211,20 @@ class Loop(Training):
             self._save()
 
     def _save(self) -> None:
-        """Write a checkpoint, never of weights that are not finite."""
+        """Write a checkpoint, only of weights at which a loss is finite."""
         self._watch.look(self.step, self.epoch)
         if self._keeper is not None:
+            self._confirm()
             self._keeper.write(self)
+
+    def _confirm(self) -> None:
+        """Raise NonFiniteLossError, in all processes, unless a loss is finite after the last step."""
+        if self._confirmed == self.step:
+            return
+        found = torch.tensor([self._watch.has_finite_loss()])
+        if not all(bool(own) for own in self.processes.gather(found)):
+            raise self._watch.failure(f"after step {self.step} (epoch {self.epoch + 1}), ", None)
+        self._confirmed = self.step
 
     # One step
 
@@ -282,6 +297,7 @@ class Loop(Training):
         """All that a resumed training needs."""
         return {
             "weights": self.vae.tensors(),
+            "parameters": parameter_names(self.vae, self.optimizer),
             **self._optimization.state_dict(),
             "callbacks": [callback.state_dict() for callback in self._record.callbacks],
             "epoch": self.epoch,
@@ -292,24 +308,27 @@ class Loop(Training):
             "stopped": self._stopped,
             "seconds": self._seconds,
             "engine": self._steps.state_dict(),
-            "history": self.history,
+            "history": columns_of(self.history),
             "seed": self._seeds.seed,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
-        differences = self.vae.take_values(state["weights"])
-        if differences:
-            raise ValueError(f"the checkpoint belongs to another model: {differences}.")
+    def load_state_dict(self, state: SavedTraining) -> None:
+        """Go on from what `state_dict` gave: all of it, or nothing of the VAE and the optimizer changes.
+
+        Raises:
+            MalformedError: another model, or states of other shapes or kinds than those here.
+
+        """
+        check_resumable(state, self.vae, self._optimization, self._record.callbacks)
+        give_back(state, self._record.callbacks)
         self._optimization.load_state_dict(state)
-        for callback, saved in zip(self._record.callbacks, state["callbacks"], strict=True):
-            callback.load_state_dict(saved)
+        self.vae.take_values(state["weights"])
         self.epoch, self.step, self._batch_number = state["epoch"], state["step"], state["batch_number"]
         self._totals = Totals(self._device, *state["totals"])
         self._stopped, self._seconds = state["stopped"], state["seconds"]
         self._watch.skipped = state["skipped"]
         self._steps.load_state_dict(state["engine"])
-        self.history = state["history"]
+        self.history = rows_of(state["history"])
         self._watch.look(self.step, self.epoch)
         noises = state["noises"]
         if len(noises) == self.processes.share.of:

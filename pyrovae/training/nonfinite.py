@@ -13,6 +13,7 @@ from torch import Tensor
 from pyrovae.data import Batch
 from pyrovae.pair.running import run_guide_with_factors, run_model
 from pyrovae.pair.sites import ScoredSite, Term
+from pyrovae.random_state import same_random_state
 from pyrovae.training.batches import Minibatch
 from pyrovae.vae import VAE
 
@@ -20,6 +21,8 @@ from pyrovae.vae import VAE
 FAILURES = (ValueError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
 # How many batches may pass between looks at the weights, and at the losses of a GPU.
 LOOK_EVERY = 50
+# Runs of a pair, one of which must be finite.
+_TRIES = 3
 _RARE = "each site's density was finite when the pair ran once more, so that a rare draw or the gradient is to blame"
 _REMEDY = (
     "Lower the learning rate, clip gradients (clip_norm=), keep scales away from 0, or skip such batches "
@@ -42,7 +45,8 @@ class Watch:
 
     Where batches are left out, each is looked at before its step. Else so many losses are looked at together,
     for reading one waits for all that a GPU has still to do: it may have taken steps after a bad one by then,
-    and goes back to the weights of the look before.
+    and goes back to the weights of a look before. Weights are good where the pair has a finite loss at them: a step
+    that is too long leaves finite ones too, of which no loss is.
 
     Args:
         vae: the pair.
@@ -58,7 +62,11 @@ class Watch:
         tensors, self._buffers = [*vae.parameters(), *vae.buffers()], list(vae.buffers())
         # A buffer may hold infinities from the first, such as a mask's.
         self._looked_at = [t for t in tensors if t.is_floating_point() and all_finite([t])]
-        self._good, self._before = Snapshot(tensors), Snapshot(self._buffers if skips else [])
+        # What the last look saw may be bad all the same; what a loss has been computed at since then is not.
+        self._good, self._newer = Snapshot(tensors), Snapshot(tensors)
+        self._before = Snapshot(self._buffers if skips else [])
+        self._finite: Minibatch | None = None  # the last batch of a finite loss
+        self._is_confirmed = False
         self._unseen: list[tuple[int, int, Minibatch, Tensor]] = []
         self._since_look = 0
 
@@ -78,7 +86,9 @@ class Watch:
         good = True
         if self._skips:
             good = all_finite([loss, *(g for g in gradients if g is not None)])
-            if not good:
+            if good:
+                self._has_finite_loss(minibatch)
+            else:
                 self.skipped += 1
                 self._before.put_back()
         else:
@@ -97,8 +107,17 @@ class Watch:
         self._since_look = 0
         if not all_finite(self._looked_at):
             # A gradient spoilt them and no loss has been computed since.
-            raise self._failure(f"after step {step} (epoch {epoch + 1}), ", None)
-        self._good.take()
+            raise self.failure(f"after step {step} (epoch {epoch + 1}), ", None)
+        if self._is_confirmed:
+            self._good, self._newer, self._is_confirmed = self._newer, self._good, False
+        self._newer.take()
+
+    def has_finite_loss(self) -> bool:
+        """Whether the pair is finite at these weights and the last batch whose loss was; its draws leave no trace."""
+        if self._finite is None or self._finite.batch is None:
+            return True
+        with same_random_state(self._vae.device):
+            return self._is_finite_at(self._finite.batch)
 
     def blames_nan(self, batch: Batch) -> bool:
         """Whether an error of the pair at this batch comes from NaN, in the weights or at a site."""
@@ -116,20 +135,33 @@ class Watch:
         losses = torch.stack(unseen).tolist() if len(unseen) > 1 else [unseen[0].item()]
         for (step, epoch, minibatch, _), loss in zip(self._unseen, losses, strict=True):
             if not math.isfinite(loss):
-                raise self._failure(
+                raise self.failure(
                     f"the loss of step {step + 1} (epoch {epoch + 1}) is not finite: ", minibatch
                 )
+            self._has_finite_loss(minibatch)
         self._unseen.clear()
 
-    def _failure(self, what: str, minibatch: Minibatch | None) -> NonFiniteLossError:
+    def _has_finite_loss(self, minibatch: Minibatch) -> None:
+        self._finite, self._is_confirmed = minibatch, True
+
+    def _is_finite_at(self, batch: Batch) -> bool:
+        """Whether one of a few runs of the pair is finite; a rare draw may be none."""
+        before = Snapshot(self._buffers)
+        try:
+            return any(_where(self._vae, batch, None) is None for _ in range(_TRIES))
+        except FAILURES:
+            return False
+        finally:
+            before.put_back()
+
+    def failure(self, what: str, minibatch: Minibatch | None, why: str | None = None) -> NonFiniteLossError:
         """Go back to the last good weights, save them, and say what happened."""
-        broken = self._broken()
-        if not all_finite(self._looked_at):
-            self._good.put_back()
-        if minibatch is None or minibatch.batch is None:
-            why = broken or "this process had no rows of the batch"
-        else:  # at the weights gone back to: those stepped with NaN would make every site NaN
+        broken = self._broken() or self._grown()
+        self._go_back()
+        if why is None and minibatch is not None and minibatch.batch is not None:
+            # At the weights gone back to: those stepped with NaN would make every site NaN.
             why = self._explained(minibatch.batch, minibatch.places) or broken or _RARE
+        why = why or broken or "this process had no rows of the batch"
         kept = "The VAE holds the last good weights"
         if self._save_to is not None:
             try:
@@ -138,6 +170,21 @@ class Watch:
             except OSError as error:
                 kept += f", which could not be saved ({error})"
         return NonFiniteLossError(f"{what}{why}. {kept}. {_REMEDY}")
+
+    def _go_back(self) -> None:
+        """To the newest weights at which a loss is finite."""
+        for snapshot in (None, self._newer, self._good):
+            if snapshot is not None:
+                snapshot.put_back()
+            if all_finite(self._looked_at) and (snapshot is self._good or self.has_finite_loss()):
+                return
+
+    def _grown(self) -> str | None:
+        """In words, that weights are finite and no loss is finite at them; None where one is."""
+        if self.has_finite_loss():
+            return None
+        largest = max((float(t.detach().abs().max()) for t in self._looked_at if t.numel()), default=0.0)
+        return f"no loss is finite at the weights that the last steps gave, the largest of which is {largest:.2g}"
 
     def _broken(self) -> str | None:
         """The weights that are not finite now, in words."""

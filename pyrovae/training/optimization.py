@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from pyrovae.schema import MalformedError, described
 from pyrovae.training.course import Course
 from pyrovae.training.gradient_norms import LOOK_EVERY, GradientNorms, norm_of
 from pyrovae.training.optimizers import Scheduler, check_learning_rates
+from pyrovae.training.saved_training import HOW, SavedTraining, check_part
 
 
 class Optimization:
@@ -106,14 +108,33 @@ class Optimization:
         states = {name: None if part is None else part.state_dict() for name, part in parts.items()}
         return {**states, "gradient_norms": self.norms.state}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def check_state(self, state: SavedTraining) -> None:
+        """Raise MalformedError unless scheduler, scaler and norms were saved as they are here."""
+        parts = {"scheduler": self.scheduler, "scaler": self._scaler}
+        saved = {"scheduler": state["scheduler"], "scaler": state["scaler"]}
+        for name, part in parts.items():
+            found = saved[name]
+            if (found is None) != (part is None):
+                raise MalformedError(name, f"is {described(found)}: expected {type(part).__name__}")
+            if part is not None and found is not None:
+                check_part(name, part, part.state_dict(), found)
+        steps, norms = state["gradient_norms"]
+        if steps < 0 or norms.dim() != 1 or not norms.is_floating_point():
+            raise MalformedError(
+                "gradient_norms", f"are {described(norms)} of {steps} steps: expected one of each"
+            )
+
+    def load_state_dict(self, state: SavedTraining) -> None:
         """Go on from what `state_dict` gave."""
+        groups = cast("list[dict[str, object]]", state["optimizer"]["param_groups"])
+        for group, own in zip(groups, self.optimizer.param_groups, strict=True):
+            group.update({name: own[name] for name in HOW if name in own})
         self.optimizer.load_state_dict(state["optimizer"])
         steps, norms = state["gradient_norms"]
         self.norms.resume(steps, norms.to(self._parameters[0].device))
-        if self.scheduler is not None:
+        if self.scheduler is not None and state["scheduler"] is not None:
             self.scheduler.load_state_dict(state["scheduler"])
-        if self._scaler is not None:
+        if self._scaler is not None and state["scaler"] is not None:
             self._scaler.load_state_dict(state["scaler"])
             self._scale_losses()
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import pyro.infer
 import torch
 
+from pyrovae.files import reading
 from pyrovae.random_state import set_seed
 from pyrovae.training.batch_loss import BatchLoss, batch_loss
 from pyrovae.training.batches import Batches, batches_of
-from pyrovae.training.checkpoints import Keeper
+from pyrovae.training.checkpoints import KIND, Keeper
 from pyrovae.training.course import Course
 from pyrovae.training.described import described_optimizer, described_program, described_scheduler
 from pyrovae.training.learning_rates import initial_rates, scale_rates
@@ -26,6 +28,7 @@ from pyrovae.training.optimizers import (
 )
 from pyrovae.training.precision import arithmetic
 from pyrovae.training.processes import Processes
+from pyrovae.training.saved_training import SavedTraining
 from pyrovae.training.seeds import Seeds
 from pyrovae.training.settings import Machine, Record
 from pyrovae.training.steps import MIN_STEPS, Steps
@@ -92,12 +95,24 @@ def built(
     set_seed(seeds.noise(processes.share.rank), vae.device)
     if keeper is not None:
         keeper.check(training)
-    if saved is not None:
-        rates = initial_rates(optimizer)
-        training.load_state_dict(saved)
-        if record.resume == "new rate":
-            scale_rates(optimizer, scheduler, rates)
+        if saved is not None:
+            with (
+                reading(keeper.path, KIND),
+                _new_rates(optimizer, scheduler, wanted=record.resume == "new rate"),
+            ):
+                training.load_state_dict(saved)
     return training
+
+
+@contextmanager
+def _new_rates(
+    optimizer: torch.optim.Optimizer, scheduler: Scheduler | None, *, wanted: bool
+) -> Iterator[None]:
+    """Inside, an optimizer is given a saved state; the learning rates that it was made with here stay, if wanted."""
+    rates = initial_rates(optimizer)
+    yield
+    if wanted:
+        scale_rates(optimizer, scheduler, rates)
 
 
 def _steps(
@@ -149,7 +164,7 @@ def _described(
     }
 
 
-def _saved(keeper: Keeper, processes: Processes, *, any_rate: bool) -> dict[str, Any] | None:
+def _saved(keeper: Keeper, processes: Processes, *, any_rate: bool) -> SavedTraining | None:
     """What all processes go on from; None where none has a checkpoint."""
     saved = keeper.read(any_rate=any_rate) if keeper.path.exists() else None
     place = torch.tensor([-1, -1] if saved is None else [saved["epoch"], saved["step"]])

@@ -126,7 +126,7 @@ def test_full_batches_are_traced_and_rare_ragged_ones_run_as_plain_pyro(monkeypa
     plain, sizes = Traced._run_plain, []
 
     def watched(traced, arguments):
-        sizes.append(len(arguments[0]))
+        sizes.append(len(arguments[1]))  # after whether entries are absent
         return plain(traced, arguments)
 
     monkeypatch.setattr("pyrovae.training.steps.MIN_STEPS", 10)  # between the 3 ragged steps and all 18

@@ -315,3 +315,70 @@ def test_validation_and_modes_are_as_before():
     with pytest.raises(pv.NonFiniteLossError):
         train()
     assert torch.distributions.Distribution._validate_args is True
+
+
+class Leaping(Callback):
+    """Makes weights finite and far too large after some step."""
+
+    def __init__(self, step):
+        self.step, self.weights = step, []
+
+    def on_step(self, training):
+        slope = training.vae.model.__self__.slope
+        if training.step == self.step:
+            with torch.no_grad():
+                slope.fill_(2.6e20)
+        else:
+            self.weights.append(slope.item())
+
+
+@pytest.mark.parametrize("late", [[], [AsOnAGPU()]], ids=["", "late"])
+@pytest.mark.parametrize("compile", ["auto", False])
+@pytest.mark.parametrize("step", [6, 8, 16])  # within an epoch, at the end of one, the last of all
+def test_last_good_weights_are_those_of_a_finite_loss(tmp_path, compile, late, step):
+    pair, leap = Fragile("nowhere"), Leaping(step)
+    vae, x = pv.VAE(pair.model, pair.guide), torch.linspace(-1, 1, N)
+    checkpoint = pv.Checkpoint(tmp_path / "training.ckpt", every_steps=1)
+    given = {"epochs": 4, "batch_size": 5, "seed": 0, "progress": False, "compile": compile}
+    with pytest.raises(
+        pv.NonFiniteLossError, match=r"no loss is finite at .* the largest of which is 2.6e\+20"
+    ):
+        pv.fit(vae, x, validation=x, checkpoint=checkpoint, callbacks=[*late, leap], **given)
+    assert pair.slope.item() == leap.weights[-1]
+    assert bool(pv.elbo(vae, x).elbo.isfinite().all())
+    # Neither file has them: the checkpoint is that of the step before.
+    other = Fragile("nowhere")
+    saved = pv.VAE(other.model, other.guide).load(tmp_path / "training.ckpt.last_good")
+    assert saved.model.__self__.slope.item() == leap.weights[-1]
+    tensors, _ = load_tensors(checkpoint.path, "training")
+    assert all(
+        float(t.abs().max()) < 1e10 for t in tensors.values() if t.is_floating_point() and t.numel() == 1
+    )
+
+
+@pytest.mark.parametrize("late", [[], [AsOnAGPU()]], ids=["", "late"])
+def test_without_a_checkpoint_the_last_step_counts_too(late):
+    pair, leap = Fragile("nowhere"), Leaping(16)
+    with pytest.raises(pv.NonFiniteLossError, match=r"after step 16 \(epoch 4\), no loss is finite"):
+        pv.fit(
+            pv.VAE(pair.model, pair.guide),
+            torch.linspace(-1, 1, N),
+            callbacks=[*late, leap],
+            epochs=4,
+            batch_size=5,
+            progress=False,
+        )
+    assert abs(pair.slope.item()) < 10
+
+
+def test_to_confirm_weights_changes_no_figure(tmp_path):
+    def trained(**settings):
+        pair = Normed()
+        history = pv.fit(
+            pv.VAE(pair.model, pair.guide),
+            torch.linspace(-1, 1, N),
+            **{"epochs": 3, "batch_size": 6, "seed": 0, "progress": False} | settings,
+        )
+        return history.loss.tolist(), pair.slope.item(), pair.norm.running_mean.item()
+
+    assert trained() == trained(checkpoint=pv.Checkpoint(tmp_path / "training.ckpt", every_steps=1))
