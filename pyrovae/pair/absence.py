@@ -1,14 +1,15 @@
 """What a row does not have is integrated out of it: a NaN that reaches `obs=` does not count.
 
 Where the entries of an event are independent (`.to_event()`), the absent ones are masked. Those of a multivariate
-normal are integrated out by its marginal. All other events count as a whole or not at all.
+normal are integrated out by its marginal, and mixtures are those of their components' marginals. All other events count
+as a whole or not at all.
 """
 
 from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import TypeAlias, cast
+from typing import ClassVar, TypeAlias, cast
 
 import torch
 from pyro.distributions import Independent, MaskedDistribution, TorchDistribution
@@ -17,13 +18,15 @@ from torch import Tensor
 from torch.distributions import (
     Distribution,
     LowRankMultivariateNormal,
+    MixtureSameFamily,
     MultivariateNormal,
-    transform_to,
 )
 from torch.distributions.constraints import Constraint
 
 from pyrovae.data import Batch
+from pyrovae.pair.bijections import bijection_to
 from pyrovae.pair.handlers import Message, subsampling
+from pyrovae.pair.true_support import true_support
 
 Observation: TypeAlias = tuple[Distribution, Tensor]
 """A distribution, and a value of it without NaN: what an observation with absent entries stands for."""
@@ -53,9 +56,9 @@ class PartlyAbsent(Messenger):
             return
         while isinstance(distribution, MaskedDistribution | torch.distributions.Independent):
             distribution = distribution.base_dist
-        event_dim = len(distribution.event_shape)
-        if not event_dim or isinstance(distribution, MultivariateNormal | LowRankMultivariateNormal):
+        if has_marginals(distribution):
             return
+        event_dim = len(distribution.event_shape)
         absent = value.isnan().flatten(-event_dim)
         partly = absent.any(-1) & ~absent.all(-1)
         if bool(partly.any()):
@@ -95,6 +98,42 @@ class PresentNormal(MultivariateNormal):
         return log_density + 0.5 * math.log(2 * math.pi) * absent
 
 
+class PresentMixture(TorchDistribution):
+    """The marginal of a mixture over the entries that are present: the mixture of the components' own.
+
+    `present` is [*batch, *event].
+    """
+
+    arg_constraints: ClassVar[dict[str, Constraint]] = {}
+
+    def __init__(self, mixture: MixtureSameFamily, present: Tensor) -> None:
+        super().__init__(mixture.batch_shape, mixture.event_shape, validate_args=False)
+        self.mixture, self.present = mixture, present.expand(mixture.batch_shape + mixture.event_shape)
+
+    @property
+    def support(self) -> Constraint:
+        """Of the mixture."""
+        return cast("Constraint", self.mixture.support)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Of the present entries, [*batch]."""
+        of_each = torch.where(self.present, value, torch.nan).unsqueeze(-1 - len(self.event_shape))
+        component, filled = present_part(self.mixture.component_distribution, of_each)
+        shares = torch.log_softmax(self.mixture.mixture_distribution.logits, -1)
+        return torch.logsumexp(shares + component.log_prob(filled), -1)
+
+
+def has_marginals(distribution: Distribution) -> bool:
+    """Whether a part of its event can be absent, the rest being present."""
+    if isinstance(distribution, MaskedDistribution | torch.distributions.Independent):
+        return has_marginals(distribution.base_dist)
+    if isinstance(distribution, MixtureSameFamily):
+        return has_marginals(distribution.component_distribution)
+    return not distribution.event_shape or isinstance(
+        distribution, MultivariateNormal | LowRankMultivariateNormal
+    )
+
+
 def present_part(distribution: Distribution, value: Tensor) -> Observation:
     """The marginal of what is present in a value, [*batch, *event], whose absent entries are NaN."""
     present = ~value.isnan()
@@ -107,6 +146,9 @@ def present_part(distribution: Distribution, value: Tensor) -> Observation:
         return Independent(inside, distribution.reinterpreted_batch_ndims), filled
     if isinstance(distribution, MultivariateNormal | LowRankMultivariateNormal):
         return PresentNormal(distribution, present), value.nan_to_num(0.0)
+    if event_dim and isinstance(distribution, MixtureSameFamily) and has_marginals(distribution):
+        filled = torch.where(present, value, _inside(distribution, value))
+        return PresentMixture(distribution, present), filled
     if event_dim:
         present = present.flatten(-event_dim).all(-1)
     entries = cast(TorchDistribution, distribution).mask(present)
@@ -119,11 +161,11 @@ def _inside(distribution: Distribution, like: Tensor) -> Tensor:
 
     A masked term is multiplied by zero in the backward pass, and zero times infinity is not a number.
     """
-    support = cast("Constraint", distribution.support)
-    if support.is_discrete:
-        if distribution.event_shape:
-            return distribution.sample().to(like.dtype)
+    support = true_support(distribution)
+    if support.is_discrete and not distribution.event_shape:
         return like.new_tensor(0.0) + getattr(support, "lower_bound", 0)
-    transform = transform_to(support)
-    shape = transform.inverse_shape(torch.Size(distribution.event_shape))
-    return transform(like.new_zeros(shape))
+    try:
+        bijection = bijection_to(support)
+    except NotImplementedError:  # labels, or a support of a user's own
+        return distribution.sample().to(like.dtype)
+    return bijection(like.new_zeros(bijection.inverse_shape(torch.Size(distribution.event_shape))))

@@ -13,7 +13,7 @@ from pyro.poutine.runtime import InferDict
 from torch import Tensor
 from torch.distributions import Distribution, Independent, constraints
 
-from pyrovae.pair.absence import PresentNormal
+from pyrovae.pair.absence import PresentMixture, PresentNormal
 from pyrovae.pair.handlers import Frame, Mask
 from pyrovae.pair.layout import Layout, by_row, canonical, rows_first
 from pyrovae.pair.true_support import true_support
@@ -158,7 +158,7 @@ class Site:
             if isinstance(distribution, MaskedDistribution):
                 masks.append((distribution._mask, len(distribution.batch_shape)))
             distribution = distribution.base_dist
-        if isinstance(distribution, PresentNormal):
+        if isinstance(distribution, PresentNormal | PresentMixture):
             kept = kept & distribution.present
         for mask, end in masks:
             if mask is not None:

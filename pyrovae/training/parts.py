@@ -76,7 +76,7 @@ def built(
     if record.kept is not None:
         made = _described(vae, batches, held_out, loss, optimizer, scheduler, record)
         keeper = Keeper(record.kept, made | _plain(course, machine) | {"processes": processes.share.of})
-        saved = _saved(keeper, processes, any_rate=record.resume == "new rate") if record.resume else None
+        saved = _saved(keeper, processes, any_rate=record.any_rate) if record.resume else None
     seeds = Seeds(processes.same(seeds.seed if saved is None else saved["seed"]))
     loss_scale = steps.loss_scale if machine.precision == "16-mixed" else None
     training = Loop(
@@ -96,10 +96,7 @@ def built(
     if keeper is not None:
         keeper.check(training)
         if saved is not None:
-            with (
-                reading(keeper.path, KIND),
-                _new_rates(optimizer, scheduler, wanted=record.resume == "new rate"),
-            ):
+            with reading(keeper.path, KIND), _new_rates(optimizer, scheduler, wanted=record.any_rate):
                 training.load_state_dict(saved)
     return training
 

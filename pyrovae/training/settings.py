@@ -117,6 +117,11 @@ class Record:
             return Checkpoint(self.checkpoint)
         return self.checkpoint
 
+    @property
+    def any_rate(self) -> bool:
+        """Whether a training that goes on may have learning rates other than it was started with."""
+        return self.resume == "new rate"
+
 
 def available(device: str | torch.device) -> torch.device:
     """The device, if this machine has it.

@@ -213,6 +213,31 @@ def test_a_multivariate_normal_has_its_exact_marginal(low_rank):
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_mixtures_have_the_mixture_of_their_components_marginals(full):
+    means = torch.randn(2, D, generator=ROWS, dtype=torch.float64, requires_grad=True)
+    scales = torch.tensor([[0.5, 1.0, 2.0], [1.0, 0.3, 0.7]], dtype=torch.float64)
+    shares = torch.tensor([0.3, 0.7], dtype=torch.float64)
+    if full:
+        components = dist.MultivariateNormal(means, torch.diag_embed(scales**2) + 0.1)
+    else:
+        components = dist.Normal(means, scales).to_event(1)
+    mixture = dist.MixtureSameFamily(dist.Categorical(shares), components).expand([B])
+    x = holes(REAL.double())
+    marginal, filled = present_part(mixture, x)
+    expected = []
+    for row in x:
+        kept = ~row.isnan()
+        covariance = torch.diag_embed(scales**2) + (0.1 if full else 0.0)
+        normal = torch.distributions.MultivariateNormal(means[:, kept], covariance[:, kept][:, :, kept])
+        expected.append((shares.log() + normal.log_prob(row[kept])).logsumexp(0))
+    expected = torch.stack(expected)
+    found = marginal.log_prob(filled)
+    torch.testing.assert_close(found, expected)
+    (ours,), (theirs,) = (torch.autograd.grad(values.sum(), means) for values in (found, expected))
+    torch.testing.assert_close(ours, theirs)
+
+
 EVENTS = {
     "OneHotCategorical": (lambda: dist.OneHotCategorical(logits=p), torch.eye(D)[LABELS]),
     "Multinomial": (lambda: dist.Multinomial(4, logits=p), 4 * torch.eye(D)[LABELS]),
