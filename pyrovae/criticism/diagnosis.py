@@ -15,7 +15,8 @@ from pyrovae.criticism.information import Information, information
 from pyrovae.evidence.checked_data import checked_data, refuse_without_density
 from pyrovae.evidence.marginal import log_marginal
 from pyrovae.evidence.results import LogMarginal
-from pyrovae.evidence.reverse_check import ReverseCheck, evenly, reverse_check_beside
+from pyrovae.evidence.reverse_check import ReverseCheck, reverse_check_beside
+from pyrovae.evidence.simulated_data import evenly
 from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.shown import Part, Shown, text_of
 from pyrovae.vae import VAE

@@ -22,7 +22,7 @@ from pyrovae.evidence.checked_data import checked_data
 from pyrovae.evidence.importance import PROBE_ROWS, refuse_auxiliary_sites
 from pyrovae.evidence.marginal import log_marginal
 from pyrovae.evidence.results import SMALL_GAP, RowWise
-from pyrovae.evidence.simulated_data import AsX, simulated
+from pyrovae.evidence.simulated_data import AsX, simulated, simulated_like
 from pyrovae.pair.layout import pyro_layout
 from pyrovae.pair.running import run_guide, run_model
 from pyrovae.pair.sites import Term
@@ -209,23 +209,14 @@ def reverse_check(
 def reverse_check_beside(
     vae: VAE, data: Rows, num_samples: int, seed: int
 ) -> tuple[ReverseCheck | None, str]:
-    """The reverse check in the context of these rows, or why there is none."""
-    context = context_of(vae, data, ROWS_BESIDE)
-    S = max(num_samples, LEAST_DRAWS)
+    """The reverse check in the context of these rows, of rows that lack what they lack, or why there is none."""
+    seeds = seeds_from(seed)
     try:
-        return reverse_check(vae, *context, num_rows=ROWS_BESIDE, num_samples=S, seed=seed), ""
+        with fixed_seed(next(seeds), vae.device):
+            truth, rows = simulated_like(vae, data, ROWS_BESIDE)
+        return checked_at(vae, truth, rows, max(num_samples, LEAST_DRAWS), next(seeds)), ""
     except ValueError as error:
         return None, str(error).splitlines()[0]  # the trace of a program may follow
-
-
-def evenly(N: int, count: int) -> Tensor:
-    """Places of some of N rows, evenly spaced; of more than N, some repeatedly."""
-    return (torch.arange(count) * N) // count
-
-
-def context_of(vae: VAE, data: Rows, count: int) -> tuple[object, ...]:
-    """The context of some of these rows."""
-    return data.take(evenly(len(data), count), vae.device).context
 
 
 def checked_at(

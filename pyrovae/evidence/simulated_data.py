@@ -34,6 +34,24 @@ def simulated(
     return latents, data
 
 
+def simulated_like(vae: VAE, data: Rows, num_rows: int) -> tuple[dict[str, Tensor], Rows]:
+    """As `simulated`, in the context of some of these rows, and lacking what they lack.
+
+    Their latents are exact draws given what is left, if what a row lacks does not depend on the values it would have.
+    """
+    like = data.take(evenly(len(data), num_rows), vae.device)
+    latents, rows = simulated(vae, num_rows, like.context, None)
+    if like.absent:
+        x = rows.take(slice(None), vae.device).x
+        rows = vae.rows(x.masked_fill(like.x.isnan(), torch.nan), *like.context)
+    return latents, rows
+
+
+def evenly(N: int, count: int) -> Tensor:
+    """Places of some of N rows, evenly spaced; of more than N, some repeatedly."""
+    return (torch.arange(count) * N) // count
+
+
 def _own_x(vae: VAE, observed: Mapping[str, Tensor]) -> Tensor:
     """What the one site observes, in the shape and dtype of `x`."""
     if len(observed) > 1:

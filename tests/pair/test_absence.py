@@ -86,6 +86,21 @@ def test_the_weights_of_an_exact_guide_are_all_p_of_what_is_present(exact):
     assert found.dimensions == "the likelihood is a density" or isinstance(found.dimensions, str)
 
 
+def test_rows_that_check_a_guide_lack_what_the_data_lack(exact):
+    """A guide that is exact on complete rows alone is found out, and the exact one is not."""
+    model, vae = exact
+    x = holes(model.data(100))
+    assert pv.diagnose(vae, x, num_samples=100, seed=0, gap_rows=0).reverse.passed
+
+    class Filled(ExactGivenPresent):
+        def posterior(self, x):
+            return super().posterior(torch.where(x.isnan(), self.model.b, x))
+
+    filled = pv.diagnose(pv.VAE(model, Filled(model)), x, num_samples=100, seed=0, gap_rows=0).reverse
+    assert not filled.passed
+    assert filled.poor
+
+
 @pytest.mark.parametrize(
     "method, num_samples",
     [
