@@ -16,6 +16,8 @@ from pyrovae.evidence.annealing import AnnealedImportanceSampling
 from pyrovae.evidence.bound import elbo
 from pyrovae.evidence.comparison import Comparison, compare
 from pyrovae.evidence.importance import ImportanceSampling
+from pyrovae.evidence.imputation import impute
+from pyrovae.evidence.imputed import Imputation
 from pyrovae.evidence.marginal import log_marginal
 from pyrovae.evidence.refinement import Refinement, refine
 from pyrovae.evidence.results import Elbo, LogMarginal
@@ -41,6 +43,7 @@ __all__ = [
     "Diagnosis",
     "Elbo",
     "ImportanceSampling",
+    "Imputation",
     "LogMarginal",
     "NonFiniteLossError",
     "Probe",
@@ -57,6 +60,7 @@ __all__ = [
     "features",
     "fit",
     "guides",
+    "impute",
     "log_marginal",
     "models",
     "nn",

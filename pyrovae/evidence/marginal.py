@@ -119,11 +119,11 @@ def log_marginal(
                 bar.update(log_weights.numel())
             refuse_rows(without_density(tallies), first, WITHOUT_DENSITY)
             blocks.append(estimates(tallies, rounding))
-    dimensions = _discrete_dimensions(vae, data)
+    dimensions = discrete_dimensions(vae, data)
     return LogMarginal(**vars(Estimates.joined(blocks)), num_samples=num_samples, dimensions=dimensions)
 
 
-def _discrete_dimensions(vae: VAE, data: Rows) -> Tensor | str:
+def discrete_dimensions(vae: VAE, data: Rows) -> Tensor | str:
     """How many discrete numbers of each row are observed, [N], or why there is no such count."""
     counts = []
     for _, batch in data.in_blocks(vae.device):

@@ -17,8 +17,8 @@ from torch import Tensor
 from pyrovae.checks import check_count
 from pyrovae.data import Batch
 from pyrovae.evidence.checked_data import checked_data, refuse_without_density
+from pyrovae.evidence.weighted_draws import WeightedDraws, weighted_draws
 from pyrovae.exchange.named_arrays import WITHOUT_DRAWS, Names
-from pyrovae.exchange.weighted_draws import WeightedDraws, weighted_draws
 from pyrovae.pair.draws import enumerated_draws, run_predictive, run_prior
 from pyrovae.pair.layout import SiteLayout, rows_first
 from pyrovae.pair.observed import observations_of

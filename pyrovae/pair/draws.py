@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyrovae.data import Batch
 from pyrovae.pair.layout import as_the_program_takes, canonical
+from pyrovae.pair.options import drawn_one_by_one
 from pyrovae.pair.programs import Pair, Program
 from pyrovae.pair.running import samples_plate, trace_of_samples
 from pyrovae.pair.sites import Site
@@ -22,6 +23,8 @@ def enumerated_draws(
     """Exact posterior draws of the enumerated latents given the others: [S, *inner plates, B, *event]."""
     if not pair.layout.enumerated:
         return {}
+    if any(site.event_shape for site in pair.layout.enumerated.values()):
+        return drawn_one_by_one(pair, batch, latents, num_samples)  # Pyro's own draws know no events
     broadcasts = pair.layout.model_broadcasts
     known = as_the_program_takes(pair.layout, latents, broadcasts)
     conditioned = poutine.condition(pair.model, data={n: value.contiguous() for n, value in known.items()})

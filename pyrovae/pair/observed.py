@@ -9,10 +9,32 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyrovae.data import Batch
-from pyrovae.pair.layout import canonical, rows_first
+from pyrovae.pair.layout import Layout, SiteLayout, canonical, rows_first
 from pyrovae.pair.programs import Pair
 from pyrovae.pair.sites import Site, base_constraint
 from pyrovae.pair.traces import sites_of
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A sample statement that observes: its site, and of one with `obs_mask=` that of its absent values, a latent."""
+
+    observed: str
+    unobserved: str | None
+    layout: SiteLayout
+
+
+def statements(layout: Layout) -> dict[str, Statement]:
+    """The statements that observe, by the names that the program gives them; Pyro splits those with `obs_mask=`."""
+    found = {}
+    for name, site in layout.observed.items():
+        stem = name.removesuffix("_observed")
+        latent = f"{stem}_unobserved"
+        if stem != name and latent in layout.hidden:
+            found[stem] = Statement(name, latent, site)
+        else:
+            found[name] = Statement(name, None, site)
+    return found
 
 
 @dataclass(frozen=True)

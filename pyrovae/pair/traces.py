@@ -45,7 +45,7 @@ def sites_in(trace: Trace) -> dict[str, Site]:
     """The sample statements of a trace that carry a density: no subsampling, no deterministic sites."""
     messages = {name: cast("Message", message) for name, message in trace.nodes.items()}
     return {
-        name: _site(message)
+        name: site_of(message)
         for name, message in messages.items()
         if message["type"] == "sample"
         and not subsampling(message)
@@ -53,7 +53,8 @@ def sites_in(trace: Trace) -> dict[str, Site]:
     }
 
 
-def _site(message: Message) -> Site:
+def site_of(message: Message) -> Site:
+    """One statement of a run."""
     return Site(
         name=message["name"],
         observed=message["is_observed"],

@@ -1,0 +1,153 @@
+"""What rows lack, drawn from p(x_absent | x_observed) by importance resampling of the guide's draws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from pyrovae.block_sizes import draws_at_once, slices
+from pyrovae.checks import check_count
+from pyrovae.data import Batch
+from pyrovae.evidence.checked_data import checked_data, refuse_without_density
+from pyrovae.evidence.importance import PROBE_ROWS
+from pyrovae.evidence.imputed import Imputation, ImputedSite
+from pyrovae.evidence.marginal import WITHOUT_DENSITY, discrete_dimensions
+from pyrovae.evidence.results import LogMarginal
+from pyrovae.evidence.weighted_draws import WeightedDraws, spread_places, weighted_draws
+from pyrovae.evidence.weights import Estimates, Tally, estimates, rounding_of
+from pyrovae.pair.completion import Completion, completions
+from pyrovae.pair.draws import enumerated_draws
+from pyrovae.pair.layout import slice_latents
+from pyrovae.pair.running import row_terms
+from pyrovae.random_state import fixed_seed, seeds_from
+from pyrovae.vae import VAE
+
+
+def impute(
+    vae: VAE,
+    x: object,
+    *context: object,
+    num_samples: int = 500,
+    resample_from: int | None = None,
+    seed: int | None = None,
+) -> Imputation:
+    """Draw what rows lack from p(x_absent | x_observed), by self-normalized importance resampling.
+
+        p(x_absent | x_observed) = int p(x_absent | z, x_observed) p(z | x_observed) dz
+        z_m ~ q(z | x_observed),  w_m = p(x_observed, z_m) / q(z_m | x_observed),  m = 1, ..., M
+
+    Means are sums of E[x_absent | z_m, x_observed] w_m / (w_1 + ... + w_M), with Pareto smoothed weights; draws take
+    z_m as often as its weight says. Mattei & Frellsen, "MIWAE: Deep Generative Modelling and Imputation of Incomplete
+    Data Sets" (2019), https://arxiv.org/abs/1812.02633, section 3. So it is the model's posterior that imputes, and the
+    guide only proposes, as in `log_marginal`: look at Pareto k, and where it is bad take more draws, `resample_from`,
+    or the refined guide, `pv.refine(vae, x).vae`.
+
+    What is absent is NaN where the model observes (`obs=`), or what `obs_mask=` says. Labels under `obs_mask=` have
+    exact probabilities given the other latents, whether they are enumerated or sampled by the guide. Absent entries of
+    a multivariate normal are drawn given the present ones. Rows that lack nothing come back as they are.
+
+    Args:
+        vae: the pair.
+        x: [N, ...]
+        context: what the pair takes beside `x`.
+        num_samples: S, draws for each row; the result holds S times the data.
+        resample_from: M, draws of the guide that are weighed; 4 S if None.
+        seed: draws are the same for the same seed; None takes one from torch's random state.
+
+    Raises:
+        ValueError, TypeError: data that do not fit the pair; counts below 1; a guide without a density (see
+            `pyrovae.pair.guide_density`); rows all of whose weights are zero or not finite (named).
+
+    Example:
+        >>> import pyrovae as pv
+        >>> prior, decoder = pv.models.StandardNormal(2), pv.models.Normal(pv.nn.MLP(2, (4, 4)))
+        >>> vae = pv.VAE(pv.models.LatentVariableModel(prior, decoder))
+        >>> x = torch.randn(5, 4)
+        >>> x[3, 1] = torch.nan
+        >>> result = pv.impute(vae, x, num_samples=100, seed=0)
+        >>> result.draws.shape, result.mean.isfinite().all()
+        (torch.Size([100, 5, 4]), tensor(True))
+        >>> result.to_frame()[["row", "site", "entry"]].to_numpy().tolist()
+        [[3, 'x', 1]]
+
+    """
+    check_count("num_samples", num_samples)
+    if resample_from is not None:
+        check_count("resample_from", resample_from)
+    num_weights = resample_from or 4 * num_samples
+    data = checked_data(vae, x, *context)
+    refuse_without_density(vae)
+    with vae.evaluating(), fixed_seed(0, vae.device):
+        rounding = rounding_of(row_terms(vae, data.take(slice(0, PROBE_ROWS), vae.device), 1))
+    seeds, blocks, figures = seeds_from(seed), [], []
+    for first, batch in data.in_blocks(vae.device):
+        with vae.evaluating(), fixed_seed(next(seeds), vae.device):
+            drawn = weighted_draws(vae, batch, num_weights)
+            weights = drawn.weights(first, WITHOUT_DENSITY)
+            blocks.append(_imputed(vae, batch, drawn, weights, num_samples))
+        tally = Tally(num_weights, num_weights)
+        tally.add(drawn.log_weights)
+        figures.append(estimates([tally], rounding))
+    evidence = LogMarginal(
+        **vars(Estimates.joined(figures)), num_samples=num_weights, dimensions=discrete_dimensions(vae, data)
+    )
+    return Imputation({name: _joined([block[name] for block in blocks]) for name in blocks[0]}, evidence)
+
+
+def _imputed(
+    vae: VAE, batch: Batch, drawn: WeightedDraws, weights: Tensor, num_samples: int
+) -> dict[str, ImputedSite]:
+    """By site of one block of rows."""
+    expected: dict[str, Tensor] = {}
+    for some, completed in _completed(vae, batch, drawn):
+        for name, site in completed.items():
+            if site.expected is not None:
+                by_row = weights[some].reshape(*weights[some].shape, *[1] * (site.expected.dim() - 2))
+                part = (by_row * site.expected.double()).sum(0)
+                expected[name] = expected[name] + part if name in expected else part
+    pieces = [
+        site for _, site in _completed(vae, batch, drawn.taken(vae, spread_places(weights, num_samples)))
+    ]
+    return {name: _site([piece[name] for piece in pieces], expected.get(name)) for name in pieces[0]}
+
+
+def _completed(vae: VAE, batch: Batch, drawn: WeightedDraws) -> Iterator[tuple[slice, dict[str, Completion]]]:
+    """The rows completed at some of the draws after the other."""
+    row_numbers = math.prod(batch.x.shape[1:]) + vae.layout.latent_numbers
+    for some in slices(len(drawn.log_weights), draws_at_once(row_numbers)):
+        count = some.stop - some.start
+        latents = slice_latents(drawn.latents, vae.layout, some, slice(None))
+        latents |= enumerated_draws(vae, batch, latents, count)
+        yield some, completions(vae, batch, latents, count)
+
+
+def _site(pieces: list[Completion], expected: Tensor | None) -> ImputedSite:
+    """What pieces of draws and the weighted sum of expectations make of one site."""
+    draws, absent, options = (
+        torch.cat([piece.value for piece in pieces]),
+        pieces[0].absent,
+        pieces[0].num_options,
+    )
+    present, probabilities = draws[0], None
+    if options is not None:
+        probabilities = one_hot(present.nan_to_num().long(), options).double()
+        if expected is not None:
+            probabilities = torch.where(absent[..., None], expected, probabilities)
+        expected = probabilities.argmax(-1)
+        probabilities = probabilities.cpu()
+    mean = present if expected is None else torch.where(absent, expected.to(present.dtype), present)
+    return ImputedSite(draws.cpu(), mean.cpu(), absent.cpu(), probabilities)
+
+
+def _joined(blocks: list[ImputedSite]) -> ImputedSite:
+    probabilities = [block.probabilities for block in blocks if block.probabilities is not None]
+    return ImputedSite(
+        torch.cat([block.draws for block in blocks], 1),
+        torch.cat([block.mean for block in blocks]),
+        torch.cat([block.absent for block in blocks]),
+        torch.cat(probabilities) if probabilities else None,
+    )

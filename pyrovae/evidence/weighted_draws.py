@@ -1,0 +1,96 @@
+"""Draws of the guide with their weights, and draws of these that come nearer to the posterior."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyrovae.block_sizes import counts, draws_at_once
+from pyrovae.data import Batch
+from pyrovae.evidence.psis import pareto_k, smoothed
+from pyrovae.evidence.weights import refuse_rows
+from pyrovae.pair.running import row_terms
+from pyrovae.vae import VAE
+
+
+@dataclass(frozen=True)
+class WeightedDraws:
+    """Latents of one block of rows in Pyro's layout; log p(x|z) by site and log weights [S,B]; Pareto k [B]."""
+
+    latents: dict[str, Tensor]
+    log_likelihood: dict[str, Tensor]
+    log_weights: Tensor
+    khat: Tensor
+
+    def weights(self, first_row: int, advice: str) -> Tensor:
+        """Pareto smoothed weights, [S,B], of sum 1 over the draws of each row.
+
+        Raises:
+            ValueError: rows all of whose weights are zero or not finite; `advice` says what to do.
+
+        """
+        finite = self.log_weights < math.inf  # false for NaN as well
+        bad = ~finite.all(0) | (self.log_weights == -math.inf).all(0)
+        refuse_rows(bad, first_row, advice)
+        return smoothed(self.log_weights).softmax(0)
+
+    def taken(self, vae: VAE, places: Tensor) -> WeightedDraws:
+        """For each row the draws at these places, [S,B]."""
+        taken = {}
+        for name, value in self.latents.items():
+            after = len(vae.layout.latents[name].event_shape)
+            inner = value.dim() - 2 - after
+            index = places.reshape(len(places), *[1] * inner, places.shape[1], *[1] * after)
+            taken[name] = value.gather(0, index.expand(len(places), *value.shape[1:]))
+        likelihood = {name: value.gather(0, places) for name, value in self.log_likelihood.items()}
+        return WeightedDraws(taken, likelihood, self.log_weights.gather(0, places), self.khat)
+
+    def resampled(self, vae: VAE, num_samples: int, first_row: int) -> WeightedDraws:
+        """Draw S of these for each row, with replacement, by their Pareto smoothed weights.
+
+        Raises:
+            ValueError: rows all of whose weights are zero or not finite.
+
+        """
+        weights = self.weights(
+            first_row,
+            "there is nothing to resample. Take the guide's draws, resample_from=None, and look at log_weight.",
+        )
+        return self.taken(vae, torch.multinomial(weights.T, num_samples, replacement=True).T)
+
+
+def spread_places(weights: Tensor, num_samples: int) -> Tensor:
+    """S places among M draws for each row, [S,B], each as often as its weight says, up to rounding (by chance).
+
+    Systematic resampling: equal weights take each of M = S draws once. In random order.
+
+    Args:
+        weights: [M,B], of sum 1.
+        num_samples: S.
+
+    """
+    num_rows, device = weights.shape[1], weights.device
+    start = torch.rand(num_rows, 1, dtype=torch.float64, device=device)
+    levels = (torch.arange(num_samples, dtype=torch.float64, device=device) + start) / num_samples
+    cumulated = weights.T.double().cumsum(1)
+    places = torch.searchsorted(cumulated / cumulated[:, -1:], levels, right=True).clamp(max=len(weights) - 1)
+    order = torch.rand(num_rows, num_samples, device=device).argsort(1)
+    return places.gather(1, order).T
+
+
+def weighted_draws(vae: VAE, batch: Batch, num_samples: int) -> WeightedDraws:
+    """Draws of q(z|x) and their weights, in pieces, whose size depends on the data's alone."""
+    row_numbers = math.prod(batch.x.shape[1:]) + vae.layout.latent_numbers
+    pieces = []
+    for count in counts(num_samples, draws_at_once(row_numbers)):
+        terms = row_terms(vae, batch, count)
+        observed = {name: site.log_prob for name, site in terms.model_sites.items() if site.observed}
+        pieces.append((dict(terms.latents), observed, {"log_weight": terms.log_weights.double()}))
+    latents, likelihood, weights = (
+        {name: torch.cat([one[name] for one in part]) for name in part[0]}
+        for part in zip(*pieces, strict=True)
+    )
+    return WeightedDraws(latents, likelihood, weights["log_weight"], pareto_k(weights["log_weight"]))
