@@ -20,7 +20,7 @@ from pyrovae.evidence.imputation import impute
 from pyrovae.evidence.imputed import Imputation
 from pyrovae.evidence.marginal import log_marginal
 from pyrovae.evidence.refinement import Refinement, refine
-from pyrovae.evidence.results import Elbo, LogMarginal
+from pyrovae.evidence.results import Elbo, LogConditional, LogMarginal
 from pyrovae.evidence.reverse_check import ReverseCheck, reverse_check
 from pyrovae.evidence.simulated_bounds import SimulatedBounds, simulated_bounds
 from pyrovae.exchange.arviz_bridge import to_arviz
@@ -44,6 +44,7 @@ __all__ = [
     "Elbo",
     "ImportanceSampling",
     "Imputation",
+    "LogConditional",
     "LogMarginal",
     "NonFiniteLossError",
     "Probe",

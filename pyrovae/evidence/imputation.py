@@ -13,12 +13,12 @@ from pyrovae.block_sizes import draws_at_once, slices
 from pyrovae.checks import check_count
 from pyrovae.data import Batch
 from pyrovae.evidence.checked_data import checked_data, refuse_without_density
+from pyrovae.evidence.discrete_dimensions import discrete_dimensions
 from pyrovae.evidence.importance import PROBE_ROWS
 from pyrovae.evidence.imputed import Imputation, ImputedSite
-from pyrovae.evidence.marginal import WITHOUT_DENSITY, discrete_dimensions
 from pyrovae.evidence.results import LogMarginal
 from pyrovae.evidence.weighted_draws import WeightedDraws, spread_places, weighted_draws
-from pyrovae.evidence.weights import Estimates, Tally, estimates, rounding_of
+from pyrovae.evidence.weights import WITHOUT_DENSITY, Estimates, Tally, estimates, rounding_of
 from pyrovae.pair.completion import Completion, completions
 from pyrovae.pair.draws import enumerated_draws
 from pyrovae.pair.layout import slice_latents

@@ -7,34 +7,59 @@ depend on how many rows or samples are scored at once, which is a matter of memo
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Sequence
+from typing import TypedDict, Unpack, overload
+
 from tqdm import tqdm
 
 from pyrovae.checks import check_count
-from pyrovae.data import Rows
 from pyrovae.evidence.checked_data import checked_data
+from pyrovae.evidence.conditional import log_conditional
+from pyrovae.evidence.discrete_dimensions import discrete_dimensions
 from pyrovae.evidence.importance import PROBE_ROWS, ImportanceSampling, Method
 from pyrovae.evidence.memory import Limits
-from pyrovae.evidence.results import LogMarginal
-from pyrovae.evidence.weights import Estimates, Tally, estimates, refuse_rows, rounding_of, without_density
-from pyrovae.pair.observed import observations_of
+from pyrovae.evidence.results import LogConditional, LogMarginal
+from pyrovae.evidence.weights import (
+    WITHOUT_DENSITY,
+    Estimates,
+    Tally,
+    estimates,
+    refuse_rows,
+    rounding_of,
+    without_density,
+)
 from pyrovae.pair.running import row_terms
 from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.traced.compilation import Compile
 from pyrovae.vae import VAE
 
 GUIDE = ImportanceSampling()
-WITHOUT_DENSITY = (
-    "the model gives these rows no density at the draws, or its parameters are not finite. Check them with elbo(), "
-    "or leave them out."
-)
 
 
+class _How(TypedDict, total=False):
+    num_samples: int
+    method: Method
+    memory_budget: int
+    batch_size: int | None
+    chunk_size: int | None
+    compile: Compile
+    seed: int | None
+    progress: bool
+
+
+@overload
+def log_marginal(
+    vae: VAE, x: object, *context: object, given: None = None, **how: Unpack[_How]
+) -> LogMarginal: ...
+@overload
+def log_marginal(
+    vae: VAE, x: object, *context: object, given: Sequence[str], **how: Unpack[_How]
+) -> LogConditional: ...
 def log_marginal(
     vae: VAE,
     x: object,
     *context: object,
+    given: Sequence[str] | None = None,
     num_samples: int = 1000,
     method: Method = GUIDE,
     memory_budget: int = 2**31,
@@ -43,8 +68,8 @@ def log_marginal(
     compile: Compile = "auto",
     seed: int | None = None,
     progress: bool = False,
-) -> LogMarginal:
-    """Estimate log p(x) of each row from importance weights.
+) -> LogMarginal | LogConditional:
+    """Estimate log p(x) of each row from importance weights, or log p(some sites | others).
 
     log p(x) ~ log mean_s w_s with E[w_s] = p(x). From the guide, the default, w_s = p(x, z_s) / q(z_s|x):
     Burda, Grosse, Salakhutdinov, "Importance Weighted Autoencoders" (2015), https://arxiv.org/abs/1509.00519,
@@ -56,11 +81,19 @@ def log_marginal(
     not, a defensive mixture, a refined guide (`pv.refine(vae, x).vae` in place of `vae`) or annealing help, in this
     order of cost. Where it is good the draws may still miss a mode of the posterior: `pv.reverse_check(vae)` finds it.
 
+    What a row lacks is integrated out of it: NaN in its data, and values that `obs_mask=` leaves out. With `given`,
+    names of sites that the model observes, the figures are of log p(the other sites | given) = log p(all) - log
+    p(given), where log p(given) is that of the rows without the others: labels by Bayes' rule, columns given columns,
+    one modality given another. Both terms use the guide of what they are about, so the guide has to take rows that lack
+    the others.
+
     Args:
         vae: the pair. Rows have latents of their own; latents that all rows share are refused, for with
             them log p(x) is no sum over rows.
         x: [N, ...]
         context: what the pair takes beside `x`.
+        given: names of observed sites; a statement with `obs_mask=` goes by the name that the program gives it. None
+            for log p of all.
         num_samples: S, honoured exactly.
         method: where the weights come from: `ImportanceSampling` or `AnnealedImportanceSampling`.
         memory_budget: bytes that may be taken beside data, parameters and results, whatever N and S are.
@@ -77,9 +110,11 @@ def log_marginal(
 
     Raises:
         ValueError, TypeError: as `elbo`; a method that does not fit the pair, or a budget that is too small, before
-            work starts; rows all of whose weights are zero or not finite (named).
+            work starts; rows all of whose weights are zero or not finite (named); `given` names a site that is not
+            there, none, or all; data that cannot be made absent (see `pyrovae.evidence.made_absent`).
 
     Example:
+        >>> import torch
         >>> import pyrovae as pv
         >>> prior, decoder = pv.models.StandardNormal(2), pv.models.Bernoulli(pv.nn.MLP(2, 64))
         >>> encoder = pv.guides.DiagonalNormal(pv.nn.MLP(64, (2, 2)))
@@ -104,14 +139,19 @@ def log_marginal(
             "AnnealedImportanceSampling()."
         )
     sizes = method.strata(num_samples)
+    limits = Limits(memory_budget, batch_size, chunk_size, compile)
     data = checked_data(vae, x, *context)
-    weigh = method.weigher(vae, data, num_samples, Limits(memory_budget, batch_size, chunk_size, compile))
+    bar = tqdm(
+        total=len(data) * num_samples, desc="log p(x)", unit=" weights", disable=not progress, unit_scale=True
+    )
+    if given is not None:
+        with bar:
+            return log_conditional(vae, data, given, method, num_samples, limits, seed, bar)
+    weigh = method.weigher(vae, data, num_samples, limits)
     with vae.evaluating(), fixed_seed(0, vae.device):
         rounding = rounding_of(row_terms(vae, data.take(slice(0, PROBE_ROWS), vae.device), 1))
     blocks, seeds = [], seeds_from(seed)
-    with tqdm(
-        total=len(data) * num_samples, desc="log p(x)", unit=" weights", disable=not progress, unit_scale=True
-    ) as bar:
+    with bar:
         for first, batch in data.in_blocks(vae.device):
             tallies = [Tally(size, num_samples) for size in sizes]
             for stratum, log_weights in weigh(batch, seeds):
@@ -121,19 +161,3 @@ def log_marginal(
             blocks.append(estimates(tallies, rounding))
     dimensions = discrete_dimensions(vae, data)
     return LogMarginal(**vars(Estimates.joined(blocks)), num_samples=num_samples, dimensions=dimensions)
-
-
-def discrete_dimensions(vae: VAE, data: Rows) -> Tensor | str:
-    """How many discrete numbers of each row are observed, [N], or why there is no such count."""
-    counts = []
-    for _, batch in data.in_blocks(vae.device):
-        with vae.evaluating(), fixed_seed(0, vae.device):
-            observations = observations_of(vae, batch)
-        for name, observation in observations.items():
-            if not observation.discrete:
-                return (
-                    f"'{name}' ({observation.site.family}) has a density, whose value depends on the "
-                    "unit of the data: only probabilities of discrete data are lengths of a code"
-                )
-        counts.append(torch.stack([observation.dimensions for observation in observations.values()]).sum(0))
-    return torch.cat(counts)

@@ -18,6 +18,11 @@ from pyrovae.evidence.psis import k_of_largest, largest_of, tail_length
 from pyrovae.evidence.results import Figures
 from pyrovae.pair.terms import RowTerms
 
+WITHOUT_DENSITY = (
+    "the model gives these rows no density at the draws, or its parameters are not finite. Check them with elbo(), "
+    "or leave them out."
+)
+
 # So many of the largest weights are kept at least: below it nothing is left out of the error.
 KEPT = 100
 
@@ -53,6 +58,52 @@ class Tally:
         self.sum_of_logs, self.smallest = sum_of_logs, smallest
         self.largest = largest_of(largest, self.kept)
         self.taken += len(log_weights)
+
+
+class PairedTally:
+    """Log weights of one stratum of draws in pairs, which share their noise: those of x and those of a part of it.
+
+    Args:
+        size: n.
+        num_samples: S.
+
+    """
+
+    def __init__(self, size: int, num_samples: int) -> None:
+        self.whole, self.part = Tally(size, num_samples), Tally(size, num_samples)
+        self.log_sum_of_products = torch.empty(0)
+
+    def add(self, whole: Tensor, part: Tensor) -> None:
+        """Take some more, [s,B] each."""
+        log_sum = (whole.double() + part.double()).logsumexp(0)
+        if self.whole.taken:
+            log_sum = torch.logaddexp(log_sum, self.log_sum_of_products)
+        self.log_sum_of_products = log_sum
+        self.whole.add(whole)
+        self.part.add(part)
+
+
+def correlation(pairs: Sequence[PairedTally]) -> Tensor:
+    """Of the two estimates of log mean w, [B], by the delta method."""
+    wholes, parts = [pair.whole for pair in pairs], [pair.part for pair in pairs]
+    log_sums = [torch.stack([tally.log_sum for tally in kind]).logsumexp(0) for kind in (wholes, parts)]
+
+    def summed(
+        products: Sequence[Tensor], some: Sequence[Tally], i: int, others: Sequence[Tally], j: int
+    ) -> Tensor:
+        total = torch.zeros_like(log_sums[i])
+        for log_sum, one, other in zip(products, some, others, strict=True):
+            shares = (one.log_sum - log_sums[i] + other.log_sum - log_sums[j]).exp()
+            total = total + (log_sum - log_sums[i] - log_sums[j]).exp() - shares / one.size
+        return total
+
+    covariance = summed([pair.log_sum_of_products for pair in pairs], wholes, 0, parts, 1)
+    variances = [
+        summed([tally.log_sum_of_squares for tally in kind], kind, i, kind, i).clamp(min=0.0)
+        for i, kind in enumerate((wholes, parts))
+    ]
+    product = (variances[0] * variances[1]).sqrt()
+    return torch.where(product > 0, covariance / product, 0.0).clamp(-1.0, 1.0)
 
 
 def without_density(tallies: Sequence[Tally]) -> Tensor:
