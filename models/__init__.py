@@ -17,7 +17,7 @@ from pyrovae.models.hierarchical import HierarchicalModel
 from pyrovae.models.latent_variable import LatentVariableModel
 from pyrovae.models.likelihoods import Bernoulli, Categorical, ContinuousBernoulli, Laplace, Normal, StudentT
 from pyrovae.models.linear_gaussian import LinearGaussian
-from pyrovae.models.mixed_table import MissingAsZero, MixedTableModel
+from pyrovae.models.mixed_table import MixedTableModel
 from pyrovae.models.mixture import NormalMixture, VampPrior
 from pyrovae.models.priors import LearnedNormal, StandardNormal
 
@@ -35,7 +35,6 @@ __all__ = [
     "LatentVariableModel",
     "LearnedNormal",
     "LinearGaussian",
-    "MissingAsZero",
     "MixedTableModel",
     "Multinomial",
     "NegativeBinomial",

@@ -18,7 +18,15 @@ from torch import Tensor, nn
 from pyrovae import guides, models
 from pyrovae.guides import AmortizedGuide, DiagonalNormal, EmptyGuide, HierarchicalGuide, MarkovPosterior
 from pyrovae.guides.families import headed
-from pyrovae.nn import GRU, MLP, AutoregressiveGRU, GatedTransition, PositiveParameter, SequenceEncoder
+from pyrovae.nn import (
+    GRU,
+    MLP,
+    AutoregressiveGRU,
+    GatedTransition,
+    MissingAsZero,
+    PositiveParameter,
+    SequenceEncoder,
+)
 
 K = 2  # latent dimensions
 D = 3  # entries of a row
@@ -221,7 +229,7 @@ def mixed_table() -> tuple[nn.Module, nn.Module]:
         (MIXED_COLUMNS[1], models.Categorical(net(K, OPTIONS), num_options=OPTIONS)),
         (MIXED_COLUMNS[2], models.NegativeBinomial(net(K, 2), dispersion=PositiveParameter(0.5))),
     ]
-    encoder = DiagonalNormal(models.MissingAsZero(net(10, (K, K))))
+    encoder = DiagonalNormal(MissingAsZero(net(10, (K, K))))
     return models.MixedTableModel(models.LearnedNormal(K), parts), AmortizedGuide(encoder)
 
 
@@ -230,9 +238,9 @@ def mixed_rows(rows: int) -> tuple[Tensor, ...]:
     numbers = torch.randn(rows, 2)
     label = torch.randint(OPTIONS, (rows,)).float()
     x = torch.stack([numbers[:, 0], label, whole[:, 0], numbers[:, 1], whole[:, 1]], 1)
-    observed = torch.rand(rows, 5) > 0.3
-    observed[:, 0] |= ~observed.any(1)
-    return x, observed
+    absent = torch.rand(rows, 5) > 0.7
+    absent[:, 0] &= ~absent.all(1)
+    return (x.masked_fill(absent, torch.nan),)
 
 
 def autoregressive() -> tuple[nn.Module, nn.Module]:
@@ -339,6 +347,3 @@ GUIDES = {
     ),
     "MarkovPosterior": Guide("DeepMarkovModel", lambda model: deep_markov()[1]),
 }
-
-# Neither distributions nor programs; a file of tests each.
-OTHERS = {"MissingAsZero": "tests/models/test_mixed_table.py"}

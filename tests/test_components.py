@@ -1,16 +1,14 @@
 """The tables of `tests/components.py` hold every public name of models and guides, each as what it is."""
 
 import inspect
-from pathlib import Path
 
 import pytest
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 
 from pyrovae import guides, models
-from tests.components import GUIDES, LIKELIHOODS, MODELS, OTHERS, POSTERIORS, PRIORS, D, K, net
+from tests.components import GUIDES, LIKELIHOODS, MODELS, POSTERIORS, PRIORS, D, K, net
 
-ROOT = Path(__file__).parent.parent
 TABLES = {
     "PRIORS": {name: lambda e=e: e.make(1) for name, e in PRIORS.items()},
     "LIKELIHOODS": {name: lambda e=e: e.make(K) for name, e in LIKELIHOODS.items()},
@@ -30,7 +28,7 @@ def public(name):
 
 @pytest.mark.parametrize("package", [models, guides], ids=lambda package: package.__name__)
 def test_every_public_name_is_in_a_table(package):
-    listed = {name.partition(",")[0] for _, name in ENTRIES} | set(OTHERS)
+    listed = {name.partition(",")[0] for _, name in ENTRIES}
     missing = set(package.__all__) - listed
     assert not missing, f"add an entry to tests/components.py for {sorted(missing)}"
 
@@ -62,8 +60,3 @@ def test_a_conditional_distribution_maps_tensors_to_a_distribution(table, name):
     distribution = part(*inputs)
     assert isinstance(distribution, TorchDistributionMixin)
     assert distribution.event_shape == (D if table == "LIKELIHOODS" else K,)
-
-
-@pytest.mark.parametrize("name", OTHERS)
-def test_others_have_tests_of_their_own(name):
-    assert f"models.{name}" in (ROOT / OTHERS[name]).read_text()

@@ -248,13 +248,13 @@ figure
 # ## 3. A table: several kinds of columns, entries missing
 #
 # scikit-learn's wines: 13 measurements and the cultivar, one of three. A quarter of the entries are taken away
-# here. What is missing at random is left out of the likelihood (Nazabal et al., 2020): with $o_d$ true where entry $d$
-# was observed,
+# here: NaN says that a row does not have one. What is missing at random is integrated out (Nazabal et al., 2020): with
+# $o_d$ true where entry $d$ was observed,
 #
 # $$\log p(x_{\mathrm{obs}}|z) = \sum_{d:\, o_d} \log p(x_d|z).$$
 #
-# In Pyro that is a mask on the distribution. The mask is a second argument of the model, and so of the guide: it is
-# context. The derived guide sees zeros where entries are missing, whatever stands there, and the mask itself.
+# The model need not say so: it observes x, and what is NaN there does not count. The derived guide reads the values, and
+# beside them which are there.
 
 # %%
 wine = load_wine()
@@ -262,7 +262,7 @@ numbers = torch.as_tensor((wine.data - wine.data.mean(0)) / wine.data.std(0)).fl
 cultivar = torch.as_tensor(wine.target)
 table = torch.cat([numbers, cultivar.float().unsqueeze(1)], 1)
 observed = torch.rand(table.shape, generator=torch.Generator().manual_seed(0)) > 0.25
-x = table.where(observed, torch.zeros(()))
+x = table.where(observed, torch.nan)
 
 
 class Wine(nn.Module):
@@ -272,13 +272,11 @@ class Wine(nn.Module):
         self.spread = pv.nn.PositiveParameter(torch.ones(13))
         self.cultivar = pv.nn.MLP(3, 3, hidden=[16])
 
-    def forward(self, x, observed):
+    def forward(self, x):
         with pyro.plate("wines", len(x)):
             z = pyro.sample("z", dist.Normal(0.0, 1.0).expand([3]).to_event(1))
-            measured = dist.Normal(self.numbers(z), self.spread()).mask(observed[..., :13]).to_event(1)
-            pyro.sample("numbers", measured, obs=x[..., :13])
-            kind = dist.Categorical(logits=self.cultivar(z)).mask(observed[..., 13])
-            pyro.sample("cultivar", kind, obs=x[..., 13])
+            pyro.sample("numbers", dist.Normal(self.numbers(z), self.spread()).to_event(1), obs=x[..., :13])
+            pyro.sample("cultivar", dist.Categorical(logits=self.cultivar(z)), obs=x[..., 13])
 
 
 torch.manual_seed(0)
@@ -286,7 +284,7 @@ model = Wine()
 wines = pv.VAE(model, pv.guides.AutoGuide(model, hidden=(32,)))
 pv.fit(
     wines,
-    (x, observed),
+    x,
     epochs=200,
     batch_size=60,
     optimizer=lambda parameters: torch.optim.Adam(parameters, lr=1e-2),
@@ -297,20 +295,19 @@ pv.fit(
 print(wines.guide)
 
 # %% [markdown]
-# What is missing follows from what is there by $p(x_{\mathrm{mis}}|x_{\mathrm{obs}}) \approx
-# \int p_\theta(x_{\mathrm{mis}}|z)\, q_\phi(z|x_{\mathrm{obs}})\, dz$: draw from the posterior, and run the model's own
-# networks on the draws.
+# What is missing follows from what is there by
+# $p(x_{\mathrm{mis}}|x_{\mathrm{obs}}) = \int p_\theta(x_{\mathrm{mis}}|z)\, p_\theta(z|x_{\mathrm{obs}})\, dz$.
+# `pv.impute` draws from it: latents from the guide, weighed by how well they explain what is there (Mattei & Frellsen,
+# 2019), and missing entries from the model's own distributions at these latents.
 
 # %%
-z = wines.sample_posterior(x, observed, num_samples=500)["z"]
-with torch.no_grad():
-    predicted = model.numbers(z)
-    filled = predicted.mean(0)
-    kinds = model.cultivar(z).softmax(-1).mean(0)
-    drawn = predicted + model.spread() * torch.randn(predicted.shape)
+imputed = pv.impute(wines, x, num_samples=500, seed=0)
+print(imputed)
+filled, kinds = imputed.mean["numbers"], imputed.mean["cultivar"]
+low, high = (ends["numbers"] for ends in imputed.interval(0.9))
 
 hidden, hidden_kind = ~observed[:, :13], ~observed[:, 13]
-with_holes = np.where(observed, table, np.nan)
+with_holes = x.numpy()
 neighbours = torch.as_tensor(KNNImputer(n_neighbors=5).fit_transform(with_holes)).float()
 column_means = torch.as_tensor(np.nanmean(with_holes[:, :13], 0)).float().expand(len(x), 13)
 
@@ -326,9 +323,8 @@ errors = {
 }
 for name, value in errors.items():
     print(f"{name:>14}: {value:.2f} standard deviations (root mean square)")
-right_kind = (kinds.argmax(1) == cultivar)[hidden_kind]
+right_kind = (kinds == cultivar)[hidden_kind]
 print(f"cultivar: {int(right_kind.sum())} of {len(right_kind)} hidden ones right")
-low, high = torch.quantile(drawn, torch.tensor([0.05, 0.95]), dim=0)
 held = ((low < numbers) & (numbers < high))[hidden].float().mean().item()
 print(f"{held:.0%} of the hidden numbers lie in their 90% intervals")
 assert errors["the model"] < 0.8 < 1 < errors["column means"]
@@ -351,7 +347,7 @@ left.axline((0, 0), slope=1, color="black", linewidth=0.8)
 left.set(
     xlabel="hidden value, standardized", ylabel="E[value | observed], 90% interval", title="What was missing"
 )
-pv.plots.latent_map(wines.encode(x, observed), [wine.target_names[k] for k in cultivar], ax=right)
+pv.plots.latent_map(wines.encode(x), [wine.target_names[k] for k in cultivar], ax=right)
 figure.savefig("04_wines.png")
 figure
 
@@ -374,4 +370,5 @@ figure
 #
 # Sources: S. Webb, A. Goliński, R. Zinkov, N. Siddharth, T. Rainforth, Y. W. Teh, F. Wood, "Faithful inversion of
 # generative models for effective amortized inference" (2018). A. Nazabal, P. M. Olmos, Z. Ghahramani, I. Valera,
-# "Handling incomplete heterogeneous data using VAEs" (2020).
+# "Handling incomplete heterogeneous data using VAEs" (2020). P.-A. Mattei, J. Frellsen, "MIWAE: Deep Generative Modelling
+# and Imputation of Incomplete Data Sets" (2019).

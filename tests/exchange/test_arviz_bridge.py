@@ -93,15 +93,13 @@ def test_any_pair_to_a_file_and_back(name, tmp_path):
         np.testing.assert_array_equal(again["constant_data"]["context_1"], context(8)[0])
 
 
-def test_masked_entries_are_absent():
-    """A table's missing entries hold fillers: they are observed nowhere, and drawn nowhere."""
-    x, observed = mixed_rows(300)
-    x = torch.where(observed, x, 0.0)
-    observed[:, MIXED_COLUMNS[0][0]] = True
+def test_absent_entries_are_nan():
+    """What a table's rows lack is observed nowhere, and drawn nowhere."""
+    (x,) = mixed_rows(300)
     vae = pv.VAE(*MODELS["MixedTableModel"].make())
-    tree = pv.to_arviz(vae, x, observed, num_samples=4, seed=0)
+    tree = pv.to_arviz(vae, x, num_samples=4, seed=0)
     for part, columns in enumerate(MIXED_COLUMNS):
-        name, missing = f"x_{part}", ~observed[:, columns].numpy()
+        name, missing = f"x_{part}", x[:, columns].isnan().numpy()
         data = tree.observed_data[name].values
         np.testing.assert_array_equal(np.isnan(data), missing)
         np.testing.assert_array_equal(data[~missing], x[:, columns].numpy()[~missing])
