@@ -12,7 +12,18 @@ import pytest
 import torch
 
 import pyrovae as pv
-from benchmarks import by_hand, data, evidence, gpu, report, rivals, speed, training, training_tasks
+from benchmarks import (
+    by_hand,
+    data,
+    evidence,
+    gpu,
+    imputation,
+    report,
+    rivals,
+    speed,
+    training,
+    training_tasks,
+)
 from pyrovae.models import FlowPrior, affine_flow, spline_flow
 from pyrovae.nn import MLP
 
@@ -47,6 +58,20 @@ def test_text_is_cut_into_rows(monkeypatch, tmp_path):
     assert train.tolist() == [[0, 1, 2], [0, 1, 2]]
     assert test.tolist() == [[2, 0, 1]]
     assert symbols == 3
+
+
+def test_imputation_trains_without_what_was_taken_away(monkeypatch):
+    full, holes = imputation.table()
+    absent = holes.isnan()
+    assert int(absent.sum()) == full.numel() // 2
+    assert torch.equal(full[~absent], holes[~absent])
+    assert imputation.error(full) == 0.0
+    assert imputation.error(torch.zeros_like(full)) == pytest.approx(1.0, abs=0.1)
+    monkeypatch.setattr(imputation, "EPOCHS", (1,))
+    monkeypatch.setattr(imputation, "PUBLISHED", {1: 0.0})
+    monkeypatch.setattr(imputation, "DRAWS", 20)
+    (line,) = imputation.train(0, 1)
+    assert 0.5 < line["error"] < 2.0
 
 
 def test_a_table_is_written_with_its_settings(tmp_path, capsys):

@@ -253,8 +253,8 @@ figure
 #
 # $$\log p(x_{\mathrm{obs}}|z) = \sum_{d:\, o_d} \log p(x_d|z).$$
 #
-# The model need not say so: it observes x, and what is NaN there does not count. The derived guide reads the values, and
-# beside them which are there.
+# The model need not say so: it observes x, and what is NaN there does not count. The derived guide reads the values,
+# and beside them which are there.
 
 # %%
 wine = load_wine()
@@ -370,5 +370,5 @@ figure
 #
 # Sources: S. Webb, A. Goliński, R. Zinkov, N. Siddharth, T. Rainforth, Y. W. Teh, F. Wood, "Faithful inversion of
 # generative models for effective amortized inference" (2018). A. Nazabal, P. M. Olmos, Z. Ghahramani, I. Valera,
-# "Handling incomplete heterogeneous data using VAEs" (2020). P.-A. Mattei, J. Frellsen, "MIWAE: Deep Generative Modelling
-# and Imputation of Incomplete Data Sets" (2019).
+# "Handling incomplete heterogeneous data using VAEs" (2020). P.-A. Mattei, J. Frellsen, "MIWAE: Deep Generative
+# Modelling and Imputation of Incomplete Data Sets" (2019).

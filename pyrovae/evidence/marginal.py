@@ -114,7 +114,6 @@ def log_marginal(
             there, none, or all; data that cannot be made absent (see `pyrovae.evidence.made_absent`).
 
     Example:
-        >>> import torch
         >>> import pyrovae as pv
         >>> prior, decoder = pv.models.StandardNormal(2), pv.models.Bernoulli(pv.nn.MLP(2, 64))
         >>> encoder = pv.guides.DiagonalNormal(pv.nn.MLP(64, (2, 2)))
