@@ -146,9 +146,9 @@ def main() -> None:
     neighbours = KNNImputer(n_neighbors=10).fit_transform(x.numpy())
     findings = (
         f"Mean squared error of the entries taken away, in units of the columns' variance. Column means: "
-        f"{error(torch.zeros_like(x) + x.nanmean(0)):.3f}; ten nearest neighbours: {error(neighbours):.3f}. The intervals "
-        "are too narrow, the more so the longer the networks train: they fit these rows better than others, and nothing "
-        "in the recipe holds them back. Pareto k is of the 10,000 weights."
+        f"{error(torch.zeros_like(x) + x.nanmean(0)):.3f}; ten nearest neighbours: {error(neighbours):.3f}. The "
+        "intervals are too narrow, the more so the longer the networks train: they fit these rows better than others, "
+        "and nothing in the recipe holds them back. Pareto k is of the 10,000 weights."
     )
     lines = []
     for seed in SEEDS:

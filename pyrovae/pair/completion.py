@@ -17,11 +17,12 @@ from torch.distributions import (
     Distribution,
     Independent,
     LowRankMultivariateNormal,
+    MixtureSameFamily,
     MultivariateNormal,
 )
 
 from pyrovae.data import Batch
-from pyrovae.pair.absence import PresentNormal
+from pyrovae.pair.absence import PresentNormal, has_marginals, present_part
 from pyrovae.pair.handlers import Message, RowsAsGiven, subsampling
 from pyrovae.pair.layout import SiteLayout, as_the_program_takes, canonical, rows_first
 from pyrovae.pair.observed import statements
@@ -124,12 +125,18 @@ def _rows_first(value: Tensor, site: SiteLayout, event_dim: int) -> Tensor:
 def _given_present(distribution: Distribution, value: Tensor) -> tuple[Tensor, Tensor | None]:
     """Draws of a value whose absent entries are NaN, right where it is absent, and their means if there are any.
 
-    Entries of other families than multivariate normals are independent of each other, or absent together.
+    Entries of other families than multivariate normals, and mixtures of any, are independent or absent together.
     """
     if isinstance(distribution, MaskedDistribution | Independent):
         return _given_present(distribution.base_dist, value)
     if isinstance(distribution, MultivariateNormal | LowRankMultivariateNormal):
         return _conditional_normal(distribution, value)
+    if (
+        isinstance(distribution, MixtureSameFamily)
+        and distribution.event_shape
+        and has_marginals(distribution)
+    ):
+        return _conditional_mixture(distribution, value)
     drawn = distribution.sample()
     if isinstance(distribution, Categorical):
         return drawn, distribution.probs
@@ -138,6 +145,22 @@ def _given_present(distribution: Distribution, value: Tensor) -> tuple[Tensor, T
     except NotImplementedError:
         return drawn, None
     return drawn, None if bool(mean.isnan().any()) else mean  # families without a mean, such as Cauchy
+
+
+def _conditional_mixture(mixture: MixtureSameFamily, value: Tensor) -> tuple[Tensor, Tensor | None]:
+    """By the components' own, each as probable as what is present makes it."""
+    components, before = mixture.component_distribution, -1 - len(mixture.event_shape)
+    of_each = value.unsqueeze(before)
+    marginal, filled = present_part(components, of_each)
+    log_shares = mixture.mixture_distribution.logits.log_softmax(-1) + marginal.log_prob(filled)
+    drawn, means = _given_present(components, of_each.expand(components.batch_shape + components.event_shape))
+    chosen = Categorical(logits=log_shares).sample()
+    event = (1,) * len(mixture.event_shape)
+    place = chosen.reshape(*chosen.shape, 1, *event).expand(*chosen.shape, 1, *mixture.event_shape)
+    shares = log_shares.softmax(-1).reshape(log_shares.shape + event)
+    return drawn.gather(before, place).squeeze(before), None if means is None else (shares * means).sum(
+        before
+    )
 
 
 def _conditional_normal(

@@ -11,7 +11,7 @@ from torch import nn
 
 import pyrovae as pv
 from pyrovae.evidence.weighted_draws import spread_places
-from pyrovae.pair.completion import _conditional_normal
+from pyrovae.pair.completion import _conditional_normal, _given_present
 from tests.oracles import LinearGaussian
 from tests.pair.test_absence import ExactGivenPresent, holes
 
@@ -138,6 +138,33 @@ def test_the_conditional_of_a_normal_has_the_covariance_of_the_rest():
     expected = C[a][:, a] - C[a][:, p] @ torch.linalg.inv(C[p][:, p]) @ C[p][:, a]
     torch.testing.assert_close(drawn[:, a].T.cov(), expected, atol=0.1, rtol=0.04)
     torch.testing.assert_close(drawn[:, p], row[p].expand(20000, 2))
+
+
+@pytest.mark.parametrize("covariances", [False, True])
+def test_the_conditional_of_a_mixture_chooses_components_by_what_is_present(covariances):
+    torch.manual_seed(0)
+    shares, locs = (
+        torch.tensor([0.3, 0.7]).double(),
+        torch.tensor([[-1.0, 2.0, 0.0], [1.0, -1.0, 1.0]]).double(),
+    )
+    factor = torch.randn(3, 3).double() if covariances else torch.zeros(3, 3).double()
+    C = factor @ factor.T + 0.25 * torch.eye(3).double()
+    parts = dist.MultivariateNormal(locs, C) if covariances else dist.Normal(locs, 0.5).to_event(1)
+    mixture = dist.MixtureSameFamily(dist.Categorical(shares), parts)
+    row = torch.tensor([NAN, 0.4, NAN]).double()
+    a, p = [0, 2], [1]
+    gain = C[a][:, p] @ torch.linalg.inv(C[p][:, p])
+    means = locs[:, a] + (row[p] - locs[:, p]) @ gain.T
+    weights = shares * dist.Normal(locs[:, 1], C[1, 1].sqrt()).log_prob(row[1]).exp()
+    weights = weights / weights.sum()
+    drawn, mean = _given_present(mixture.expand([20000]), row.expand(20000, 3))
+    exact = weights @ means
+    torch.testing.assert_close(mean[0, a], exact)
+    spread = (
+        C[a][:, a] - gain @ C[p][:, a] + torch.einsum("k,ki,kj->ij", weights, means - exact, means - exact)
+    )
+    torch.testing.assert_close(drawn[:, a].mean(0), exact, atol=0.05, rtol=0)
+    torch.testing.assert_close(drawn[:, a].T.cov(), spread, atol=0.1, rtol=0.05)
 
 
 # Labels on which others depend
