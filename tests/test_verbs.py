@@ -77,6 +77,7 @@ VERBS = {
     "calibrate": lambda vae, x, *c: pv.calibrate(vae, *many(c), num_simulations=20, num_draws=4, seed=0),
     "compare": lambda vae, x, *c: pv.compare({"a": vae, "b": vae}, x, *c, num_samples=8, seed=0),
     "to_arviz": lambda vae, x, *c: pv.to_arviz(vae, x, *c, num_samples=3, resample_from=6, seed=0),
+    "impute": lambda vae, x, *c: pv.impute(vae, x, *c, num_samples=3, seed=0).mean,
     "generate": lambda vae, x, *c: vae.generate(len(x), *c, seed=0),
     "sample_posterior": lambda vae, x, *c: vae.sample_posterior(x, *c, num_samples=2, seed=0),
     "posterior": densities,
