@@ -204,7 +204,7 @@ class _NoValues(TorchFunctionMode):
         caller = _caller()
         if caller.f_code in _OF_PYRO and func in _FOR_PYRO:
             return _FOR_PYRO[func](*args)
-        if func is torch.Tensor.masked_select:
+        if func is _PICKS:
             return func(*args, **(kwargs or {}))  # refused by the shape that it gives
         if func is not torch.Tensor.register_hook:
             with suppress(LookupError):
@@ -233,13 +233,14 @@ _WITHOUT_LOOKING: dict[Callable[..., object], Callable[..., object]] = {
     torch.nn.functional.one_hot: _one_hot,
     _TAKE: _getitem,
 }
+_PICKS: Callable[..., object] = torch.Tensor.masked_select
 _LOOKED = "trying to get value out of a tracing tensor"
 _LOOKS = {
     # These read memory or act later: a trace would not notice.
     torch.Tensor.tolist,
     torch.Tensor.numpy,
     torch.Tensor.register_hook,
-    torch.Tensor.masked_select,
+    _PICKS,
     torch.Tensor.item,
     torch.Tensor.__bool__,
     torch.Tensor.__int__,
@@ -257,9 +258,7 @@ _OF_PYRO = {
 _FOR_PYRO: dict[Callable[..., object], Callable[..., object]] = {
     torch.Tensor.item: torch.Tensor.detach,
     torch.Tensor.__bool__: lambda tensor: False,  # not NaN; not all probabilities above zero
-    torch.Tensor.masked_select: lambda tensor, mask: torch.where(
-        mask, tensor, 0.0
-    ),  # the sum over them is the same
+    _PICKS: lambda tensor, mask: torch.where(mask, tensor, 0.0),  # the sum over them is the same
     torch.Tensor.register_hook: lambda tensor, hook: None,
 }
 
