@@ -24,6 +24,7 @@ from pyrovae.pair.matching import (
     check_event,
     check_latents,
     check_log_prob,
+    check_masks,
     check_observations,
     check_same_sites,
     enumerated_of,
@@ -84,6 +85,7 @@ def inspect_pair(
     check_support(model, batch, places, columns)
     enumerated = enumerated_of(model_sites, guide_sites)
     check_latents(model_sites, guide_sites, enumerated)
+    check_masks(model_sites, guide_sites)
     check_auxiliary(model_sites, guide_sites)
     check_plates("guide", guide, guide_sites, batch)
     latents = {name: guide_sites[name].value for name in latents_of(model_sites, enumerated)}

@@ -50,7 +50,9 @@ class BatchTerms:
         guide_sites = [site for trace in guides for site in sites_in(trace).values()]
         if any(site.enumerated for site in guide_sites):
             return None
-        log_likelihood, log_prior = (torch.stack(parts).sum() for parts in zip(*map(_parts, models), strict=True))
+        log_likelihood, log_prior = (
+            torch.stack(parts).sum() for parts in zip(*map(_parts, models), strict=True)
+        )
         # A guide's factors belong to the loss alone.
         log_guide = _summed([site for site in guide_sites if not site.factor])
         rate = log_guide - log_prior
