@@ -1,5 +1,7 @@
 """Labels that some rows lack, by obs_mask=: what a hand-written guide looks like, and what its figures are."""
 
+import functools
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -16,8 +18,10 @@ NAN = float("nan")
 SHARES, MEANS, NOISE = torch.tensor([0.2, 0.3, 0.5]), torch.tensor([-2.0, 0.0, 2.0]), 0.5
 
 
-def model(x, y):
+def model(x, y, added=False):
     with pyro.plate("rows", len(x)):
+        if added:
+            pyro.factor("added", 0.25 * x.new_ones(len(x)), has_rsample=False)
         z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
         label = pyro.sample("y", dist.Categorical(SHARES), obs=y, obs_mask=~y.isnan())
         pyro.sample("x", dist.Normal(z + MEANS[label.long()], NOISE), obs=x)
@@ -32,15 +36,18 @@ def blind(x, y):
 class Seeing(nn.Module):
     """q(y|x) q(z|x,y) with the exact q(z|x,y): the guide has the label, masked where it is known."""
 
-    def __init__(self, masked=True):
+    def __init__(self, masked=True, added=False):
         super().__init__()
-        self.logits, self.masked = nn.Parameter(torch.tensor([0.4, 0.0, -0.4])), masked
+        self.logits = nn.Parameter(torch.tensor([0.4, 0.0, -0.4]))
+        self.masked, self.added = masked, added
 
     def forward(self, x, y):
         known = ~y.isnan()
         with pyro.plate("rows", len(x)):
             with poutine.mask(mask=~known if self.masked else True):
                 drawn = pyro.sample("y_unobserved", dist.Categorical(logits=self.logits.expand(len(x), 3)))
+            if self.added:
+                pyro.factor("added", 0.25 * x.new_ones(len(x)), has_rsample=False)
             label = torch.where(known, y.nan_to_num().long(), drawn)
             precision = 1 + NOISE**-2
             pyro.sample("z", dist.Normal((x - MEANS[label]) * NOISE**-2 / precision, precision**-0.5))
@@ -106,3 +113,13 @@ def test_a_guide_that_draws_known_labels_too_is_refused(enumerates, part):
     ):
         pv.log_marginal(vae, x, y, num_samples=5)
     pv.log_marginal(pv.VAE(model, Seeing()), x, y, num_samples=5)
+
+
+@pytest.mark.parametrize("where", ["model", "guide"])
+def test_a_factor_beside_absent_labels_stays_one(where):
+    """Of the model it belongs to the density, of the guide to the loss."""
+    x, y = rows()
+    added = pv.VAE(functools.partial(model, added=where == "model"), Seeing(added=where == "guide"))
+    found = pv.log_marginal(added, x, y, num_samples=50, seed=0).log_marginal
+    without = pv.log_marginal(pv.VAE(model, Seeing()), x, y, num_samples=50, seed=0).log_marginal
+    torch.testing.assert_close(found, without + (0.25 if where == "model" else 0.0))
