@@ -4,6 +4,8 @@ Programs as they stand there: `obs=ys` with None where there are no labels, guid
 with `expand=True`, networks that look at shapes, batch normalization, `poutine.scale`, a factor in the guide.
 """
 
+import itertools
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -16,6 +18,7 @@ from torch.distributions import constraints
 from torch.nn.functional import softmax, softplus
 
 import pyrovae as pv
+from tests.traced.test_enumeration import assert_traced_as_plain
 
 LABELS, GENES, N = 3, 12, 300
 
@@ -88,7 +91,7 @@ class SSVAE(nn.Module):
 
 def make_fc(dims):
     layers = []
-    for a, b in zip(dims, dims[1:], strict=False):
+    for a, b in itertools.pairwise(dims):
         layers += [nn.Linear(a, b), nn.BatchNorm1d(b), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
@@ -193,8 +196,6 @@ def test_labelled_and_unlabelled_rows_through_everything(name, objective):
 
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_their_steps_are_those_of_pyro(name):
-    from tests.traced.test_enumeration import assert_traced_as_plain
-
     def make(with_labels):
         torch.manual_seed(0)
         example = EXAMPLES[name]()
