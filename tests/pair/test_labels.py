@@ -123,3 +123,36 @@ def test_a_factor_beside_absent_labels_stays_one(where):
     found = pv.log_marginal(added, x, y, num_samples=50, seed=0).log_marginal
     without = pv.log_marginal(pv.VAE(model, Seeing()), x, y, num_samples=50, seed=0).log_marginal
     torch.testing.assert_close(found, without + (0.25 if where == "model" else 0.0))
+
+
+def read_elsewhere(x, y):
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+        label = pyro.sample("y", dist.Categorical(SHARES), obs=y)
+        pyro.sample("x", dist.Normal(z + MEANS[label.long()], NOISE), obs=x)
+
+
+def a_chain(x, y):
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+        first = pyro.sample("y", dist.Normal(z, 1.0), obs=y)
+        pyro.sample("x", dist.Normal(first, 1.0), obs=x)
+
+
+def prior(x, y):
+    with pyro.plate("rows", len(x)):
+        pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+
+
+@pytest.mark.parametrize("program", [read_elsewhere, a_chain])
+def test_an_absent_value_that_others_depend_on_is_not_filled_in_silently(program):
+    x, y = rows()
+    with pytest.raises(
+        ValueError, match=r"site 'x' depends on the value of 'y', which some rows lack.*obs_mask="
+    ):
+        pv.log_marginal(pv.VAE(program, prior), x, y, num_samples=5)
+    vae = pv.VAE(program, prior)
+    pv.log_marginal(vae, x, y.nan_to_num(), num_samples=5)
+    with pytest.raises(ValueError, match="depends on the value of 'y'"):
+        pv.fit(vae, (x, y), epochs=1, progress=False)
+    assert bool(pv.elbo(vae, torch.where(x > 1, NAN, x), y.nan_to_num()).elbo.isfinite().all())
