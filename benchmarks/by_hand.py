@@ -6,11 +6,12 @@ are any. Parameters come in the order of the declared pair's, so that weights ca
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits, softplus
+from torch.nn.functional import binary_cross_entropy_with_logits, one_hot, softplus
 
 UNIT, SMALLEST = 0.5413248546129181, 1e-6
 
@@ -96,6 +97,28 @@ def convolutions(latent: int, inner: int, outer: int) -> OneLatent:
         nn.Conv2d(1, inner, 4, 2, 1), nn.ReLU(), nn.Conv2d(inner, outer, 4, 2, 1), nn.ReLU(), nn.Flatten()
     )
     return OneLatent(decoder, TwoHeads(body, outer * 49, latent))
+
+
+class SemiSupervised(nn.Module):
+    """p(z) p(y) p(x|y,z) with uniform labels, which are summed out where they are NaN, and q(z|x)."""
+
+    def __init__(self, size: int, hidden: int, latent: int, classes: int) -> None:
+        super().__init__()
+        self.decoder = nn.Sequential(*perceptron(latent + classes, hidden), nn.Linear(hidden, size))
+        self.encoder = TwoHeads(perceptron(size, hidden), hidden, latent)
+        self.classes = classes
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """See the module's docstring."""
+        location, scale = self.encoder(x)
+        z = drawn(location, scale)
+        every, known = torch.arange(self.classes, device=x.device)[:, None], ~y.isnan()
+        labels = torch.where(known, y.nan_to_num().long(), every)
+        codes = one_hot(labels, self.classes).to(x)
+        logits = self.decoder(torch.cat([z.expand(self.classes, *z.shape), codes], -1))
+        terms = -binary_cross_entropy_with_logits(logits, x.expand_as(logits), reduction="none").sum(-1)
+        log_likelihood = torch.where(known, terms[0], terms.logsumexp(0)) - math.log(self.classes)
+        return log_likelihood, rate_to_standard(location, scale)
 
 
 class TwoLevels(nn.Module):

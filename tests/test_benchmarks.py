@@ -20,6 +20,7 @@ from benchmarks import (
     imputation,
     report,
     rivals,
+    semi_supervised,
     speed,
     training,
     training_tasks,
@@ -129,7 +130,9 @@ def tiny_task(by_hand_too=by_hand.perceptrons, name="tiny"):
     )
 
 
-@pytest.mark.parametrize("task", training_tasks.TASKS, ids=lambda task: f"{task.name}, {task.batch}")
+@pytest.mark.parametrize(
+    "task", [*training_tasks.TASKS, semi_supervised.TASK], ids=lambda task: f"{task.name}, {task.batch}"
+)
 def test_what_is_compared_is_the_same_model(task, monkeypatch):
     monkeypatch.delenv("PYROVAE_DATA", raising=False)
     training_tasks.check_same(task, CPU, samples=20)
@@ -288,3 +291,19 @@ def test_the_ratios_in_docs_are_those_of_the_results(tmp_path):
     assert "| 0.12 |" in copy.read_text()
     training.show_in_docs(results, copy)
     assert copy.read_text() == text
+
+
+def test_mnist_keeps_few_labels_and_repeats_their_rows(monkeypatch, tmp_path):
+    generator = np.random.default_rng(0)
+    labels = (np.arange(50100) % 10).astype(np.uint8)
+    images = generator.integers(0, 256, (len(labels), 1, 2), dtype=np.uint8)
+    np.savez(tmp_path / "mnist.npz", x_train=images, y_train=labels, x_test=images[:20], y_test=labels[:20])
+    monkeypatch.setenv("PYROVAE_DATA", str(tmp_path))
+    (x, y), (x_test, y_test) = semi_supervised.mnist(seed=0)
+    known = ~y.isnan()
+    assert int(known[:50000].sum()) == 100
+    assert torch.bincount(y[known].long()).tolist() == [10 * semi_supervised.REPEATED] * 10
+    assert torch.equal(y[:50000][known[:50000]].long() % 10, known[:50000].nonzero()[:, 0] % 10)
+    assert set(x.unique().tolist()) == {0.0, 1.0}
+    assert x_test.shape == (20, 2)
+    assert y_test.tolist() == labels[:20].tolist()

@@ -39,7 +39,8 @@ class AbsentEntries(Messenger):
         value = msg["value"]
         if not msg["is_observed"] or subsampling(msg) or not isinstance(value, Tensor):
             return
-        if value.is_floating_point():
+        # A factor has no entries.
+        if value.is_floating_point() and value.numel():
             msg["fn"], msg["value"] = present_part(msg["fn"], value)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from pyrovae.data import Batch
 from pyrovae.frames import Columns
+from pyrovae.pair.absent_values import check_absent_values_unread
 from pyrovae.pair.amortization import check_rows_have_no_place
 from pyrovae.pair.auxiliary import check_auxiliary
 from pyrovae.pair.broadcasting import find_broadcasting
@@ -24,6 +25,7 @@ from pyrovae.pair.matching import (
     check_event,
     check_latents,
     check_log_prob,
+    check_masks,
     check_observations,
     check_same_sites,
     enumerated_of,
@@ -84,6 +86,7 @@ def inspect_pair(
     check_support(model, batch, places, columns)
     enumerated = enumerated_of(model_sites, guide_sites)
     check_latents(model_sites, guide_sites, enumerated)
+    check_masks(model_sites, guide_sites)
     check_auxiliary(model_sites, guide_sites)
     check_plates("guide", guide, guide_sites, batch)
     latents = {name: guide_sites[name].value for name in latents_of(model_sites, enumerated)}
@@ -108,7 +111,7 @@ def inspect_pair(
 
 
 def check_absence(model: Program, guide: Program, batch: Batch) -> None:
-    """Raise ValueError where either program turns entries that rows lack into NaN of its own."""
+    """Raise ValueError where either program makes NaN of entries that rows lack, or the model reads them elsewhere."""
     for which, program in (("model", model), ("guide", guide)):
         for site in first_run(which, program, batch).values():
             check_log_prob(site)
@@ -116,6 +119,7 @@ def check_absence(model: Program, guide: Program, batch: Batch) -> None:
                 raise ValueError(
                     f"the {which}'s density of site '{site.name}' is NaN. {absence_advice(which, batch)}"
                 )
+    check_absent_values_unread(model, batch)
 
 
 def _layouts(sites: Iterable[Site]) -> dict[str, SiteLayout]:

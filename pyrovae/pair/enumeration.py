@@ -49,6 +49,18 @@ def sites_summed_out(trace: Trace, num_samples: int, layout: Layout, broadcasts:
     return {**terms, likelihood.name: likelihood}
 
 
+def parts_summed_out(trace: Trace) -> tuple[Tensor, Tensor]:
+    """log p(x|z) and log p(z) of a trace run under enumeration, each summed over its rows."""
+    trace.symbolize_dims()
+    every = {name: (site, _log_density(site)) for name, site in sites_in(trace).items()}
+    log_joint = _sum_out(trace, every).sum()
+    hidden = {name: chosen for name, chosen in every.items() if not chosen[0].observed}
+    if all(site.enumerated for site, _ in hidden.values()):
+        return log_joint, torch.zeros_like(log_joint)
+    log_prior = _sum_out(trace, hidden).sum()
+    return log_joint - log_prior, log_prior
+
+
 def _log_density(site: Site) -> Tensor:
     """As the site has it; of one that is summed out without its masks.
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import cast
 
 import torch
+from pyro.distributions import MaskedDistribution
 from pyro.poutine.runtime import Message as PyroMessage
 from pyro.util import check_site_shape
 from torch import Tensor
@@ -83,6 +84,21 @@ def check_same_sites(which: str, found: Iterable[str], expected: Iterable[str]) 
             f"the sites of the {which} change from call to call: at first they were {sorted(expected)}, now they are "
             f"{sorted(found)}. Let every call sample the same sites; mask what does not apply to a row."
         )
+
+
+def check_masks(model_sites: Mapping[str, Site], guide_sites: Mapping[str, Site]) -> None:
+    """Raise where the guide draws what the model observes by `obs_mask=`: known values have no density in the guide."""
+    for name, site in guide_sites.items():
+        base = name.removesuffix("_unobserved")
+        if f"{base}_observed" not in model_sites or name not in model_sites:
+            continue
+        is_masked = isinstance(site.distribution, MaskedDistribution) or isinstance(site.mask, Tensor)
+        if not is_masked or bool((site.unmasked & ~model_sites[name].unmasked).any()):
+            raise ValueError(
+                f"the guide draws '{name}' also in rows whose '{base}' is observed, where the model has no such "
+                "latent: log p(x) would be off by the entropy of what is drawn. Mask it as the model does, with "
+                f"pyro.poutine.mask(mask=~known): pyro.sample('{name}', ...)."
+            )
 
 
 def check_event(kind: str, site: Site, value: Tensor) -> None:

@@ -6,8 +6,9 @@ import functools
 import inspect
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from types import FunctionType, ModuleType
+from types import FunctionType, MethodType, ModuleType
 
+from pyro.poutine.messenger import _context_wrap
 from torch import nn
 
 from pyrovae.pair.programs import Program
@@ -24,9 +25,12 @@ def modules_of(*programs: Program) -> list[nn.Module]:
 
 
 def _program_modules(program: Program) -> tuple[nn.Module | None, dict[str, nn.Module]]:
-    """The module whose method a program is, and the modules that it can reach by name."""
+    """The module whose method a program is, or that is inside a handler, and those that it can reach by name."""
     if isinstance(program, nn.Module):
         return None, {}
+    inside = _inside_handlers(program)
+    if inside is not program:
+        return (inside, {}) if isinstance(inside, nn.Module) else _program_modules(inside)
     given: dict[str, object]
     if isinstance(program, functools.partial):
         owner, found = _program_modules(program.func)
@@ -60,6 +64,15 @@ def _variables_of(function: FunctionType) -> dict[str, object]:
         with suppress(ValueError):
             found[name] = cell.cell_contents
     return found
+
+
+def _inside_handlers(program: Program) -> Program:
+    """What Pyro's handlers, such as `config_enumerate`, are around."""
+    while isinstance(program, functools.partial) and program.func is _context_wrap:
+        _, program, *owner = program.args
+        if owner:  # of a method that was decorated
+            program = MethodType(program, owner[0])
+    return program
 
 
 def _modules_within(name: str, value: object, depth: int) -> dict[str, nn.Module]:

@@ -8,6 +8,7 @@ from pyro import poutine
 from pyro.poutine import Trace
 from torch import Tensor
 
+from pyrovae.pair.enumeration import parts_summed_out
 from pyrovae.pair.programs import Program
 from pyrovae.pair.sites import Site
 from pyrovae.pair.traces import sites_in
@@ -38,25 +39,33 @@ class BatchTerms:
     def take(self, objective: pyro.infer.ELBO) -> Tensor | None:
         """Sums over rows, means over particles: (ELBO, reconstruction, rate); forgets the runs.
 
-        None where a program was run under enumeration: its traces hold no draws then.
+        None where the guide was run under enumeration: its traces hold no draws then.
         """
         # An objective may have run the pair before, to guess its plates: only the last runs count.
         runs = 1 if objective.vectorize_particles else objective.num_particles
-        models, guides = (
-            [site for trace in traces[-runs:] for site in sites_in(trace).values()]
-            for traces in (self._model_traces, self._guide_traces)
-        )
+        models, guides = self._model_traces[-runs:], self._guide_traces[-runs:]
         self._model_traces.clear()
         self._guide_traces.clear()
-        self.plate_scale = models[0].row_plate_scale
-        if any(site.enumerated for site in (*models, *guides)):
+        self.plate_scale = next(iter(sites_in(models[0]).values())).row_plate_scale
+        guide_sites = [site for trace in guides for site in sites_in(trace).values()]
+        if any(site.enumerated for site in guide_sites):
             return None
-        log_likelihood = _summed([site for site in models if site.observed])
-        log_prior = _summed([site for site in models if not site.observed])
+        log_likelihood, log_prior = (
+            torch.stack(parts).sum() for parts in zip(*map(_parts, models), strict=True)
+        )
         # A guide's factors belong to the loss alone.
-        log_guide = _summed([site for site in guides if not site.factor])
+        log_guide = _summed([site for site in guide_sites if not site.factor])
         rate = log_guide - log_prior
         return torch.stack([log_likelihood - rate, log_likelihood, rate]) / objective.num_particles
+
+
+def _parts(trace: Trace) -> tuple[Tensor, Tensor]:
+    """log p(x|z) and log p(z) of a model's run, summed over its rows."""
+    sites = sites_in(trace).values()
+    if any(site.enumerated for site in sites):
+        return parts_summed_out(trace)
+    observed, latent = ([site for site in sites if site.observed is which] for which in (True, False))
+    return _summed(observed), _summed(latent)
 
 
 def _summed(sites: list[Site]) -> Tensor:

@@ -126,8 +126,6 @@ class Traced:
             return "compile=False"
         if untraceable is not None:
             return untraceable
-        if enumerated := self.pair.layout.enumerated:
-            return f"the latents {sorted(enumerated)} are summed out"
         if not self.policy.traces:
             return f"a trace does not pay for {self.policy.calls} {self.policy.what}"
         return None

@@ -17,7 +17,7 @@ from types import FrameType
 import pyro
 import pyro.util
 import torch
-from pyro.infer.util import torch_item
+from pyro.infer.util import Dice, torch_item
 from torch import Tensor
 from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -188,7 +188,7 @@ def _one_fake_mode() -> AbstractContextManager[object]:
 
 
 class _NoValues(TorchFunctionMode):
-    """Refuses to look at values, except where Pyro's objectives do so to report a loss."""
+    """Refuses to look at values, except where Pyro's objectives do so to report a loss, or to leave terms out of it."""
 
     def __torch_function__(
         self,
@@ -197,11 +197,15 @@ class _NoValues(TorchFunctionMode):
         args: tuple[object, ...] = (),
         kwargs: Mapping[str, object] | None = None,
     ) -> object:
+        if func in _WITHOUT_LOOKING:
+            return _WITHOUT_LOOKING[func](*args, **(kwargs or {}))
         if func not in _LOOKS:
             return func(*args, **(kwargs or {}))
         caller = _caller()
-        if caller.f_code in _REPORTS and func in _FOR_PYRO:
-            return _FOR_PYRO[func](args[0])
+        if caller.f_code in _OF_PYRO and func in _FOR_PYRO:
+            return _FOR_PYRO[func](*args)
+        if func is _PICKS:
+            return func(*args, **(kwargs or {}))  # refused by the shape that it gives
         if func is not torch.Tensor.register_hook:
             with suppress(LookupError):
                 return read_as_constant(lambda: func(*args, **(kwargs or {})), args[0])
@@ -209,24 +213,53 @@ class _NoValues(TorchFunctionMode):
         raise NotTraceableError(f"{place} looks at values of a tensor ({func.__name__.strip('_')})")
 
 
+def _one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
+    """As torch's, which looks at values to check them; here writing outside of the classes fails."""
+    if num_classes < 1:
+        return torch.nn.functional.one_hot(tensor, num_classes)
+    zeros = tensor.new_zeros((*tensor.shape, num_classes))
+    return zeros.scatter(-1, tensor.unsqueeze(-1), 1)
+
+
+def _getitem(tensor: Tensor, index: object) -> object:
+    """As torch's, which takes a tensor of one place for a number."""
+    if isinstance(index, Tensor) and index.dtype == torch.long and index.dim() == 0:
+        return torch.ops.aten.index.Tensor(tensor, [index])
+    return _TAKE(tensor, index)
+
+
+_TAKE: Callable[..., object] = torch.Tensor.__getitem__
+_WITHOUT_LOOKING: dict[Callable[..., object], Callable[..., object]] = {
+    torch.nn.functional.one_hot: _one_hot,
+    _TAKE: _getitem,
+}
+_PICKS: Callable[..., object] = torch.Tensor.masked_select
 _LOOKED = "trying to get value out of a tracing tensor"
 _LOOKS = {
     # These read memory or act later: a trace would not notice.
     torch.Tensor.tolist,
     torch.Tensor.numpy,
     torch.Tensor.register_hook,
+    _PICKS,
     torch.Tensor.item,
     torch.Tensor.__bool__,
     torch.Tensor.__int__,
     torch.Tensor.__float__,
     torch.Tensor.__index__,
 }
-# Where Pyro's objectives put a value into the loss that they report, and look for NaN in it.
-_REPORTS = {torch_item.__code__, pyro.util.torch_isnan.__code__, pyro.util.warn_if_nan.__code__}
+# Where Pyro's objectives put a value into the loss that they report, look for NaN in it, and pick those terms of an
+# expectation whose probability is not zero.
+_OF_PYRO = {
+    torch_item.__code__,
+    pyro.util.torch_isnan.__code__,
+    pyro.util.warn_if_nan.__code__,
+    Dice.compute_expectation.__code__,
+}
 _FOR_PYRO: dict[Callable[..., object], Callable[..., object]] = {
     torch.Tensor.item: torch.Tensor.detach,
-    torch.Tensor.__bool__: lambda tensor: False,
-    torch.Tensor.register_hook: lambda tensor: None,
+    torch.Tensor.__bool__: lambda tensor: False,  # not NaN; not all probabilities above zero
+    _PICKS: lambda tensor, mask: torch.where(mask, tensor, 0.0),  # the sum over them is the same
+    torch.Tensor.register_hook: lambda tensor, hook: None,
 }
 
 

@@ -115,7 +115,7 @@ def fit(
     Returns:
         A DataFrame with the columns `epoch, loss, elbo, reconstruction, rate, elbo_valid, gradient_norm,
         gradient_norm_max, seconds`: the objective's mean loss, and the ELBO (beta = 1, without the program's own
-        scales), E_q[log p(x|z)] and the sampled rate on the same draws (on others where latents are summed out), in
+        scales), E_q[log p(x|z)] and the sampled rate on the same draws (on others where the guide enumerates), in
         nats per row, averaged over the epoch's rows while they were trained on; the validation rows' ELBO after the
         epoch (NaN without validation); the median and the largest
         norm of the gradients of the epoch's steps before clipping (of each step with `clip_norm`, else of every

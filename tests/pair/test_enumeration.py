@@ -1,6 +1,7 @@
 """Discrete latents summed out where masks leave some of them out, against exact sums."""
 
 import math
+import warnings
 
 import pyro
 import pyro.distributions as dist
@@ -115,3 +116,40 @@ def test_loss_and_elbo_of_one_history_agree(sequences, objective):
     vae = pv.VAE(model, no_guide)
     history = pv.fit(vae, (x, lengths), epochs=2, objective=objective, progress=False, seed=0)
     assert list(-history["elbo"]) == pytest.approx(list(history["loss"]), rel=1e-5)
+
+
+class Grouped(nn.Module):
+    """Two groups, which a row's is of, summed out."""
+
+    def __init__(self):
+        super().__init__()
+        self.means = nn.Parameter(torch.tensor([-1.0, 1.0]))
+
+    def forward(self, x):
+        with pyro.plate("rows", len(x)):
+            k = pyro.sample("k", dist.Categorical(x.new_ones(2) / 2))
+            pyro.sample("x", dist.Normal(self.means[k], 1.0), obs=x)
+
+    decorated = config_enumerate(forward)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        lambda module: module.decorated,
+        lambda module: config_enumerate(module),
+        lambda module: config_enumerate(module.forward),
+        lambda module: config_enumerate(poutine.scale(module, 1.0)),
+    ],
+)
+def test_modules_inside_handlers_are_trained_and_saved(program, tmp_path):
+    x = torch.tensor([2.0, -3.0, 2.5])
+    module, again = Grouped(), Grouped()
+    vae = pv.VAE(program(module), no_guide)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of modules that are not trained
+        pv.fit(vae, x, epochs=2, seed=0, progress=False)
+    assert not torch.equal(module.means, again.means)
+    vae.save(tmp_path / "vae")
+    pv.VAE(program(again), no_guide).load(tmp_path / "vae")
+    assert torch.equal(module.means, again.means)
