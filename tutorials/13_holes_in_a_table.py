@@ -35,7 +35,9 @@ truth, x = (table - centre) / spread, (holes - centre) / spread
 train, test, truth = x[:400], x[400:], truth[400:]
 
 complete = int((~train.isnan()).all(1).sum())
-print(f"{train.isnan().float().mean():.0%} of the entries are absent, and {complete} of 400 rows are complete")
+print(
+    f"{train.isnan().float().mean():.0%} of the entries are absent, and {complete} of 400 rows are complete"
+)
 assert complete == 0
 
 # %% [markdown]
@@ -43,9 +45,10 @@ assert complete == 0
 #
 # ## Train on what is there
 #
-# Absence is `NaN`, as in pandas, NumPy and scikit-learn, and a model needs not be told of it: a NaN that reaches `obs=`
-# does not count. The guide does, for a network makes NaN of NaN. `pv.nn.MissingAsZero` shows it zeros, and which
-# entries are there, so that the encoder has twice as many inputs. (A derived guide, `pv.VAE(model)`, does so by itself.)
+# Absence is `NaN`, as in pandas, NumPy and scikit-learn, and a model need not be told of it: a NaN that reaches
+# `obs=` does not count. The guide must be, for a network makes NaN of NaN. `pv.nn.MissingAsZero` shows it zeros, and
+# which entries are there, so that the encoder has twice as many inputs. (A derived guide, `pv.VAE(model)`, does so by
+# itself.)
 #
 # Student's t forgives outliers. The importance-weighted bound trains the model for what it is used for here, as Mattei
 # and Frellsen, "MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets" (2019), propose.
@@ -85,8 +88,8 @@ vae = train_on(train)
 
 # %% [markdown]
 # What does it cost to fill the holes first? The columns are standardized, so their means are zero. A second model is
-# trained on rows that were completed with them, and both are asked for $\log p(x_\mathrm{obs})$ of rows that neither has
-# seen, holes and all. `pv.compare` sums over rows; differences are paired.
+# trained on rows that were completed with them, and both are asked for $\log p(x_\mathrm{obs})$ of rows that neither
+# has seen, holes and all. `pv.compare` sums over rows; differences are paired.
 
 # %%
 filled = train_on(train.nan_to_num(0.0))
@@ -121,12 +124,18 @@ assert proposed.verdict == "poor"
 refined = pv.refine(vae, test, full_covariance=True, num_steps=300, num_samples=100, seed=0)
 imputed = pv.impute(refined.vae, test, num_samples=300, resample_from=1000, seed=0)
 print(imputed)
+bad = float(imputed.weights.unreliable.double().mean())
+print(f"Pareto k is too high for {bad:.0%} of the rows")
 few, many = float(proposed.ess.median()), float(imputed.ess.median())
 print(f"median effective sample size of 1000 draws: {few:.0f} by the guide, {many:.0f} once refined")
 assert few < 50
 assert many > 500
+assert bad < 0.25
 
 # %% [markdown]
+# Most rows are well off now. For fewer than one in four the posterior is no normal, and even the best one leaves a
+# Pareto k that asks for caution with that row.
+#
 # ## Is it right?
 #
 # Two questions: how far are the means from the truth, and do the intervals hold it as often as they say?
@@ -182,7 +191,9 @@ columns = np.arange(D)
 figure = Figure(figsize=(11, 3.8), layout="constrained")
 left, right = figure.subplots(1, 2, width_ratios=[3, 1])
 left.plot(columns[there], truth[row][there], "k.", label="observed")
-left.vlines(columns[~there], low[~there], high[~there], color="C0", linewidth=3, alpha=0.5, label="90% interval")
+left.vlines(
+    columns[~there], low[~there], high[~there], color="C0", linewidth=3, alpha=0.5, label="90% interval"
+)
 left.plot(columns[~there], truth[row][~there], "rx", label="what was taken away")
 left.set(xlabel="column", ylabel="standard deviations", title="one held-out row")
 left.legend()

@@ -97,7 +97,7 @@ class InspectedPair(PairParameters):
             ValueError: others than those that are known.
 
         """
-        given = specs_of(rows)
+        given = specs_of(rows, ())
         self._row_specs = with_columns(self.row_specs, given)
         check_columns(tuple(spec and spec.columns for spec in given), self._row_specs)
 

@@ -44,7 +44,7 @@ def check_specs(arguments: tuple[object, ...], specs: RowSpecs) -> None:
             raise ValueError(f"{name} is {type(argument).__name__}, unlike in this VAE's first batch.")
         if spec is None or not isinstance(argument, ARRAYS):
             continue
-        dtype, shape, _ = spec
+        dtype, shape = spec.dtype, spec.shape
         if argument.shape[1:] != shape:
             raise ValueError(
                 f"{name} has rows of shape {list(argument.shape[1:])}: this VAE takes rows of shape {list(shape)}."

@@ -118,7 +118,9 @@ def _row(saved: SavedRow, field: str) -> RowSpec:
         raise MalformedError(field, f"have shape {shown(shape)} and {len(columns)} columns")
     if lacking and not _BY_NAME[dtype].is_floating_point:
         raise MalformedError(field, f"have holes and dtype {dtype}, which has no NaN")
-    return RowSpec(_BY_NAME[dtype], _shape(shape, field), None if columns is None else tuple(columns), lacking)
+    return RowSpec(
+        _BY_NAME[dtype], _shape(shape, field), None if columns is None else tuple(columns), lacking
+    )
 
 
 def _sites(group: SavedSites, where: str, depth: int) -> dict[str, SiteLayout]:
