@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import pyrovae as pv
+from pyrovae.evidence.simulated_data import simulated_like
 from pyrovae.guides import AmortizedGuide, DiagonalNormal, MixtureOfExperts, ProductOfExperts
 from pyrovae.models import LearnedNormal, Normal, StandardNormal
 from pyrovae.nn import MLP, MissingAsZero
@@ -80,9 +81,9 @@ class Exact(nn.Module):
         return dist.Normal(location, (self.scale / lengths.sqrt()).clamp(max=1e30)).to_event(1)
 
 
-def rows(model, *context):
+def rows(model, *context, size=B):
     torch.manual_seed(1)
-    z = model.prior(*context).expand([B]).sample()
+    z = model.prior(*context).expand([size]).sample()
     found = []
     for m in range(3):
         mean = model.mean(m, z)
@@ -284,3 +285,49 @@ def test_files_of_derived_guides_know_which_arguments_had_holes(tmp_path):
     last = pv.VAE(model).load(tmp_path / "b")
     for loaded in (again, last):
         torch.testing.assert_close(pv.elbo(loaded, *data, seed=0).elbo, pv.elbo(vae, *data, seed=0).elbo)
+
+
+def test_rows_of_several_arguments_are_simulated():
+    """Each argument is what the site of its name observes: an exact guide passes, a wrong one does not."""
+    model = Sites(LearnedNormal(K).double()).requires_grad_(False)
+    arguments = rows(model)
+    for factor, right in ((1.0, True), (1.5, False)):
+
+        class Of(Exact):
+            def forward(self, x, *context, factor=factor):
+                normal = super().forward(x).base_dist
+                return dist.Normal(normal.loc, factor * normal.scale).to_event(1)
+
+        posterior = ProductOfExperts([Of(model, m) for m in range(3)], model.prior)
+        vae = pv.VAE(model, AmortizedGuide(posterior), example=arguments)
+        assert pv.calibrate(vae, *arguments[1:], num_simulations=300, num_draws=49, seed=0).passed is right
+        assert pv.reverse_check(vae, *rows(model, size=200)[1:], num_rows=200, seed=0).passed is right
+    by_hand = pv.calibrate(
+        vae,
+        *arguments[1:],
+        num_simulations=100,
+        num_draws=9,
+        as_x=lambda observed: (observed["x"], observed["y"], observed["w"]),
+        seed=0,
+    )
+    again = pv.calibrate(vae, *arguments[1:], num_simulations=100, num_draws=9, seed=0)
+    assert torch.equal(by_hand.ranks, again.ranks)
+    # Beside rows that lack arguments, rows are simulated that lack them too.
+    _, like = simulated_like(vae, vae.rows(*only(arguments, (0, 2))), 30)
+    x, y, w = like.arguments
+    assert bool(y.isnan().all() and x.isfinite().all() and w.isfinite().all())
+
+
+def test_sites_by_other_names_than_their_arguments_need_as_x():
+    def model(image, text):
+        with pyro.plate("rows", len(image)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(K), 1.0).to_event(1))
+            pyro.sample("seen", dist.Normal(z, 1.0).to_event(1), obs=image)
+            pyro.sample("read", dist.Normal(z, 1.0).to_event(1), obs=text)
+
+    torch.manual_seed(0)
+    vae = pv.VAE(model, example=(torch.randn(B, K), torch.randn(B, K)))
+    with pytest.raises(
+        ValueError, match="observes several sites.*or all arguments where several are observed"
+    ):
+        pv.calibrate(vae, torch.randn(B, K), num_simulations=20)
