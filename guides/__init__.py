@@ -7,6 +7,7 @@ from pyrovae.guides.amortized import AmortizedGuide
 from pyrovae.guides.auto import AutoGuide
 from pyrovae.guides.empty import EmptyGuide
 from pyrovae.guides.exact import ExactGuide
+from pyrovae.guides.experts import MixtureOfExperts, ProductOfExperts
 from pyrovae.guides.flows import CouplingFlow, InverseAutoregressiveFlow, NeuralSplineFlow
 from pyrovae.guides.hierarchical import BottomUpGuide, HierarchicalGuide, LadderGuide
 from pyrovae.guides.mixture import MixtureOfNormals
@@ -30,6 +31,8 @@ __all__ = [
     "LadderGuide",
     "LowRankNormal",
     "MarkovPosterior",
+    "MixtureOfExperts",
     "MixtureOfNormals",
     "NeuralSplineFlow",
+    "ProductOfExperts",
 ]

@@ -12,11 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pyro
-import pyro.distributions as dist
-import torch
 from torch import Tensor, nn
 
 from pyrovae.conditional_distribution import ConditionalDistribution, as_module
+from pyrovae.guides.experts import product_of_normals
 from pyrovae.models.hierarchical import HierarchicalModel
 
 
@@ -167,33 +166,6 @@ class LadderGuide(nn.Module):
         for network in reversed(self.path):
             features.insert(0, network(features[0]))
         return features[:-1]
-
-
-def product_of_normals(a: dist.TorchDistribution, b: dist.TorchDistribution) -> dist.TorchDistribution:
-    """The normalized product of two diagonal normal densities: precisions add, locations are their average.
-
-        N(z; m_a, s_a^2) N(z; m_b, s_b^2) ~ N(z; m, s^2),    1/s^2 = 1/s_a^2 + 1/s_b^2
-
-    Raises:
-        TypeError: one is not a diagonal normal.
-
-    Example:
-        >>> a, b = (dist.Normal(torch.tensor([m]), torch.ones(1)).to_event(1) for m in (0.0, 1.0))
-        >>> product_of_normals(a, b).mean
-        tensor([0.5000])
-
-    """
-    for factor in (a, b):
-        if not isinstance(getattr(factor, "base_dist", None), torch.distributions.Normal):
-            raise TypeError(
-                f"got {type(factor).__name__}: a ladder combines diagonal normals, Normal(...).to_event(1), such as "
-                "models.Normal and guides.DiagonalNormal give. For other priors use HierarchicalGuide."
-            )
-    a, b = a.base_dist, b.base_dist
-    # hypot, not squares: finite and positive for scales from 1e-6 to 1e30 at float32.
-    ratio = b.scale / torch.hypot(a.scale, b.scale)
-    location = b.loc + ratio**2 * (a.loc - b.loc)
-    return dist.Normal(location, a.scale * ratio).to_event(1)
 
 
 def _check_posteriors(posteriors: Sequence[ConditionalDistribution]) -> None:

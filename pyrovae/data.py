@@ -43,7 +43,7 @@ class Batch:
     @classmethod
     def of(cls, arguments: tuple[object, ...]) -> Batch:
         """Arguments of which nobody knows whether entries are absent; values are read."""
-        return cls(arguments, any(isinstance(a, Tensor) and bool(a.isnan().any()) for a in arguments))
+        return cls(arguments, bool(cls(arguments).lacking))
 
     def __len__(self) -> int:
         """B."""
@@ -72,6 +72,13 @@ class Batch:
     def tensors(self) -> list[Tensor]:
         """The arguments that are tensors, in their order."""
         return [argument for argument in self.arguments if isinstance(argument, Tensor)]
+
+    @property
+    def lacking(self) -> list[int]:
+        """The places of the arguments that hold NaN; values are read."""
+        return [
+            place for place, a in enumerate(self.arguments) if isinstance(a, Tensor) and bool(a.isnan().any())
+        ]
 
     @property
     def device(self) -> torch.device:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import pyro
 import pyro.distributions.transforms as transforms
 import torch
 from torch import Tensor, nn
@@ -271,6 +272,40 @@ def hierarchical() -> tuple[nn.Module, nn.Module]:
     return model, HierarchicalGuide([DiagonalNormal(net(D, (K, K))), DiagonalNormal(net(D + K, (K, K)))])
 
 
+class TwoModalities(nn.Module):
+    """p(z) p(x|z) p(y|z): rows of real numbers, and bits beside them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prior = models.LearnedNormal(K)
+        self.x, self.y = models.Normal(net(K, D), scale=per_feature(0.7)), models.Bernoulli(net(K, 2))
+
+    def forward(self, x: Tensor, y: Tensor) -> None:
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", self.prior())
+            pyro.sample("x", self.x(z), obs=x)
+            pyro.sample("y", self.y(z), obs=y)
+
+
+def experts(model: TwoModalities, together: type[guides.experts.Experts]) -> AmortizedGuide:
+    reals = DiagonalNormal(MissingAsZero(net(2 * D, (K, K))))
+    return AmortizedGuide(together([reals, DiagonalNormal(net(2, (K, K)))], model.prior))
+
+
+def two_modalities() -> tuple[nn.Module, nn.Module]:
+    model = TwoModalities()
+    return model, experts(model, guides.ProductOfExperts)
+
+
+def lacking(rows: int) -> tuple[Tensor, ...]:
+    """Rows of two modalities: some lack one as a whole, or an entry of the first."""
+    x, y = real(rows), torch.bernoulli(torch.full((rows, 2), 0.5))
+    which = torch.arange(rows) % 4
+    x[which == 1], y[which == 2] = torch.nan, torch.nan
+    x[which == 3, 1] = torch.nan
+    return x, y
+
+
 def gaussian_mixture() -> tuple[nn.Module, nn.Module]:
     return models.GaussianMixture(3, D), EmptyGuide()
 
@@ -283,6 +318,7 @@ MODELS = {
     "LinearGaussian": Model(linear_gaussian, lambda B: (real(B),)),
     "LatentVariableModel": Model(latent_variable, lambda B: (torch.bernoulli(torch.full((B, D), 0.5)),)),
     "MixedTableModel": Model(mixed_table, mixed_rows),
+    "ProductOfExperts, two modalities": Model(two_modalities, lacking),
 }
 
 
@@ -344,6 +380,9 @@ GUIDES = {
     ),
     "LadderGuide": Guide(
         "HierarchicalModel", lambda model: guides.LadderGuide(model, [diagonal(D), diagonal(D)])
+    ),
+    "MixtureOfExperts": Guide(
+        "ProductOfExperts, two modalities", lambda model: experts(model, guides.MixtureOfExperts)
     ),
     "MarkovPosterior": Guide("DeepMarkovModel", lambda model: deep_markov()[1]),
 }

@@ -196,8 +196,9 @@ def calibrate(
         num_simulations: M.
         num_draws: L. L + 1 with many divisors (99, 199) makes tidy histograms.
         false_alarm_rate: at most how often an exact guide fails, over all quantities together.
-        as_x: makes `x`, [M, ...], from the observations by site, [M, ...] each; needed where `x` is not what the
-            one observed site observes (several sites, entries masked, a transformation).
+        as_x: makes `x`, [M, ...], from the observations by site, [M, ...] each, or all arguments as a tuple; needed
+            where `x` is not what the one observed site observes, nor each observed argument what the site of its name
+            observes (other names, parts of x, entries masked, a transformation).
         seed: draws are the same for the same seed; None takes one from torch's random state.
         progress: show a progress bar.
 

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from pyrovae.data import Rows
 from pyrovae.pair.observed import observations_of
+from pyrovae.pair.programs import argument_names
 from pyrovae.pair.without_data import blank
 from pyrovae.random_state import fixed_seed
 from pyrovae.vae import VAE
 
-# Makes `x`, [M, ...], from the observations by site, [M, ...] each.
-AsX: TypeAlias = Callable[[Mapping[str, Tensor]], Tensor]
+# Makes `x`, [M, ...], from the observations by site, [M, ...] each; or all arguments, (x, *context).
+AsX: TypeAlias = Callable[[Mapping[str, Tensor]], Tensor | tuple[object, ...]]
 
 
 def simulated(
@@ -23,13 +24,16 @@ def simulated(
 ) -> tuple[dict[str, Tensor], Rows]:
     """Draw z and x from the model: the latents by site, [M, ...] each, and x with its context as data.
 
+    Arguments that the model observes, by the name of the site, are what was simulated too.
+
     Raises:
         ValueError: as `VAE.sample_prior`; an `x` from which the model does not observe what was simulated, or no way
             to make one.
 
     """
     latents, observed = vae.sample_prior(num_rows, *context)
-    data = vae.rows(_own_x(vae, observed) if as_x is None else as_x(observed), *context)
+    made = _own_arguments(vae, observed, context) if as_x is None else as_x(observed)
+    data = vae.rows(*made) if isinstance(made, tuple) else vae.rows(made, *context)
     _check_observed(vae, data, observed, masks_allowed=as_x is not None)
     return latents, data
 
@@ -42,8 +46,8 @@ def simulated_like(vae: VAE, data: Rows, num_rows: int) -> tuple[dict[str, Tenso
     like = data.take(evenly(len(data), num_rows), vae.device)
     latents, rows = simulated(vae, num_rows, like.context, None)
     if like.absent:
-        x = rows.take(slice(None), vae.device).x
-        rows = vae.rows(x.masked_fill(like.x.isnan(), torch.nan), *like.context)
+        arguments = zip(rows.take(slice(None), vae.device).arguments, like.arguments, strict=True)
+        rows = vae.rows(*(_lacking_as(argument, given) for argument, given in arguments))
     return latents, rows
 
 
@@ -52,19 +56,41 @@ def evenly(N: int, count: int) -> Tensor:
     return (torch.arange(count) * N) // count
 
 
-def _own_x(vae: VAE, observed: Mapping[str, Tensor]) -> Tensor:
-    """What the one site observes, in the shape and dtype of `x`."""
-    if len(observed) > 1:
+def _lacking_as(argument: object, given: object) -> object:
+    """An argument that lacks what a given one lacks."""
+    if isinstance(argument, Tensor) and isinstance(given, Tensor) and given.is_floating_point():
+        return argument.masked_fill(given.isnan(), torch.nan)
+    return argument
+
+
+def _own_arguments(
+    vae: VAE, observed: Mapping[str, Tensor], context: tuple[object, ...]
+) -> tuple[object, ...]:
+    """(x, *context): the first is what the one site observes, or each what the site of its name observes."""
+    if len(observed) == 1:
+        ((name, value),) = observed.items()
+        return (_as_rows(vae, 0, "x", name, value), *context)
+    arguments = [blank(vae.row_specs, len(next(iter(observed.values()))), vae.device), *context]
+    names = argument_names(vae.model)[: len(arguments)]
+    if not {*names[:1]} <= {*observed} <= {*names}:
         raise ValueError(
             f"the model observes several sites, {sorted(observed)}: give as_x, which makes x from them, e.g. "
-            "as_x=lambda observed: torch.cat([observed['a'], observed['b']], -1)."
+            "as_x=lambda observed: torch.cat([observed['a'], observed['b']], -1), or all arguments where several are "
+            "observed, as_x=lambda observed: (observed['a'], observed['b'])."
         )
-    ((name, value),) = observed.items()
-    template = blank(vae.row_specs, len(value), vae.device)  # of the shape and dtype of x
+    for name, value in observed.items():
+        place = names.index(name)
+        arguments[place] = _as_rows(vae, place, name, name, value)
+    return tuple(arguments)
+
+
+def _as_rows(vae: VAE, place: int, argument: str, site: str, value: Tensor) -> Tensor:
+    """What a site observes, in the shape and dtype of an argument."""
+    template = blank(vae.row_specs[place:], len(value), vae.device)
     if template.numel() != value.numel():
         raise ValueError(
-            f"site '{name}' observes {value[0].numel()} numbers of a row and x has {template[0].numel()}: give as_x, "
-            "which makes x from {name: observations}."
+            f"site '{site}' observes {value[0].numel()} numbers of a row and {argument} has {template[0].numel()}: "
+            "give as_x, which makes x from {name: observations}."
         )
     return value.reshape(template.shape).to(template.dtype)
 

@@ -70,11 +70,7 @@ def first_run(
 
 def absence_advice(which: str, batch: Batch) -> str:
     """What to do where a program makes NaN of entries that rows lack."""
-    holding = [
-        "x" if place == 0 else f"context {place}"
-        for place, a in enumerate(batch.arguments)
-        if isinstance(a, Tensor) and bool(a.isnan().any())
-    ]
+    holding = ["x" if place == 0 else f"context {place}" for place in batch.lacking]
     text = f"Of these rows {' and '.join(holding)} lack entries (NaN)"
     if which == "guide":
         return (

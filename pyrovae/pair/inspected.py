@@ -97,7 +97,7 @@ class InspectedPair(PairParameters):
             ValueError: others than those that are known.
 
         """
-        given = specs_of(rows)
+        given = specs_of(rows, ())
         self._row_specs = with_columns(self.row_specs, given)
         check_columns(tuple(spec and spec.columns for spec in given), self._row_specs)
 
@@ -152,7 +152,9 @@ class InspectedPair(PairParameters):
         self.warn_of_untrained_modules()
         self._layout, self._inspected = layout, True
         known = self._row_specs
-        self._row_specs = specs_of(data) if known is None else with_columns(specs_of(data), known)
+        lacking = first.lacking if known is None else [n for n, s in enumerate(known) if s and s.lacking]
+        specs = specs_of(data, lacking)
+        self._row_specs = specs if known is None else with_columns(specs, known)
 
     def _build_guide(self, batch: Batch) -> None:
         """A guide that is built from data, such as AutoGuide, has a method `build(x, *context)`."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 import torch
+from torch import Tensor
 
 from pyrovae.arrays import ARRAYS
 from pyrovae.data import Batch, Rows
@@ -20,6 +22,8 @@ class RowSpec(NamedTuple):
     shape: torch.Size
     columns: Columns | None = None
     """Of the data frame that it was first; None if it was none."""
+    lacking: bool = False
+    """Whether rows lacked entries when the guide was built from them."""
 
 
 RowSpecs: TypeAlias = list[RowSpec | None]
@@ -40,7 +44,7 @@ def check_specs(arguments: tuple[object, ...], specs: RowSpecs) -> None:
             raise ValueError(f"{name} is {type(argument).__name__}, unlike in this VAE's first batch.")
         if spec is None or not isinstance(argument, ARRAYS):
             continue
-        dtype, shape, _ = spec
+        dtype, shape = spec.dtype, spec.shape
         if argument.shape[1:] != shape:
             raise ValueError(
                 f"{name} has rows of shape {list(argument.shape[1:])}: this VAE takes rows of shape {list(shape)}."
@@ -51,11 +55,11 @@ def check_specs(arguments: tuple[object, ...], specs: RowSpecs) -> None:
             raise TypeError(f"{name} is {argument.dtype}: this VAE takes {dtype}. Convert it, e.g. {hint}.")
 
 
-def specs_of(rows: Rows) -> RowSpecs:
-    """What rows are like."""
+def specs_of(rows: Rows, lacking: Sequence[int]) -> RowSpecs:
+    """What rows are like; `lacking` are the places of the arguments of which the guide has seen holes."""
     return [
-        RowSpec(argument.dtype, argument.shape[1:], columns) if isinstance(argument, ARRAYS) else None
-        for argument, columns in zip(rows.arguments, rows.columns, strict=True)
+        RowSpec(a.dtype, a.shape[1:], columns, place in lacking) if isinstance(a, ARRAYS) else None
+        for place, (a, columns) in enumerate(zip(rows.arguments, rows.columns, strict=True))
     ]
 
 
@@ -103,13 +107,14 @@ def refuse_other_columns(of_file: RowSpecs, own: RowSpecs) -> None:
 
 
 def ones(specs: RowSpecs, num_rows: int, device: torch.device) -> Batch:
-    """Rows to build a guide from where there are no data: only their shapes matter."""
-    return Batch(
-        tuple(
-            None if spec is None else torch.ones((num_rows, *spec[1]), dtype=spec[0], device=device)
-            for spec in specs
-        )
-    )
+    """Rows to build a guide from where there are no data: only their shapes matter, and which have holes."""
+    arguments: list[Tensor | None] = []
+    for spec in specs:
+        rows = spec and torch.ones((num_rows, *spec.shape), dtype=spec.dtype, device=device)
+        if rows is not None and spec is not None and spec.lacking:
+            rows[0] = torch.nan
+        arguments.append(rows)
+    return Batch(tuple(arguments), any(spec is not None and spec.lacking for spec in specs))
 
 
 def _name(place: int) -> str:

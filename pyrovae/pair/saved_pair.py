@@ -21,8 +21,8 @@ _MAX_DEPTH = 64
 SavedSites: TypeAlias = dict[str, tuple[list[int], list[int], list[int], str]]
 """Event shape, dims and sizes of inner plates, and family, by site."""
 
-SavedRow: TypeAlias = tuple[str, list[int], list[str | int] | None]
-"""Dtype, shape and columns of an argument that has rows."""
+SavedRow: TypeAlias = tuple[str, list[int], list[str | int] | None, bool]
+"""Dtype, shape and columns of an argument that has rows, and whether the guide was built from rows with holes in it."""
 
 
 class SavedPair(TypedDict):
@@ -107,16 +107,20 @@ _BY_NAME = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES.values(
 
 def _saved(spec: RowSpec) -> SavedRow:
     columns = None if spec.columns is None else list(spec.columns)
-    return str(spec.dtype).removeprefix("torch."), list(spec.shape), columns
+    return str(spec.dtype).removeprefix("torch."), list(spec.shape), columns, spec.lacking
 
 
 def _row(saved: SavedRow, field: str) -> RowSpec:
-    dtype, shape, columns = saved
+    dtype, shape, columns, lacking = saved
     if dtype not in _BY_NAME:
         raise MalformedError(field, f"have dtype {shown(dtype)}, which no rows have")
     if columns is not None and shape != [len(columns)]:
         raise MalformedError(field, f"have shape {shown(shape)} and {len(columns)} columns")
-    return RowSpec(_BY_NAME[dtype], _shape(shape, field), None if columns is None else tuple(columns))
+    if lacking and not _BY_NAME[dtype].is_floating_point:
+        raise MalformedError(field, f"have holes and dtype {dtype}, which has no NaN")
+    return RowSpec(
+        _BY_NAME[dtype], _shape(shape, field), None if columns is None else tuple(columns), lacking
+    )
 
 
 def _sites(group: SavedSites, where: str, depth: int) -> dict[str, SiteLayout]:

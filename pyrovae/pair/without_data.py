@@ -28,7 +28,7 @@ def blank(
 ) -> Tensor:
     """Rows of the dtype and shape of `x` that hold nothing: NaN, or `real`, or `whole` where they are integers."""
     assert specs[0] is not None
-    dtype, shape, _ = specs[0]
+    dtype, shape = specs[0].dtype, specs[0].shape
     filler = real if dtype.is_floating_point else whole
     return torch.full((num_rows, *shape), filler, dtype=dtype, device=device)
 
@@ -69,7 +69,7 @@ def _described(place: int, specs: RowSpecs, num_rows: int, names: list[str]) -> 
     spec = specs[place]
     if spec is None:
         return f"{name} (what it was with the data)"
-    dtype, shape, _ = spec
+    dtype, shape = spec.dtype, spec.shape
     meant = ", True where there is something to draw if it is a mask" if dtype == torch.bool else ""
     return f"{name} ({str(dtype).removeprefix('torch.')} {[num_rows, *shape]}{meant})"
 

@@ -51,9 +51,9 @@ def test_every_parameter_learns(name, objective):
     with vae.scope(), fixed_seed(1, vae.device):
         if (name, objective) in REFUSED:
             with pytest.raises(ValueError, match="free bits need a rate|has no rate by dimension"):
-                OBJECTIVES[objective]().evaluate(vae, Batch(data))
+                OBJECTIVES[objective]().evaluate(vae, Batch.of(data))
             return
-        losses = OBJECTIVES[objective]().evaluate(vae, Batch(data))
+        losses = OBJECTIVES[objective]().evaluate(vae, Batch.of(data))
     assert losses.value.shape == losses.surrogate.shape == (6,)
     assert losses.rate.shape == losses.log_likelihood.shape
     for parameter_name, p in vae.named_parameters():
@@ -76,7 +76,7 @@ def test_the_parts_are_those_of_the_true_elbo(name, objective):
     else:
         made.num_samples = 200
     with vae.evaluating(), fixed_seed(1, vae.device):
-        losses = made.evaluate(vae, Batch(data))
+        losses = made.evaluate(vae, Batch.of(data))
     bound = (losses.log_likelihood - losses.rate).double()
     reference = pv.elbo(vae, *data, num_samples=1000, seed=0)
     error = (bound.var(0) / len(bound) + reference.std_error**2).sqrt()

@@ -16,7 +16,12 @@ from tests.pairs import composed
 from tests.training.together import BATCH, EPOCHS, N, data, noiseless
 
 pytest.importorskip("lightning_fabric")
-KINDS = {"traced": {}, "plain": {"compile": False}, "float64": {"dtype": torch.float64, "compile": False}}
+KINDS = {
+    "traced": {},
+    "plain": {"compile": False},
+    "float64": {"dtype": torch.float64, "compile": False},
+    "holes": {"holes": True},
+}
 
 
 MIXING = [

@@ -42,7 +42,7 @@ class Noiseless(nn.Module):
             pyro.sample("x", dist.Bernoulli(logits=z @ self.decoder).to_event(1), obs=x)
 
     def guide(self, x, noise):
-        mean = x @ self.encoder
+        mean = x.nan_to_num() @ self.encoder
         z = mean + 0.5 * noise
         with pyro.plate("rows", len(x)):
             log_density = dist.Normal(mean, 0.5).to_event(1).log_prob(z)
@@ -110,18 +110,21 @@ def flat(vae):
     return torch.cat([t.detach().double().flatten() for t in vae.tensors().values()]).numpy()
 
 
-def data(dtype=torch.float32):
+def data(dtype=torch.float32, holes=False):
     generator = torch.Generator().manual_seed(1)
-    return binary_rows(N).to(dtype), torch.randn(N, 2, generator=generator, dtype=dtype)
+    x, noise = binary_rows(N).to(dtype), torch.randn(N, 2, generator=generator, dtype=dtype)
+    if holes:  # in every other row
+        x[::2, 1:4] = torch.nan
+    return x, noise
 
 
-def noiseless(dtype=torch.float32, compile="auto", **processes):
+def noiseless(dtype=torch.float32, compile="auto", holes=False, **processes):
     pair = Noiseless(dtype)
     vae, seeing = pv.VAE(pair.model, pair.guide), Seeing()
     optimizer = Keeping(pair.parameters())
     history = pv.fit(
         vae,
-        data(dtype),
+        data(dtype, holes),
         epochs=EPOCHS,
         batch_size=BATCH,
         optimizer=optimizer,
@@ -195,6 +198,7 @@ def main(folder, what):
     save(folder, "traced", noiseless(**processes))
     save(folder, "plain", noiseless(compile=False, **processes))
     save(folder, "float64", noiseless(torch.float64, compile=False, **processes))
+    save(folder, "holes", noiseless(holes=True, **processes))
     save(folder, "skipping", skipping(**processes))
     torch.manual_seed(9)
     save(folder, "whole", normed(**processes))
