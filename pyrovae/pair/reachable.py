@@ -40,7 +40,7 @@ def _program_modules(program: Program) -> tuple[nn.Module | None, dict[str, nn.M
         owner = getattr(program, "__self__", None)
         function = getattr(program, "__func__", program)
         found = {}
-        given = _variables_of(function) if inspect.isfunction(function) else {}
+        given = variables_of(function) if inspect.isfunction(function) else {}
         if owner is not None and not isinstance(owner, nn.Module):
             given |= vars(owner)
     for name, value in given.items():
@@ -48,7 +48,7 @@ def _program_modules(program: Program) -> tuple[nn.Module | None, dict[str, nn.M
     return owner if isinstance(owner, nn.Module) else None, found
 
 
-def _variables_of(function: FunctionType) -> dict[str, object]:
+def variables_of(function: FunctionType) -> dict[str, object]:
     """Those from outside that a function reads by name, as far as they are bound."""
     with suppress(ValueError):
         names = inspect.getclosurevars(function)

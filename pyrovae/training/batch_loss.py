@@ -17,7 +17,8 @@ from pyrovae.pair.absence import integrated_out
 from pyrovae.pair.programs import Program
 from pyrovae.pair.recording import BatchTerms
 from pyrovae.pair.running import row_terms
-from pyrovae.training.described import plain_settings
+from pyrovae.training.described import plain, plain_settings
+from pyrovae.training.described_code import Plain, described_functions
 from pyrovae.vae import VAE
 
 NO_INFLUENCE = "no parameter of the VAE has any influence on the loss: there is nothing to train."
@@ -47,9 +48,17 @@ class BatchLoss(ABC):
     ) -> tuple[Tensor, list[Tensor | None]]:
         """The `STATISTICS` [4] and the gradients of `factor` times the summed loss, without the plate's N/B scale."""
 
+    def describe(self) -> Plain:
+        """The objective's kind and settings, the same in every process, and the code of one's own."""
+        held = [value for value in vars(self.objective).values() if callable(value)]  # such as schedules
+        return {
+            "kind": type(self.objective).__name__,
+            "settings": self._settings(),
+            "functions": described_functions(self.objective, *held),
+        }
+
     @abstractmethod
-    def describe(self) -> str:
-        """The objective's kind and settings, the same in every process."""
+    def _settings(self) -> Plain: ...
 
     def to(self, device: torch.device) -> None:  # noqa: B027 - without coefficients there is nothing to do
         """Keep the coefficients on a device."""
@@ -121,8 +130,7 @@ class RowLoss(BatchLoss):
         """Of the objective: beta and the like."""
         return self.objective.coefficients
 
-    def describe(self) -> str:
-        """See `BatchLoss`."""
+    def _settings(self) -> Plain:
         return self.objective.describe()
 
     def to(self, device: torch.device) -> None:
@@ -171,11 +179,10 @@ class PyroLoss(BatchLoss):
         if not hasattr(objective, "differentiable_loss"):
             self.untraceable = f"{type(objective).__name__} has no differentiable loss"
 
-    def describe(self) -> str:
-        """See `BatchLoss`."""
+    def _settings(self) -> Plain:
         # Pyro's objectives guess the nesting of plates at their first run.
         kept = {n: v for n, v in vars(self.objective).items() if n != "max_plate_nesting"}
-        return f"{type(self.objective).__name__} {plain_settings(kept)}"
+        return plain(plain_settings(kept))
 
     def statistics_and_gradients(
         self, batch: Batch, parameters: list[Tensor], factor: Tensor | float

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict, cast
@@ -14,7 +14,7 @@ from pyrovae.files import FileError, check_savable, load_tensors, reading, remov
 from pyrovae.pair.savable import TRAINING
 from pyrovae.pair.saved_pair import SavedPair, to_json
 from pyrovae.schema import checked
-from pyrovae.training.described import same_but_for_rates
+from pyrovae.training.differences import RATES, difference
 from pyrovae.training.saved_training import SavedTraining, check_counts
 from pyrovae.training.state_tree import Packed, pack, unpack
 from pyrovae.training.training import Training
@@ -82,24 +82,31 @@ class Keeper:
         tensors, facts = load_tensors(self.path, KIND)
         with reading(self.path, KIND):
             known = checked(facts, _Facts, "metadata")
-            settings = known["settings"]
-            different = {
-                name: f"{name} {_difference(settings.get(name), value)}"
-                for name, value in self.settings.items()
-                if settings.get(name) != value
-                and not (any_rate and name == "optimizer" and same_but_for_rates(settings.get(name), value))
-            }
+            saved = checked(unpack(cast("Packed", known["state"]), tensors), SavedTraining, "state")
+            different = self._differences(known["settings"], saved, RATES if any_rate else frozenset())
             if different:
                 raise FileError(
                     self.path,
                     next(iter(different)),
                     f"belongs to another training: {'; '.join(different.values())}. Resume with what it was started "
                     "with (resume='new rate' takes another learning rate), or give another checkpoint file to start "
-                    "anew.",
+                    "anew, with these weights if you like: vae.load(path).",
                 )
-            saved = checked(unpack(cast("Packed", known["state"]), tensors), SavedTraining, "state")
             check_counts(saved)
         return saved
+
+    def _differences(
+        self, settings: Mapping[str, object], saved: SavedTraining, ignored: Set[str]
+    ) -> dict[str, str]:
+        """By name of the setting, in words."""
+        # Where the same VAE goes on, it is as callbacks have left it.
+        left = {"frozen": saved["frozen"], "evaluating": saved["evaluating"]}
+        found = {
+            name: difference(settings.get(name), value, ignored)
+            for name, value in self.settings.items()
+            if name not in left or left[name] != value
+        }
+        return {name: f"{name} {words}" for name, words in found.items() if words}
 
     def check(self, training: Training) -> None:
         """Raise TypeError where a callback, scheduler or optimizer has a state that no file can hold."""
@@ -137,16 +144,3 @@ class Keeper:
             return training.epoch % self.checkpoint.every_epochs == 0 or training.is_over
         every = self.checkpoint.every_steps
         return every is not None and training.step % every == 0
-
-
-def _difference(old: object, new: object) -> str:
-    """In words; of texts of many lines the first that differ."""
-    for was, now in zip(str(old).splitlines(), str(new).splitlines(), strict=False):
-        if was != now:
-            return f"was {_shown(was.strip())} and is now {_shown(now.strip())}"
-    return f"was {_shown(old)} and is now {_shown(new)}"
-
-
-def _shown(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 100 else text[:97] + "..."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import pandas as pd
 import pyro.infer
@@ -17,6 +18,7 @@ from pyrovae.training.course import Course, OnNonFinite, Transform
 from pyrovae.training.optimizers import OptimizerFactory, Scheduler, SchedulerFactory
 from pyrovae.training.parts import Chosen, built
 from pyrovae.training.precision import Precision
+from pyrovae.training.run_lock import alone_at
 from pyrovae.training.seeds import Seeds
 from pyrovae.training.settings import Logger, Machine, Record, Resume
 from pyrovae.vae import VAE
@@ -96,7 +98,8 @@ def fit(
             nothing else is said. An interrupted training goes on from it exactly.
         resume: go on from `checkpoint` if it is there, else begin. What is compared with what it was started
             with: these arguments, the data (some thousand rows), the kind of device, the model's sites and their
-            families, modules by their `repr` and the shapes of their parameters, functions by their names; not the
+            families, modules by their `repr`, modes and the shapes and names of their parameters, which of these are
+            frozen, functions by what they compute, wherever they stand, and those of your own that they call; not the
             values that a module keeps besides. "new rate" does the same at the learning rates of `optimizer`, which
             may then differ from those that it was started with: rates that a scheduler has changed since, and will
             change, are multiplied by the quotient.
@@ -127,10 +130,11 @@ def fit(
     Raises:
         ValueError: data that do not fit the pair or lie outside a likelihood's support (with the row),
             counts below 1, a device that is not there, an optimizer over other parameters, a checkpoint of
-            another training (says what differs) or one that would be overwritten, in several processes an
-            objective whose rows' losses depend on each other. Raised before the first step; later, a scheduler
-            that makes a learning rate negative.
+            another training (says what differs, on both sides) or one that would be overwritten, in several
+            processes an objective whose rows' losses depend on each other. Raised before the first step; later,
+            a scheduler that makes a learning rate negative.
         TypeError: an objective, optimizer or scheduler of another kind.
+        RuntimeError: another training that is running keeps its checkpoint in the same file.
         NonFiniteLossError: a loss that is NaN or infinite, with the step, the site and the rows; the VAE
             holds the last good weights.
 
@@ -150,7 +154,8 @@ def fit(
     chosen = Chosen(objective, optimizer, scheduler)
     processes = machine.start(vae)
     seeds = Seeds.of(seed)
-    with fixed_seed(seeds.parts, vae.device):
+    alone = alone_at(record.kept.path) if record.kept and processes.is_first else nullcontext()
+    with alone, fixed_seed(seeds.parts, vae.device):
         training = built(vae, data, validation, chosen, course, machine, record, processes, seeds)
         training.run()
     return training.to_frame()

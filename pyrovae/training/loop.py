@@ -21,6 +21,7 @@ from pyrovae.training.course import Course
 from pyrovae.training.gradient_norms import why_stalled
 from pyrovae.training.interruption import Interruption
 from pyrovae.training.log import Log
+from pyrovae.training.modes import evaluating, frozen, take_modes
 from pyrovae.training.nonfinite import FAILURES, LOOK_EVERY, Watch
 from pyrovae.training.optimization import Optimization
 from pyrovae.training.processes import Processes
@@ -298,6 +299,8 @@ class Loop(Training):
         return {
             "weights": self.vae.tensors(),
             "parameters": parameter_names(self.vae, self.optimizer),
+            "frozen": frozen(self.vae),
+            "evaluating": evaluating(self.vae),
             **self._optimization.state_dict(),
             "callbacks": [callback.state_dict() for callback in self._record.callbacks],
             "epoch": self.epoch,
@@ -323,6 +326,7 @@ class Loop(Training):
         give_back(state, self._record.callbacks)
         self._optimization.load_state_dict(state)
         self.vae.take_values(state["weights"])
+        take_modes(self.vae, state["frozen"], state["evaluating"])
         self.epoch, self.step, self._batch_number = state["epoch"], state["step"], state["batch_number"]
         self._totals = Totals(self._device, *state["totals"])
         self._stopped, self._seconds = state["stopped"], state["seconds"]

@@ -15,9 +15,15 @@ from pyrovae.training.batch_loss import BatchLoss, batch_loss
 from pyrovae.training.batches import Batches, batches_of
 from pyrovae.training.checkpoints import KIND, Keeper
 from pyrovae.training.course import Course
-from pyrovae.training.described import described_optimizer, described_program, described_scheduler
+from pyrovae.training.described import (
+    described_optimizer,
+    described_program,
+    described_scheduler,
+    described_settings,
+)
 from pyrovae.training.learning_rates import initial_rates, scale_rates
 from pyrovae.training.loop import Loop
+from pyrovae.training.modes import evaluating, frozen
 from pyrovae.training.optimization import Optimization
 from pyrovae.training.optimizers import (
     OptimizerFactory,
@@ -131,7 +137,10 @@ def _steps(
 def _plain(course: Course, machine: Machine) -> dict[str, object]:
     """Settings that a resumed training must share, as they were given."""
     of_course = ("seed", "accumulate", "schedule_steps", "clip_norm", "on_nonfinite")
-    return {name: getattr(course, name) for name in of_course} | {"precision": machine.precision}
+    return {name: getattr(course, name) for name in of_course} | {
+        "precision": machine.precision,
+        "compile": machine.compile,
+    }
 
 
 def _described(
@@ -157,7 +166,9 @@ def _described(
         "objective": loss.describe(),
         "optimizer": described_optimizer(optimizer),
         "scheduler": described_scheduler(scheduler),
-        "callbacks": [type(callback).__name__ for callback in record.callbacks],
+        "callbacks": [described_settings(callback) for callback in record.callbacks],
+        "frozen": frozen(vae),
+        "evaluating": evaluating(vae),
     }
 
 

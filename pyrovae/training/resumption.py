@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pyrovae.random_state import is_noise_state
 from pyrovae.schema import MalformedError
 from pyrovae.training.callbacks import Callback
+from pyrovae.training.modes import check_modes
 from pyrovae.training.optimization import Optimization
 from pyrovae.training.saved_training import SavedTraining, check_optimizer, check_weights
 from pyrovae.training.totals import STATISTICS
@@ -20,6 +21,7 @@ def check_resumable(
     if differences := vae.differences(state["weights"]):
         raise MalformedError("weights", f"belong to another model: {differences}")
     check_weights(vae, state["weights"])
+    check_modes(vae, state["frozen"], state["evaluating"])
     check_optimizer(vae, optimization.optimizer, state)
     optimization.check_state(state)
     if len(state["totals"][0]) != len(STATISTICS):

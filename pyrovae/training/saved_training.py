@@ -23,6 +23,9 @@ class SavedTraining(TypedDict):
     weights: dict[str, Tensor]
     parameters: list[list[str]]
     """Their names, by group of the optimizer."""
+    frozen: list[str]
+    evaluating: list[str]
+    """Parameters without gradients and modules in evaluation mode, by name."""
     optimizer: dict[str, object]
     scheduler: dict[str, object] | None
     scaler: dict[str, object] | None

@@ -19,12 +19,14 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 import pyrovae as pv
 from pyrovae import container, files
 from pyrovae.callbacks import EarlyStopping
 from pyrovae.files import FileError
+from pyrovae.pair.savable import WEIGHTS
 from pyrovae.schema import MalformedError
 from tests.pairs import binary_rows, composed
 
@@ -394,17 +396,21 @@ class Reader:
         if self.vae is None:
             self.vae = self.make()
             self.before = {n: t.detach().clone() for n, t in self.vae.tensors().items()}
-            self.shown = repr(self.vae)
+            self.known = self._known()
         return self.vae
 
     def is_unchanged(self):
         own = self.vae.tensors()
-        same = own.keys() == self.before.keys() and repr(self.vae) == self.shown
+        same = own.keys() == self.before.keys() and self._known() == self.known
         return same and all(torch.equal(t, self.before[n]) for n, t in own.items())
+
+    def _known(self):
+        """Its modules, and what it knows of sites, rows and columns."""
+        return repr(self.vae), self.vae._layout, self.vae._row_specs
 
 
 def readers(folder):
-    """By name: a VAE that has seen rows, one that has not, and a training."""
+    """By name: a VAE that has seen rows, ones that have not, a training, and a VAE that takes a training's weights."""
     path = Path(folder) / "whole"
     seen = composed(hidden=[3])
     seen.rows(binary_rows())
@@ -413,10 +419,15 @@ def readers(folder):
     built = _seen(derived())
     built.save(path)
     found["derived"] = Reader(derived, lambda v, p: v.load(p), path.read_bytes())
+    built = derived()
+    built.rows(pd.DataFrame(binary_rows().numpy(), columns=list("abcdef")))
+    built.save(path)
+    found["frame"] = Reader(derived, lambda v, p: v.load(p), path.read_bytes())
     path.unlink()
     with contextlib.suppress(KilledError):
         resumed(composed(hidden=[3]), path, Ending)
     found["training"] = Reader(lambda: _seen(composed(hidden=[3])), resumed, path.read_bytes())
+    found["weights"] = Reader(lambda: composed(hidden=[3]), lambda v, p: v.load(p), path.read_bytes())
     path.unlink()
     return found
 
@@ -465,7 +476,8 @@ def tried(reader, damaged, accident, folder):
             header, _, data = split(reader.whole)
             saved = {n: data[slice(*e["data_offsets"])] for n, e in header.items() if n != "__metadata__"}
             if reader.read is not resumed and any(
-                bytes(t.detach().reshape(-1).view(torch.uint8).numpy()) != saved[n]
+                bytes(t.detach().reshape(-1).view(torch.uint8).numpy())
+                != saved.get(n, saved.get(WEIGHTS + n))
                 for n, t in vae.tensors().items()
             ):
                 result = "WRONG: taken, with other weights"
@@ -512,7 +524,7 @@ def work(first, count):
 
 def case_of(number):
     """Which reader gets which kind of damage."""
-    pairs = list(itertools.product(("VAE", "derived", "training"), KINDS))
+    pairs = list(itertools.product(("VAE", "derived", "frame", "training", "weights"), KINDS))
     return pairs[number % len(pairs)]
 
 

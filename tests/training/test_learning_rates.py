@@ -40,7 +40,7 @@ def train(path, lr, epochs, scheduler=None, resume=False, optimizer=None, **sett
 def test_another_rate_is_refused_unless_it_is_said_to_be_meant(tmp_path):
     path = tmp_path / "training"
     train(path, 1e-2, 2)
-    with pytest.raises(ValueError, match=r"'lr': 0\.01.*'lr': 0\.001.*resume='new rate'"):
+    with pytest.raises(ValueError, match=r"lr 0\.01 .*lr 0\.001.*resume='new rate'"):
         train(path, 1e-3, 4, resume=True)
     history, rates = train(path, 1e-3, 4, resume="new rate")
     assert len(history) == 4

@@ -419,15 +419,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the backgro
 
 class Interrupting(Callback):
     def __init__(self, moment):
-        self.moment = moment
+        self.when = moment
     def on_batch(self, training):
-        if self.moment == "batch" and training.step == 4 and training._optimization.waiting == 1:
+        if self.when == "batch" and training.step == 4 and training._optimization.waiting == 1:
             os.kill(os.getpid(), signal.SIGINT)
     def on_step(self, training):
-        if self.moment == "step" and training.step == 20:
+        if self.when == "step" and training.step == 20:
             os.kill(os.getpid(), signal.SIGINT)
     def on_epoch(self, training, row):
-        if self.moment == "epoch" and training.epoch == 3:
+        if self.when == "epoch" and training.epoch == 3:
             os.kill(os.getpid(), signal.SIGINT)
 
 def train(moment, path, **settings):
