@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pyrovae.checks import check_count
 from pyrovae.data import Rows
@@ -20,6 +19,7 @@ from pyrovae.evidence.results import LogMarginal
 from pyrovae.evidence.weights import Estimates, Tally, estimates, refuse_rows, rounding_of, without_density
 from pyrovae.pair.observed import observations_of
 from pyrovae.pair.running import row_terms
+from pyrovae.progress import Bar
 from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.traced.compilation import Compile
 from pyrovae.vae import VAE
@@ -109,9 +109,7 @@ def log_marginal(
     with vae.evaluating(), fixed_seed(0, vae.device):
         rounding = rounding_of(row_terms(vae, data.take(slice(0, PROBE_ROWS), vae.device), 1))
     blocks, seeds = [], seeds_from(seed)
-    with tqdm(
-        total=len(data) * num_samples, desc="log p(x)", unit=" weights", disable=not progress, unit_scale=True
-    ) as bar:
+    with Bar("log p(x)", " weights", shown=progress, total=len(data) * num_samples, shortened=True) as bar:
         for first, batch in data.in_blocks(vae.device):
             tallies = [Tally(size, num_samples) for size in sizes]
             for stratum, log_weights in weigh(batch, seeds):

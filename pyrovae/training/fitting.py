@@ -19,6 +19,7 @@ from pyrovae.training.parts import Chosen, built
 from pyrovae.training.precision import Precision
 from pyrovae.training.seeds import Seeds
 from pyrovae.training.settings import Logger, Machine, Record, Resume
+from pyrovae.turn import TURN
 from pyrovae.vae import VAE
 
 
@@ -148,9 +149,10 @@ def fit(
     machine = Machine(device, devices, num_nodes, strategy, precision, compile)
     record = Record(checkpoint, resume, callbacks, loggers, log_every, progress)
     chosen = Chosen(objective, optimizer, scheduler)
-    processes = machine.start(vae)
-    seeds = Seeds.of(seed)
-    with fixed_seed(seeds.parts, vae.device):
-        training = built(vae, data, validation, chosen, course, machine, record, processes, seeds)
-        training.run()
-    return training.to_frame()
+    with TURN:
+        processes = machine.start(vae)
+        seeds = Seeds.of(seed)
+        with fixed_seed(seeds.parts, vae.device):
+            training = built(vae, data, validation, chosen, course, machine, record, processes, seeds)
+            training.run()
+        return training.to_frame()
