@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -65,6 +65,12 @@ class Batches(Protocol):
 
     def epoch(self, seed: int, first: int = 0) -> Iterator[Minibatch]:
         """An epoch's batches from number `first` on, in an order that `seed` decides."""
+
+    def sizes(self) -> set[int]:
+        """The numbers of rows that batches will have, as far as that is known."""
+
+    def few(self, number: int) -> Batch:
+        """The first rows, of these the first so many."""
 
     def fingerprint(self) -> str:
         """The same for the same data."""
@@ -147,6 +153,14 @@ class GatheredBatches:
         if len(places) == 0:
             return Minibatch(None, places, num_rows)
         return Minibatch(transformed(self.data.take(index, self.device), self.transform), places, num_rows)
+
+    def sizes(self) -> set[int]:
+        """See `Batches`."""
+        return {self.batch_size, len(self.data) % self.batch_size} - {0}
+
+    def few(self, number: int) -> Batch:
+        """See `Batches`."""
+        return transformed(self.data.take(slice(0, number), self.device), self.transform)
 
     def fingerprint(self) -> str:
         """Of all rows, or of some thousand spread over them where there are more."""
@@ -231,6 +245,17 @@ class LoadedBatches:
                 "signature. Where rows lack a label, give them any and say which are known, (x, label, known), and "
                 "observe it in the model under poutine.mask(mask=known)."
             )
+
+    def sizes(self) -> set[int]:
+        """See `Batches`."""
+        size, found = self.loader.batch_size, {self.batch_size}
+        if size is not None and not self.loader.drop_last and isinstance(self.loader.sampler, Sized):
+            found.add(len(self.loader.sampler) % size)
+        return found - {0}
+
+    def few(self, number: int) -> Batch:
+        """See `Batches`."""
+        return transformed(self._first.take(slice(0, number), self.vae.device), self.transform)
 
     def fingerprint(self) -> str:
         """Of the first batch in one order; the rest is not read for it."""

@@ -31,6 +31,7 @@ from pyrovae.training.processes import Processes
 from pyrovae.training.saved_training import SavedTraining
 from pyrovae.training.seeds import Seeds
 from pyrovae.training.settings import Machine, Record
+from pyrovae.training.single_rows import refuse_single_rows
 from pyrovae.training.steps import MIN_STEPS, Steps
 from pyrovae.training.validation import Validation
 from pyrovae.vae import VAE
@@ -64,10 +65,7 @@ def built(
     """
     batches = batches_of(vae, data, course.batch_size, course.transform, processes.share)
     processes.alike(vae)
-    loss = batch_loss(vae, chosen.objective)
-    loss.refuse_processes(processes.share.of)
-    loss.to(vae.device)
-    loss.foresee(course.epochs, batches.steps, course.accumulate)
+    loss = _loss(vae, batches, chosen, course, processes)
     optimizer = optimizer_of(vae, chosen.optimizer)
     scheduler = scheduler_of(optimizer, chosen.scheduler, course.schedule_steps)
     steps = _steps(vae, loss, batches, course, machine, processes)
@@ -110,6 +108,15 @@ def _new_rates(
     yield
     if wanted:
         scale_rates(optimizer, scheduler, rates)
+
+
+def _loss(vae: VAE, batches: Batches, chosen: Chosen, course: Course, processes: Processes) -> BatchLoss:
+    loss = batch_loss(vae, chosen.objective)
+    loss.refuse_processes(processes.share.of)
+    loss.to(vae.device)
+    loss.foresee(course.epochs, batches.steps, course.accumulate)
+    refuse_single_rows(vae, batches, loss, processes.share)
+    return loss
 
 
 def _steps(
