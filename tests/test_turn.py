@@ -6,8 +6,6 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-import pyro
-import pyro.poutine.runtime
 import pytest
 import torch
 
@@ -15,65 +13,26 @@ import pyrovae as pv
 from pyrovae import turn
 from pyrovae.callbacks import Callback
 from pyrovae.turn import TURN, Turn
-from tests.pairs import binary_rows, composed
+from tests.robustness.threads import (
+    X,
+    check_evaluations,
+    check_trainings,
+    evaluated,
+    in_threads,
+    pairs_made,
+    trained,
+)
 from tests.test_verbs import VERBS
 
-X = binary_rows(20)
-THREADS = 6
 
-
-@pytest.fixture
-def eager_switching():
-    """Threads take over from each other as often as Python lets them."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(before)
-
-
-def in_threads(work, jobs):
-    with ThreadPoolExecutor(THREADS) as threads:
-        return list(threads.map(work, jobs))
-
-
-def pairs_made(number):
-    torch.manual_seed(0)
-    return [composed() for _ in range(number)]
-
-
-def evaluated(vae, seed):
-    if seed % 3 == 0:
-        return pv.log_marginal(vae, X, num_samples=5, seed=seed).log_marginal
-    if seed % 3 == 1:
-        return vae.sample_posterior(X, num_samples=2, seed=seed)["z"]
-    return pv.elbo(vae, X, num_samples=3, seed=seed).elbo
-
-
-def trained(vae, seed):
-    history = pv.fit(vae, X, epochs=2, batch_size=8, seed=seed, validation=X, progress=False)
-    weights = [p.detach().double().flatten() for p in vae.parameters()]
-    return torch.cat([*weights, torch.tensor(history["elbo_valid"])])
-
-
-@pytest.mark.usefixtures("eager_switching")
 def test_evaluations_in_threads_are_those_in_a_row():
-    alone, together, jobs = pairs_made(2), pairs_made(2), range(60)  # the first evaluations inspect the pairs
-    before = torch.get_rng_state()
-    found = in_threads(lambda job: evaluated(together[job % 2], job), jobs)
-    assert all(torch.equal(f, evaluated(alone[job % 2], job)) for job, f in zip(jobs, found, strict=True))
-    assert all(module.training for vae in together for module in vae.modules())
-    assert not pyro.poutine.runtime._PYRO_STACK
-    assert torch.equal(torch.get_rng_state(), before)
+    check_evaluations(60)
 
 
-@pytest.mark.usefixtures("eager_switching")
 def test_trainings_in_threads_are_those_in_a_row():
-    alone, together, jobs = pairs_made(8), pairs_made(8), range(8)
-    found = in_threads(lambda job: trained(together[job], job), jobs)
-    assert all(torch.equal(f, trained(alone[job], job)) for job, f in zip(jobs, found, strict=True))
+    check_trainings(8)
 
 
-@pytest.mark.usefixtures("eager_switching")
 def test_draws_without_a_seed_leave_those_with_one_alone():
     """They go on from torch's random state as it is between turns."""
     (vae,), jobs = pairs_made(1), range(40)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -65,9 +65,6 @@ class Batches(Protocol):
 
     def epoch(self, seed: int, first: int = 0) -> Iterator[Minibatch]:
         """An epoch's batches from number `first` on, in an order that `seed` decides."""
-
-    def sizes(self) -> set[int]:
-        """The numbers of rows that batches will have, as far as that is known."""
 
     def few(self, number: int) -> Batch:
         """The first rows, of these the first so many."""
@@ -153,10 +150,6 @@ class GatheredBatches:
         if len(places) == 0:
             return Minibatch(None, places, num_rows)
         return Minibatch(transformed(self.data.take(index, self.device), self.transform), places, num_rows)
-
-    def sizes(self) -> set[int]:
-        """See `Batches`."""
-        return {self.batch_size, len(self.data) % self.batch_size} - {0}
 
     def few(self, number: int) -> Batch:
         """See `Batches`."""
@@ -245,13 +238,6 @@ class LoadedBatches:
                 "signature. Where rows lack a label, give them any and say which are known, (x, label, known), and "
                 "observe it in the model under poutine.mask(mask=known)."
             )
-
-    def sizes(self) -> set[int]:
-        """See `Batches`."""
-        size, found = self.loader.batch_size, {self.batch_size}
-        if size is not None and not self.loader.drop_last and isinstance(self.loader.sampler, Sized):
-            found.add(len(self.loader.sampler) % size)
-        return found - {0}
 
     def few(self, number: int) -> Batch:
         """See `Batches`."""

@@ -126,6 +126,7 @@ class Loop(Training):
         """Train to the last epoch; Ctrl-C ends it after the step under way."""
         for callback in self._record.callbacks:
             callback.on_start(self)
+        self._agree_to_stop()
         # Several processes would stop at different steps.
         heard = self._interruption.heard() if self.processes.share.of == 1 else nullcontext()
         with heard, self._bar() as bar:
@@ -140,6 +141,9 @@ class Loop(Training):
             warnings.warn(stalled, stacklevel=3)
         self.processes.wait()  # so that all find the last checkpoint
 
+    def _agree_to_stop(self) -> None:
+        self._stopped = self.processes.any(self._stopped)
+
     def _bar(self) -> Bar:
         steps = self._batches.steps
         return Bar(
@@ -152,7 +156,8 @@ class Loop(Training):
 
     def _run_epoch(self, bar: Bar) -> None:
         started = time.perf_counter()
-        for minibatch in self._batches.epoch(self._seeds.order(self.epoch), self._batch_number):
+        batches = self._batches.epoch(self._seeds.order(self.epoch), self._batch_number)
+        for minibatch in batches if self.can_draw else self.processes.in_step(batches):
             self._advance_objective()
             for callback in self._record.callbacks:
                 callback.on_batch(self)
@@ -201,6 +206,7 @@ class Loop(Training):
         self._optimization.step_scheduler(self.step, row)
         for callback in self._record.callbacks:
             callback.on_epoch(self, row)
+        self._agree_to_stop()
         self._log.after_epoch(self, row)
         shown = f"ELBO {row['elbo']:.2f}"
         shown += f", valid {row['elbo_valid']:.2f}" if self.has_validation else ""

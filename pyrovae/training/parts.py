@@ -64,6 +64,7 @@ def built(
 
     """
     batches = batches_of(vae, data, course.batch_size, course.transform, processes.share)
+    processes.agree(_plain(course, machine) | _seen_first(vae, batches, course, record, processes))
     processes.alike(vae)
     loss = _loss(vae, batches, chosen, course, processes)
     optimizer = optimizer_of(vae, chosen.optimizer)
@@ -71,8 +72,11 @@ def built(
     steps = _steps(vae, loss, batches, course, machine, processes)
     held_out = None if validation is None else Validation(vae, validation, course.transform)
     keeper = saved = None
-    if record.kept is not None:
+    if record.kept is not None or processes.share.of > 1:
         made = _described(vae, batches, held_out, loss, optimizer, scheduler, record)
+        # A callback may be one process's own.
+        processes.agree({name: value for name, value in made.items() if name != "callbacks"})
+    if record.kept is not None:
         keeper = Keeper(record.kept, made | _plain(course, machine) | {"processes": processes.share.of})
         saved = _saved(keeper, processes, any_rate=record.any_rate) if record.resume else None
     seeds = Seeds(processes.same(seeds.seed if saved is None else saved["seed"]))
@@ -139,6 +143,23 @@ def _plain(course: Course, machine: Machine) -> dict[str, object]:
     """Settings that a resumed training must share, as they were given."""
     of_course = ("seed", "accumulate", "schedule_steps", "clip_norm", "on_nonfinite")
     return {name: getattr(course, name) for name in of_course} | {"precision": machine.precision}
+
+
+def _seen_first(
+    vae: VAE, batches: Batches, course: Course, record: Record, processes: Processes
+) -> dict[str, object]:
+    """What processes must agree on before they can give each other anything."""
+    if processes.share.of == 1:
+        return {}
+    kept = record.kept
+    return {
+        "epochs": course.epochs,
+        "batch_size": batches.batch_size,
+        "data": batches.fingerprint(),
+        "checkpoint": kept and (kept.every_epochs, kept.every_steps),
+        "resume": record.resume,
+        "parameters": "\n".join(f"{n} {list(p.shape)} {p.dtype}" for n, p in vae.named_parameters()),
+    }
 
 
 def _described(

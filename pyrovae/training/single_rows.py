@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
+
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pyrovae.random_state import fixed_seed
 from pyrovae.training.batch_loss import BatchLoss
-from pyrovae.training.batches import Batches, Share
+from pyrovae.training.batches import Batches, GatheredBatches, LoadedBatches, Share
 from pyrovae.training.nonfinite import Snapshot
 from pyrovae.vae import VAE
 
@@ -22,7 +24,7 @@ def refuse_single_rows(vae: VAE, batches: Batches, loss: BatchLoss, share: Share
 
     """
     norms = [name for name, m in vae.named_modules() if isinstance(m, _BatchNorm) and m.training]
-    whole = sorted(batches.sizes(), reverse=True)
+    whole = sorted(_sizes(batches), reverse=True)
     alone = [size for size in whole for rank in range(share.of) if len(range(rank, size, share.of)) == 1]
     trained: list[Tensor] = [p for p in vae.parameters() if p.requires_grad]
     if not norms or not alone or not trained:
@@ -42,3 +44,15 @@ def refuse_single_rows(vae: VAE, batches: Batches, loss: BatchLoss, share: Share
         ) from error
     finally:
         before.put_back()
+
+
+def _sizes(batches: Batches) -> set[int]:
+    """The numbers of rows that batches will have, as far as that is known."""
+    found = {batches.batch_size}
+    if isinstance(batches, GatheredBatches):
+        found.add(len(batches.data) % batches.batch_size)
+    elif isinstance(batches, LoadedBatches):
+        loader = batches.loader
+        if loader.batch_size is not None and not loader.drop_last and isinstance(loader.sampler, Sized):
+            found.add(len(loader.sampler) % loader.batch_size)
+    return found - {0}
