@@ -19,9 +19,11 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --deselect tests/test_tutorials.py::test_tutorial
 
-# Thousands of damaged files, of which `make test` reads some hundred.
+# Thousands of damaged files, evaluations in threads, processes that end in the midst; of each `make test` has some.
 robustness: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.robustness.fuzzed_files 5000
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.robustness.threads 1000 50
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.robustness.ranks 50
 
 # ArviZ 1.x is for Python 3.12 and newer, but these tests run under 3.11 too; it lies beside the environment.
 test-arviz1: $(VENV)/.installed

@@ -8,12 +8,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from pyrovae.turn import TURN
+
 
 @contextmanager
 def fixed_seed(seed: int, device: torch.device) -> Iterator[None]:
     """Draw from `seed` inside and leave torch's random state as it was outside."""
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with TURN, torch.random.fork_rng(devices=devices):
         set_seed(seed, device)
         yield
 
@@ -31,14 +33,20 @@ def set_seed(seed: int, device: torch.device) -> None:
 @contextmanager
 def same_random_state(device: torch.device) -> Iterator[None]:
     """Draw on from torch's random state inside and put it back afterwards."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with TURN, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
+
+
+def drawn_seed() -> int:
+    """A seed from torch's random state as it is outside all turns."""
+    with TURN:
+        return int(torch.randint(2**62, ()))
 
 
 def seeds_from(seed: int | None) -> Iterator[int]:
     """An endless stream of seeds; the only draw from torch's own random state is the first, without a seed."""
     if seed is None:
-        seed = int(torch.randint(2**62, ()))
+        seed = drawn_seed()
     generator = torch.Generator().manual_seed(seed)
     while True:
         yield int(torch.randint(2**62, (), generator=generator, device="cpu"))

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pyrovae.block_sizes import NUMBERS_AT_ONCE, ROWS_AT_ONCE, slices
 from pyrovae.checks import check_count
@@ -22,6 +21,7 @@ from pyrovae.criticism.uniformity import gamma, nulls_for, uniformity_p_value
 from pyrovae.data import Rows
 from pyrovae.evidence.checked_data import refuse_without_density
 from pyrovae.evidence.simulated_data import AsX, simulated
+from pyrovae.progress import Bar
 from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.shown import Part, Shown, text_of
 from pyrovae.vae import VAE
@@ -236,7 +236,7 @@ def calibrate(
     )
     at_once = max(1, min(ROWS_AT_ONCE, NUMBERS_AT_ONCE // (numbers * WEIGHTS_PER_DRAW * num_draws)))
     parts = []
-    with tqdm(total=num_simulations, desc="calibrate", unit=" rows", disable=not progress) as bar:
+    with Bar("calibrate", " rows", shown=progress, total=num_simulations) as bar:
         for block in slices(num_simulations, at_once):
             some = data.take(block, vae.device)
             with vae.evaluating(), fixed_seed(next(seeds), vae.device):

@@ -6,10 +6,10 @@ import math
 from collections.abc import Callable, Iterable
 
 import pandas as pd
-from tqdm import tqdm
 
 from pyrovae.checks import check_count
 from pyrovae.evidence.bound import elbo
+from pyrovae.progress import Bar
 from pyrovae.random_state import seeds_from
 from pyrovae.vae import VAE
 
@@ -64,27 +64,31 @@ def rate_distortion(
         raise ValueError(f"betas are {weights}: expected one or more positive numbers.")
     data, seeds = None, seeds_from(seed)
     lines = []
-    for beta in tqdm(weights, desc="rate-distortion", unit=" VAE", disable=not progress):
-        vae = fit_at(beta)
-        if not isinstance(vae, VAE):
-            raise TypeError(f"fit_at({beta}) gave {type(vae).__name__}: expected the trained pyrovae.VAE.")
-        data = vae.rows(x, *context) if data is None else data
-        found = elbo(vae, data, num_samples=num_samples, seed=next(seeds))
-        rate, distortion = found.rate, -found.reconstruction
-        errors = [
-            float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-            for values in (rate, distortion)
-        ]
-        lines.append(
-            (
-                beta,
-                float(rate.mean()),
-                errors[0],
-                float(distortion.mean()),
-                errors[1],
-                float(found.elbo.mean()),
+    with Bar("rate-distortion", " VAE", shown=progress, total=len(weights)) as bar:
+        for beta in weights:
+            vae = fit_at(beta)
+            if not isinstance(vae, VAE):
+                raise TypeError(
+                    f"fit_at({beta}) gave {type(vae).__name__}: expected the trained pyrovae.VAE."
+                )
+            data = vae.rows(x, *context) if data is None else data
+            found = elbo(vae, data, num_samples=num_samples, seed=next(seeds))
+            rate, distortion = found.rate, -found.reconstruction
+            errors = [
+                float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+                for values in (rate, distortion)
+            ]
+            lines.append(
+                (
+                    beta,
+                    float(rate.mean()),
+                    errors[0],
+                    float(distortion.mean()),
+                    errors[1],
+                    float(found.elbo.mean()),
+                )
             )
-        )
+            bar.update()
     return pd.DataFrame(
         lines, columns=["beta", "rate", "rate_error", "distortion", "distortion_error", "elbo"]
     )

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NoReturn
 
 import torch
-from tqdm import tqdm
 
 from pyrovae.data import Batch, Rows
 from pyrovae.evidence.discrete_dimensions import discrete_dimensions
@@ -25,6 +23,7 @@ from pyrovae.evidence.weights import (
     without_density,
 )
 from pyrovae.pair.running import row_terms
+from pyrovae.progress import Bar
 from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.vae import VAE
 
@@ -37,7 +36,7 @@ def log_conditional(
     num_samples: int,
     limits: Limits,
     seed: int | None,
-    bar: tqdm[NoReturn],
+    bar: Bar,
 ) -> LogConditional:
     """See `log_marginal`, of which this is `given=`.
 

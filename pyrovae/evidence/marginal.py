@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypedDict, Unpack, overload
 
-from tqdm import tqdm
-
 from pyrovae.checks import check_count
 from pyrovae.evidence.checked_data import checked_data
 from pyrovae.evidence.conditional import log_conditional
@@ -29,6 +27,7 @@ from pyrovae.evidence.weights import (
     without_density,
 )
 from pyrovae.pair.running import row_terms
+from pyrovae.progress import Bar
 from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.traced.compilation import Compile
 from pyrovae.vae import VAE
@@ -140,9 +139,7 @@ def log_marginal(
     sizes = method.strata(num_samples)
     limits = Limits(memory_budget, batch_size, chunk_size, compile)
     data = checked_data(vae, x, *context)
-    bar = tqdm(
-        total=len(data) * num_samples, desc="log p(x)", unit=" weights", disable=not progress, unit_scale=True
-    )
+    bar = Bar("log p(x)", " weights", shown=progress, total=len(data) * num_samples, shortened=True)
     if given is not None:
         with bar:
             return log_conditional(vae, data, given, method, num_samples, limits, seed, bar)

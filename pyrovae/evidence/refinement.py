@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
-from tqdm import tqdm
 
 from pyrovae.block_sizes import ROWS_AT_ONCE
 from pyrovae.checks import check_count
@@ -27,6 +26,7 @@ from pyrovae.evidence.refinement_search import Search, moves_at_start
 from pyrovae.evidence.results import RowWise
 from pyrovae.evidence.unconstrained import MakeTransform, bijections_of, differentiable_recurrence
 from pyrovae.pair.programs import Pair
+from pyrovae.progress import Bar
 from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.vae import VAE
 
@@ -160,7 +160,7 @@ def refine(
     bijections = bijections_of(vae, data)
     known = KnownRows(data.take(slice(None), vae.device))
     blocks, seeds = [], seeds_from(seed)
-    with tqdm(desc="refine", total=len(known), unit=" rows", disable=not progress) as bar:
+    with Bar("refine", " rows", shown=progress, total=len(known)) as bar:
         for some in known.parts(ROWS_AT_ONCE):
             batch = data.take(some.first, vae.device)
             blocks.append(_refined_block(vae, batch, some, bijections, settings, seeds))

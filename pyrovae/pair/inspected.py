@@ -18,6 +18,7 @@ from pyrovae.pair.reachable import modules_of
 from pyrovae.pair.row_specs import RowSpecs, check_columns, check_specs, specs_of, with_columns
 from pyrovae.pair.support import check_support
 from pyrovae.random_state import fixed_seed, same_random_state
+from pyrovae.turn import TURN
 
 # What a guide that is built from data is shown of them.
 ROWS_TO_BUILD_FROM = 1000
@@ -63,6 +64,11 @@ class InspectedPair(PairParameters):
 
         """
         given = data[0] if len(data) == 1 and isinstance(data[0], Rows) else Rows(data)
+        with TURN:
+            self._check(given)
+        return given
+
+    def _check(self, given: Rows) -> None:
         if self._row_specs is not None:
             check_columns(given.columns, self._row_specs)
             check_specs(given.arguments, self._row_specs)
@@ -73,7 +79,6 @@ class InspectedPair(PairParameters):
                 few = given.take(given.places_to_try(contract.PROBE_ROWS), self.device)
                 contract.check_absence(self.model, self.guide, few)
         self._saw_absence |= given.absent
-        return given
 
     def rows_in_support(self, *data: object) -> Rows:
         """Data as `rows` gives them, every value in the support of the likelihood.
@@ -107,15 +112,16 @@ class InspectedPair(PairParameters):
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """No gradients, evaluation mode, own parameters; modes are restored afterwards."""
-        modes = [(module, module.training) for module in self.modules()]
-        self.eval()
-        try:
-            with torch.no_grad(), self.scope():
-                yield
-        finally:
-            for module, training in modes:
-                module.training = training
+        """No gradients, evaluation mode, own parameters, one thread; modes are restored afterwards."""
+        with TURN:
+            modes = [(module, module.training) for module in self.modules()]
+            self.eval()
+            try:
+                with torch.no_grad(), self.scope():
+                    yield
+            finally:
+                for module, training in modes:
+                    module.training = training
 
     def _inspect(self, data: Rows) -> None:
         # Without a seed, what comes into being here goes on from torch's random state.

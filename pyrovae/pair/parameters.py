@@ -26,6 +26,7 @@ from pyrovae.pair.keys import as_key, name_of
 from pyrovae.pair.programs import Pair, Program
 from pyrovae.pair.reachable import bound_modules, reachable_modules
 from pyrovae.pair.saved_values import all_names, differences_between, each_once, named_tensors
+from pyrovae.turn import TURN
 
 
 class PairParameters(Pair, nn.Module):
@@ -61,8 +62,13 @@ class PairParameters(Pair, nn.Module):
         """Run programs inside: `pyro.param` and `pyro.module` meet this pair's parameters only.
 
         Tensors that a program makes, such as `torch.zeros(3)` or the 0 of `Normal(0.0, 1.0)`, are made where its
-        parameters are.
+        parameters are. Other threads that would run programs wait until this one is outside again.
         """
+        with TURN, self._scope():
+            yield
+
+    @contextmanager
+    def _scope(self) -> Iterator[None]:
         state: StateDict = {
             "params": {name_of(name): parameter for name, parameter in self.store.items()},
             "constraints": dict(self._constraints),
@@ -79,7 +85,7 @@ class PairParameters(Pair, nn.Module):
             warnings.warn(
                 f"{', '.join(map(repr, sorted(given.taken)))} start from the values that Pyro's global store holds "
                 "under these names. If they are left from something else, call pyro.clear_param_store() first.",
-                stacklevel=4,
+                stacklevel=6,
             )
 
     def warn_of_untrained_modules(self) -> None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from pyrovae.checks import check_count
 from pyrovae.criticism.calibration import Calibration, calibrate
@@ -21,6 +20,7 @@ from pyrovae.plots.panel import Panel
 from pyrovae.plots.panels import PANELS
 from pyrovae.plots.style import Values, as_array, axes_or_new
 from pyrovae.plots.subject import Subject
+from pyrovae.progress import Bar
 from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.vae import VAE
 
@@ -150,19 +150,19 @@ def _panels(subject: Subject, chosen: list[str], progress: bool) -> tuple[list[P
     """The panels that there are, and which had to be left out and why, each reason said once."""
     made: list[Panel] = []
     left_out: dict[str, list[str]] = {}  # why, and which panels
-    bar = tqdm(chosen, desc="report", unit=" panel", disable=not progress)
-    for title in bar:
-        bar.set_postfix_str(title)
-        try:
-            with fixed_seed(subject.seed, subject.vae.device):
-                content = PANELS[title](subject)
-            if content is None:
-                continue
-            panel = _from_seed(Panel(title, *content), subject.seed, subject.vae.device)
-            panel.draw(axes_or_new(None))
-            made.append(panel)
-        except ValueError as error:
-            left_out.setdefault(str(error), []).append(title)
+    with Bar("report", " panel", shown=progress, total=len(chosen)) as bar:
+        for title in chosen:
+            bar.say(title)
+            try:
+                with fixed_seed(subject.seed, subject.vae.device):
+                    content = PANELS[title](subject)
+                if content is not None:
+                    panel = _from_seed(Panel(title, *content), subject.seed, subject.vae.device)
+                    panel.draw(axes_or_new(None))
+                    made.append(panel)
+            except ValueError as error:
+                left_out.setdefault(str(error), []).append(title)
+            bar.update()
     return made, tuple(f"{', '.join(titles)}. {why}" for why, titles in left_out.items())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from pyrovae.traced.tracing import Reference, undone
 
 Run: TypeAlias = Callable[..., Sequence[Tensor]]
 Compile: TypeAlias = Literal["auto", True, False]
+
+_PROCESS = os.getpid()
 
 
 def faster(run: Run, make: Callable[[], Run], reference: Reference) -> tuple[Run, str | None]:
@@ -40,7 +43,10 @@ def compiled(graph: GraphModule, inputs: Sequence[Tensor]) -> Run:
         warnings.simplefilter("ignore")  # the compiler's own, of deprecated things that it imports
         import torch._inductor  # takes seconds
 
-        options: dict[str, bool] = {"fallback_random": True, "size_asserts": False}
+        options: dict[str, bool | int] = {"fallback_random": True, "size_asserts": False}
+        if os.getpid() != _PROCESS:
+            # A fork has none of the threads that the compiler may have started, and would wait for them for ever.
+            options["compile_threads"] = 1
         if all(tensor.device.type == "cpu" for tensor in inputs):
             # Images are not moved to channels last: there that costs more than convolutions gain by it.
             options["layout_optimization"] = False

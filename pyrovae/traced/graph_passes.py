@@ -36,6 +36,7 @@ def simplify(graph: GraphModule, inputs: Sequence[Tensor]) -> GraphModule:
     all kept, in their order, and tensors that are changed in place are left alone. Each result has memory of its
     own, so that it can be changed in place.
     """
+    _declare_changes(graph)
     facts = _facts(graph, inputs)
     _remove_identities(graph, facts)
     _fold_constants(graph, facts)
@@ -45,6 +46,17 @@ def simplify(graph: GraphModule, inputs: Sequence[Tensor]) -> GraphModule:
     graph.delete_all_unused_submodules()
     graph.recompile()
     return graph
+
+
+def _declare_changes(graph: GraphModule) -> None:
+    """Batch normalization as the operation that says of itself that it changes running statistics in place.
+
+    The one that torch records changes them just so and does not say it, so that a compiler leaves it out.
+    """
+    for node in graph.graph.find_nodes(op="call_function", target=_ATEN.native_batch_norm.default):
+        _, _, _, running_mean, running_var, training, *_ = node.args
+        if training and isinstance(running_mean, Node) and isinstance(running_var, Node):
+            node.target = _ATEN._native_batch_norm_legit.default
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ with the line that looks. The graph is simplified by `pyrovae.traced.graph_passe
 
 from __future__ import annotations
 
+import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -100,7 +101,9 @@ class Reference:
     Args:
         function: runs a pair's programs.
         inputs: as for `trace`; a change in place is undone after each call.
-        tolerance: how far rounding may take a result from the function's, relative to its largest entry.
+        tolerance: how far rounding may take a result from the function's, relative to its largest entry; and a tenth
+            of it relative to that of a usual result, for one may be 0 but for rounding, such as the gradient of a bias
+            before a batch normalization.
 
     Raises:
         NotTraceableError: its operations cannot be counted.
@@ -111,6 +114,7 @@ class Reference:
         self.function, self.inputs, self.tolerance = function, inputs, tolerance
         self.work = Work(0, 0, 0)
         self._expected = self._results_of(self._counted)
+        self._usual = statistics.median(map(_largest, self._expected[: -len(inputs)]))
 
     def verified(self, run: GraphFunction) -> GraphFunction:
         """The run, if it gives and leaves what the function does.
@@ -142,11 +146,16 @@ class Reference:
             return False
         if torch.equal(found, expected):
             return True
-        finite = expected[expected.isfinite()].abs()
-        scale = float(finite.max()) if finite.numel() else 0.0
+        scale = max(_largest(expected), 0.1 * self._usual)
         return torch.allclose(
             found, expected, rtol=self.tolerance, atol=self.tolerance * scale + 1e-8, equal_nan=True
         )
+
+
+def _largest(tensor: Tensor) -> float:
+    """The largest entry that is finite, without its sign."""
+    finite = tensor[tensor.isfinite()].abs()
+    return float(finite.max()) if finite.numel() else 0.0
 
 
 def verified_trace(reference: Reference, state: ProgramState) -> GraphModule:

@@ -66,6 +66,9 @@ class Batches(Protocol):
     def epoch(self, seed: int, first: int = 0) -> Iterator[Minibatch]:
         """An epoch's batches from number `first` on, in an order that `seed` decides."""
 
+    def few(self, number: int) -> Batch:
+        """The first rows, of these the first so many."""
+
     def fingerprint(self) -> str:
         """The same for the same data."""
 
@@ -147,6 +150,10 @@ class GatheredBatches:
         if len(places) == 0:
             return Minibatch(None, places, num_rows)
         return Minibatch(transformed(self.data.take(index, self.device), self.transform), places, num_rows)
+
+    def few(self, number: int) -> Batch:
+        """See `Batches`."""
+        return transformed(self.data.take(slice(0, number), self.device), self.transform)
 
     def fingerprint(self) -> str:
         """Of all rows, or of some thousand spread over them where there are more."""
@@ -231,6 +238,10 @@ class LoadedBatches:
                 "signature. Where rows lack a label, give them any and say which are known, (x, label, known), and "
                 "observe it in the model under poutine.mask(mask=known)."
             )
+
+    def few(self, number: int) -> Batch:
+        """See `Batches`."""
+        return transformed(self._first.take(slice(0, number), self.vae.device), self.transform)
 
     def fingerprint(self) -> str:
         """Of the first batch in one order; the rest is not read for it."""

@@ -21,6 +21,7 @@ from pyrovae.training.precision import Precision
 from pyrovae.training.run_lock import alone_at
 from pyrovae.training.seeds import Seeds
 from pyrovae.training.settings import Logger, Machine, Record, Resume
+from pyrovae.turn import TURN
 from pyrovae.vae import VAE
 
 
@@ -51,6 +52,7 @@ def fit(
     devices: int = 1,
     num_nodes: int = 1,
     strategy: str = "auto",
+    timeout: float | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Train a VAE by stochastic variational inference; returns the history, one row an epoch.
@@ -112,7 +114,10 @@ def fit(
         on_nonfinite: "stop" raises at the first loss that is NaN or infinite; "skip" leaves such batches out.
         devices: processes on this machine that train together, each on its share of every batch.
         num_nodes: machines.
-        strategy: how lightning-fabric starts the processes; "ddp" if left out.
+        strategy: how lightning-fabric starts the processes; "ddp" if left out. Before the first step they compare
+            what they were given: settings, seed, data. A callback's `stop()` in one ends all after that epoch.
+        timeout: seconds that a process waits for the others before it ends with an error, as it does at once where one
+            has ended; None leaves torch's own, half an hour on CPUs.
         progress: show a progress bar.
 
     Returns:
@@ -149,13 +154,14 @@ def fit(
 
     """
     course = Course(epochs, batch_size, accumulate, clip_norm, schedule_steps, on_nonfinite, transform, seed)
-    machine = Machine(device, devices, num_nodes, strategy, precision, compile)
+    machine = Machine(device, devices, num_nodes, strategy, precision, compile, timeout)
     record = Record(checkpoint, resume, callbacks, loggers, log_every, progress)
     chosen = Chosen(objective, optimizer, scheduler)
-    processes = machine.start(vae)
-    seeds = Seeds.of(seed)
-    alone = alone_at(record.kept.path) if record.kept and processes.is_first else nullcontext()
-    with alone, fixed_seed(seeds.parts, vae.device):
-        training = built(vae, data, validation, chosen, course, machine, record, processes, seeds)
-        training.run()
-    return training.to_frame()
+    with TURN:
+        processes = machine.start(vae)
+        seeds = Seeds.of(seed)
+        alone = alone_at(record.kept.path) if record.kept and processes.is_first else nullcontext()
+        with alone, fixed_seed(seeds.parts, vae.device):
+            training = built(vae, data, validation, chosen, course, machine, record, processes, seeds)
+            training.run()
+        return training.to_frame()

@@ -6,13 +6,12 @@ import math
 import time
 import warnings
 from contextlib import nullcontext
-from typing import NoReturn
 
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from pyrovae.progress import Bar
 from pyrovae.random_state import noise_state, set_noise_state
 from pyrovae.training.batch_loss import BatchLoss
 from pyrovae.training.batches import Batches, GatheredBatches, Minibatch
@@ -128,6 +127,7 @@ class Loop(Training):
         """Train to the last epoch; Ctrl-C ends it after the step under way."""
         for callback in self._record.callbacks:
             callback.on_start(self)
+        self._agree_to_stop()
         # Several processes would stop at different steps.
         heard = self._interruption.heard() if self.processes.share.of == 1 else nullcontext()
         with heard, self._bar() as bar:
@@ -142,20 +142,23 @@ class Loop(Training):
             warnings.warn(stalled, stacklevel=3)
         self.processes.wait()  # so that all find the last checkpoint
 
-    def _bar(self) -> tqdm[NoReturn]:
+    def _agree_to_stop(self) -> None:
+        self._stopped = self.processes.any(self._stopped)
+
+    def _bar(self) -> Bar:
         steps = self._batches.steps
-        return tqdm(
+        return Bar(
+            "fit",
+            "step",
+            shown=self._record.progress and self.processes.is_first,
             total=None if steps is None else steps * self.settings.epochs,
             initial=0 if steps is None else steps * self.epoch + self._batch_number,
-            desc="fit",
-            unit="step",
-            disable=not self._record.progress or not self.processes.is_first,
-            mininterval=0.5,
         )
 
-    def _run_epoch(self, bar: tqdm[NoReturn]) -> None:
+    def _run_epoch(self, bar: Bar) -> None:
         started = time.perf_counter()
-        for minibatch in self._batches.epoch(self._seeds.order(self.epoch), self._batch_number):
+        batches = self._batches.epoch(self._seeds.order(self.epoch), self._batch_number)
+        for minibatch in batches if self.can_draw else self.processes.in_step(batches):
             self._advance_objective()
             for callback in self._record.callbacks:
                 callback.on_batch(self)
@@ -182,7 +185,7 @@ class Loop(Training):
         self._seconds += time.perf_counter() - started
         self._end_epoch(bar)
 
-    def _end_epoch(self, bar: tqdm[NoReturn]) -> None:
+    def _end_epoch(self, bar: Bar) -> None:
         sums, count = self._totals.read()
         if not count:
             raise self._watch.failure(
@@ -204,10 +207,11 @@ class Loop(Training):
         self._optimization.step_scheduler(self.step, row)
         for callback in self._record.callbacks:
             callback.on_epoch(self, row)
+        self._agree_to_stop()
         self._log.after_epoch(self, row)
         shown = f"ELBO {row['elbo']:.2f}"
         shown += f", valid {row['elbo_valid']:.2f}" if self.has_validation else ""
-        bar.set_postfix_str(f"epoch {self.epoch}/{self.settings.epochs}, {shown}", refresh=self.is_over)
+        bar.say(f"epoch {self.epoch}/{self.settings.epochs}, {shown}", refresh=self.is_over)
         if self._keeper is not None and self._keeper.is_due(self, epoch_ended=True):
             self._save()
 

@@ -37,6 +37,7 @@ from pyrovae.training.processes import Processes
 from pyrovae.training.saved_training import SavedTraining
 from pyrovae.training.seeds import Seeds
 from pyrovae.training.settings import Machine, Record
+from pyrovae.training.single_rows import refuse_single_rows
 from pyrovae.training.steps import MIN_STEPS, Steps
 from pyrovae.training.validation import Validation
 from pyrovae.vae import VAE
@@ -69,18 +70,19 @@ def built(
 
     """
     batches = batches_of(vae, data, course.batch_size, course.transform, processes.share)
+    processes.agree(_plain(course, machine) | _seen_first(vae, batches, course, record, processes))
     processes.alike(vae)
-    loss = batch_loss(vae, chosen.objective)
-    loss.refuse_processes(processes.share.of)
-    loss.to(vae.device)
-    loss.foresee(course.epochs, batches.steps, course.accumulate)
+    loss = _loss(vae, batches, chosen, course, processes)
     optimizer = optimizer_of(vae, chosen.optimizer)
     scheduler = scheduler_of(optimizer, chosen.scheduler, course.schedule_steps)
     steps = _steps(vae, loss, batches, course, machine, processes)
     held_out = None if validation is None else Validation(vae, validation, course.transform)
     keeper = saved = None
-    if record.kept is not None:
+    if record.kept is not None or processes.share.of > 1:
         made = _described(vae, batches, held_out, loss, optimizer, scheduler, record)
+        # A callback may be one process's own.
+        processes.agree({name: value for name, value in made.items() if name != "callbacks"})
+    if record.kept is not None:
         keeper = Keeper(record.kept, made | _plain(course, machine) | {"processes": processes.share.of})
         saved = _saved(keeper, processes, any_rate=record.any_rate) if record.resume else None
     seeds = Seeds(processes.same(seeds.seed if saved is None else saved["seed"]))
@@ -118,6 +120,15 @@ def _new_rates(
         scale_rates(optimizer, scheduler, rates)
 
 
+def _loss(vae: VAE, batches: Batches, chosen: Chosen, course: Course, processes: Processes) -> BatchLoss:
+    loss = batch_loss(vae, chosen.objective)
+    loss.refuse_processes(processes.share.of)
+    loss.to(vae.device)
+    loss.foresee(course.epochs, batches.steps, course.accumulate)
+    refuse_single_rows(vae, batches, loss, processes.share)
+    return loss
+
+
 def _steps(
     vae: VAE, loss: BatchLoss, batches: Batches, course: Course, machine: Machine, processes: Processes
 ) -> Steps:
@@ -140,6 +151,23 @@ def _plain(course: Course, machine: Machine) -> dict[str, object]:
     return {name: getattr(course, name) for name in of_course} | {
         "precision": machine.precision,
         "compile": machine.compile,
+    }
+
+
+def _seen_first(
+    vae: VAE, batches: Batches, course: Course, record: Record, processes: Processes
+) -> dict[str, object]:
+    """What processes must agree on before they can give each other anything."""
+    if processes.share.of == 1:
+        return {}
+    kept = record.kept
+    return {
+        "epochs": course.epochs,
+        "batch_size": batches.batch_size,
+        "data": batches.fingerprint(),
+        "checkpoint": kept and (kept.every_epochs, kept.every_steps),
+        "resume": record.resume,
+        "parameters": "\n".join(f"{n} {list(p.shape)} {p.dtype}" for n, p in vae.named_parameters()),
     }
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
-from pyrovae.random_state import seed_of
+from pyrovae.random_state import drawn_seed, seed_of
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,7 @@ class Seeds:
     @classmethod
     def of(cls, seed: int | None) -> Seeds:
         """Those of a seed; None draws one from torch's random state."""
-        return cls(int(torch.randint(2**62, ())) if seed is None else seed)
+        return cls(drawn_seed() if seed is None else seed)
 
     def order(self, epoch: int) -> int:
         """Of an epoch's order of rows, one for all processes."""

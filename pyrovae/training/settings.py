@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,17 +46,20 @@ class Machine:
     strategy: str = "auto"
     precision: Precision = "32-true"
     compile: Compile = "auto"
+    timeout: float | None = None
 
     def __post_init__(self) -> None:
         check_count("devices", self.devices)
         check_count("num_nodes", self.num_nodes)
+        if self.timeout is not None and not 0 < self.timeout < math.inf:
+            raise ValueError(f"timeout is {self.timeout}: expected seconds above 0, or None.")
         if not (self.compile == "auto" or isinstance(self.compile, bool)):
             raise ValueError(f"compile is {self.compile!r}: expected 'auto', True or False.")
 
     def start(self, vae: VAE) -> Processes:
         """The processes that train together, with the VAE on this one's device."""
         device = vae.device if self.device is None else available(self.device)
-        processes = Processes(self.devices, self.num_nodes, self.strategy, device)
+        processes = Processes(self.devices, self.num_nodes, self.strategy, device, self.timeout)
         vae.to(processes.device)
         return processes
 

@@ -12,7 +12,7 @@ from pyrovae.guides import AmortizedGuide, families
 from pyrovae.traced.account import pays_off
 from pyrovae.traced.compilation import compiled
 from pyrovae.traced.graph_passes import simplify
-from pyrovae.traced.tracing import NotTraceableError, trace
+from pyrovae.traced.tracing import NotTraceableError, Reference, trace
 from pyrovae.training.batch_loss import batch_loss, default_objective
 from pyrovae.training.steps import MIN_STEPS, Steps
 from tests import pairs
@@ -547,7 +547,7 @@ def test_a_program_that_counts_its_calls_is_not_traced():
 def test_running_statistics_are_those_of_plain_pyro():
     x = pairs.binary_rows(B)
     buffers = []
-    for compile in (False, "auto"):
+    for compile in (False, "auto", True):
         torch.manual_seed(0)
         vae = pairs.tutorial()
         steps = steps_of(vae, (x,), compile=compile)
@@ -557,9 +557,34 @@ def test_running_statistics_are_those_of_plain_pyro():
             steps(Batch((x,)))
         buffers.append([b.clone() for b in vae.buffers()])
         assert int(buffers[-1][-1]) == before + 3
+        assert (words(steps.engine) == "traced and compiled") == (compile is True)
     assert len(buffers[0]) == 3
-    for plain, traced in zip(*buffers, strict=True):
+    for plain, traced, fused in zip(*buffers, strict=True):
         torch.testing.assert_close(plain, traced)
+        torch.testing.assert_close(plain, fused)
+
+
+def test_a_gradient_that_is_rounding_alone_does_not_speak_against_a_trace():
+    """Such as that of a bias before a batch normalization, beside others; one that is wrong does."""
+    bias, weight = torch.zeros(3), torch.tensor([2.0, -1.0, 0.5])
+    reference = Reference(lambda b, w: [w * 3, w * 1e-8, w], [bias, weight], 1e-4)
+    reference.verified(lambda b, w: [w * 3, w * -2e-8, w])
+    for wrong in ([3.1, 1e-8, 1], [3, 1e-3, 1]):
+        with pytest.raises(NotTraceableError, match="other numbers"):
+            reference.verified(lambda b, w, wrong=wrong: [w * factor for factor in wrong])
+
+
+def test_a_forked_process_compiles_without_threads(monkeypatch):
+    """Those that the compiler started are its parent's, and it would wait for them for ever."""
+    given = []
+    monkeypatch.setattr(
+        "torch._inductor.compile", lambda graph, inputs, options: given.append(options) or graph
+    )
+    graph, inputs = trace(lambda x: [x + 1], [torch.ones(2)]), [torch.ones(2)]
+    compiled(graph, inputs)
+    monkeypatch.setattr("pyrovae.traced.compilation._PROCESS", -1)
+    compiled(graph, inputs)
+    assert [options.get("compile_threads") for options in given] == [None, 1]
 
 
 def test_a_ragged_batch_and_many_shapes():

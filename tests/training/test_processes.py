@@ -63,6 +63,7 @@ def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("together")
     begun = run([sys.executable, "-m", "tests.training.together", str(folder), "begin"])
     assert begun.returncode != 0
+    assert "process 0 of 2 (counted from 0) has lost another one" in begun.stderr
     assert (folder / "training.ckpt").exists(), begun.stderr
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     resumed = run([*torchrun, "-m", "tests.training.together", str(folder), "resume"])
