@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import cast
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from pyrovae.conditional_distribution import as_module
 from pyrovae.data import Batch
 from pyrovae.guides.families import Family, diagonal_normal
-from pyrovae.guides.features import RowFeatures
+from pyrovae.guides.features import RowFeatures, WithPresence
 from pyrovae.guides.inversion import faithful_inverse
 from pyrovae.guides.latent_site import JOINT, LatentSite, latent_site
 from pyrovae.guides.posteriors import DiagonalNormal
@@ -91,17 +92,25 @@ class AutoGuide(nn.Module):
         self._rows: Frame | None = None
         self._reads_model = False
         self._is_built = False
+        self._shows_presence = False
+        self._encoder_is_given = encoder is not None
 
     @property
     def is_built(self) -> bool:
         """Whether the guide has seen its model run."""
         return self._is_built
 
+    @property
+    def reads_presence(self) -> bool:
+        """Whether it can tell what rows lack: one made from complete rows takes absent entries for average ones."""
+        return self._shows_presence or self._encoder_is_given
+
     def build(self, x: Tensor, *context: object) -> None:
         """Read the model's structure off a run on some rows (x, *context), and make the networks."""
         if self.is_built:
             return
         batch = Batch.of((x, *context))
+        self._shows_presence = batch.absent
         with torch.enable_grad():  # shows supports that depend on parameters
             model_sites = sites_of(self._model[0], batch)
         hidden = {n: site for n, site in model_sites.items() if not site.observed}
@@ -109,6 +118,7 @@ class AutoGuide(nn.Module):
         dims = [frame.dim for site in model_sites.values() for frame in site.plates if frame.dim is not None]
         depth = max((-1 - dim for dim in dims), default=0)
         sites = {n: latent_site(site, depth) for n, site in hidden.items() if n not in enumerated}
+        _warn_of_labels(sites)
         if not hidden:
             raise ValueError("the model has no latents: there is nothing for a guide to sample.")
         self._rows = _row_frame(model_sites)
@@ -196,7 +206,7 @@ class AutoGuide(nn.Module):
     def _site_head(self, of_model: Site, x: Tensor, in_features: int, layers: Sequence[int]) -> nn.Module:
         site, fn = self.sites[of_model.name], of_model.distribution
         if isinstance(fn, MarkovSequence):
-            return _chain_posterior(fn, x, self.hidden[-1])
+            return _chain_posterior(fn, _steps(x, self._shows_presence), self.hidden[-1])
         if site.discrete:
             return MLP(in_features, site.size, layers)
         if site.masked_entries:
@@ -238,7 +248,9 @@ class AutoGuide(nn.Module):
             with poutine.mask(mask=True if mask is None else mask):  # type: ignore[arg-type]
                 if isinstance(head, MarkovPosterior):
                     real_steps = model_sites[name].real_steps if self._reads_model else None
-                    fn = head(x.flatten(2), None if real_steps is None else real_steps.sum(-1))
+                    fn = head(
+                        _steps(x, self._shows_presence), None if real_steps is None else real_steps.sum(-1)
+                    )
                     drawn[name] = pyro.sample(name, fn).flatten(-2)
                 else:
                     drawn[name] = site.sample(head, inputs or [features.new_ones(len(x), 1)], counted)
@@ -276,6 +288,9 @@ def _row_frame(model_sites: Mapping[str, Site]) -> Frame:
 def _default_encoder(batch: Batch, hidden: Sequence[int]) -> nn.Module:
     x = batch.x
     if x.dim() == 4 and not batch.context and x.is_floating_point():
+        if batch.absent:
+            channels, *size = x.shape[1:]
+            return nn.Sequential(WithPresence(), ConvEncoder((2 * channels, *size), hidden[-1]), nn.ReLU())
         return nn.Sequential(ConvEncoder(tuple(x.shape[1:]), hidden[-1]), nn.ReLU())
     features = RowFeatures(batch.arguments)
     return _Sequential(features, MLP(features.size, hidden[-1], hidden[:-1]), nn.ReLU())
@@ -292,8 +307,29 @@ class _Sequential(nn.Sequential):
         return features
 
 
+def _warn_of_labels(sites: Mapping[str, LatentSite]) -> None:
+    """Say that absent labels are drawn, where somebody may have meant them to be summed out."""
+    labels = [name for name, site in sites.items() if site.discrete and name.endswith("_unobserved")]
+    if labels:
+        warnings.warn(
+            f"the guide draws the absent values of obs_mask= as {', '.join(labels)}. To have them summed out exactly, "
+            "which trains much better, give VAE(pyro.infer.config_enumerate(model)): Pyro drops infer= beside "
+            "obs_mask=.",
+            stacklevel=2,
+        )
+
+
+def _steps(x: Tensor, shows_presence: bool) -> Tensor:
+    """Of sequences [B, T, ...] what each step has, [B, T, F]; where entries may be absent also which are there."""
+    steps = x.flatten(2)
+    if not shows_presence:
+        return steps
+    present = ~steps.isnan()
+    return torch.cat([torch.where(present, steps, 0.0), present.to(steps)], -1)
+
+
 def _chain_posterior(fn: MarkovSequence, x: Tensor, width: int) -> MarkovPosterior:
     latent_size = fn.event_shape[-1]
-    network = GRU(x[0, 0].numel(), width, past=False, future=True)
+    network = GRU(x.shape[-1], width, past=False, future=True)
     step = DiagonalNormal(MLP(latent_size + network.out_features, (latent_size, latent_size), [width]))
     return MarkovPosterior(network, step, latent_size)

@@ -10,6 +10,15 @@ from torch import Tensor, nn
 from pyrovae.nn.standardize import centre_and_scale
 
 
+class WithPresence(nn.Module):
+    """Images that lack pixels (NaN): zero there, and channels that are 1 where a pixel is, [B, 2 C, H, W]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """For images [B, C, H, W]."""
+        present = ~x.isnan()
+        return torch.cat([torch.where(present, x, 0.0), present.to(x)], 1)
+
+
 class RowFeatures(nn.Module):
     """(x, *context) to one vector a row, [B, F], standardized by the rows it was made from.
 

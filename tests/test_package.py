@@ -128,6 +128,8 @@ def test_every_public_name_is_documented_with_an_example():
         "pyrovae.Comparison",
         "pyrovae.Diagnosis",
         "pyrovae.Elbo",
+        "pyrovae.Imputation",
+        "pyrovae.LogConditional",
         "pyrovae.LogMarginal",
         "pyrovae.Refinement",
         "pyrovae.Clustering",

@@ -284,7 +284,8 @@ def diagnose(
     seed_of_gaps = next(seeds) if gap_rows else None
     reverse, why_not = reverse_check_beside(vae, data, num_samples, next(seeds))
     if why_not:
-        notes.append(f"no reverse check: {why_not}")
+        by_itself = " (as an argument of reverse_check)" if "as_x" in why_not else ""
+        notes.append(f"no reverse check: {why_not}{by_itself}")
     gaps = None
     if seed_of_gaps is not None:
         some, doubted = data[evenly(N, gap_rows)], reverse is not None and reverse.poor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
@@ -72,8 +73,16 @@ class InspectedPair(PairParameters):
         if self._row_specs is not None:
             check_columns(given.columns, self._row_specs)
             check_specs(given.arguments, self._row_specs)
+        seen_complete = self._inspected and not self._saw_absence
         if not self._inspected:
             self._inspect(given)
+        if given.absent and seen_complete and getattr(self.guide, "reads_presence", True) is False:
+            warnings.warn(
+                "rows lack entries (NaN), and this VAE's derived guide was made from rows that lack none: it takes "
+                "absent entries for average ones, and log p(x) stays right but costs more draws. Make the VAE from "
+                "rows with holes, VAE(model, example=x), and train it on them.",
+                stacklevel=4,
+            )
         if given.absent and not self._saw_absence:
             with same_random_state(self.device), self.evaluating():
                 few = given.take(given.places_to_try(contract.PROBE_ROWS), self.device)

@@ -13,6 +13,7 @@ from torch import nn
 
 import pyrovae as pv
 from pyrovae.data import Batch, Rows
+from pyrovae.models.sequences import MarkovSequence
 from pyrovae.pair.absence import present_part
 from pyrovae.pair.observed import observations_of
 from tests.oracles import LinearGaussian
@@ -390,8 +391,57 @@ def test_a_guide_built_on_complete_rows_takes_rows_with_holes():
         pv.models.LatentVariableModel(pv.models.StandardNormal(2), pv.models.Normal(pv.nn.MLP(2, (6, 6))))
     )
     vae.rows(x.float())
-    assert bool(pv.elbo(vae, holes(x.float())).elbo.isfinite().all())
+    with pytest.warns(UserWarning, match="made from rows that lack none"):
+        assert bool(pv.elbo(vae, holes(x.float())).elbo.isfinite().all())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pv.elbo(vae, holes(x.float()))  # said once
     del model
+
+
+class Pixels(nn.Module):
+    """Pixels of one scale around what a network makes."""
+
+    def __init__(self, likelihood):
+        super().__init__()
+        self.network = likelihood.network
+
+    def forward(self, z):
+        return dist.Normal(self.network(z)[..., :1, :, :], 0.5).to_event(3)
+
+
+class Chain(nn.Module):
+    """A chain of two latents, three numbers a step."""
+
+    def __init__(self):
+        super().__init__()
+        self.emission = nn.Linear(2, 3)
+
+    def forward(self, x):
+        with pyro.plate("rows", len(x)):
+            initial = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+            chain = MarkovSequence(initial, lambda z: dist.Normal(0.8 * z, 0.5).to_event(1), x.shape[1])
+            z = pyro.sample("z", chain)
+            pyro.sample("x", dist.Normal(self.emission(z), 0.5).to_event(2), obs=x)
+
+
+def test_derived_guides_of_images_and_sequences_see_what_is_there():
+    images = holes(torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0)), 0.2)
+    likelihood = pv.models.Normal(pv.nn.ConvDecoder(2, (2, 8, 8)))
+    sequences = holes(torch.randn(20, 5, 3, generator=torch.Generator().manual_seed(0)), 0.2)
+    torch.manual_seed(0)
+    for x, model in (
+        (images, pv.models.LatentVariableModel(pv.models.StandardNormal(2), Pixels(likelihood))),
+        (sequences, Chain()),
+    ):
+        vae = pv.VAE(model)
+        assert pv.fit(vae, x, epochs=1, seed=0, progress=False)["loss"].notna().all()
+        assert vae.guide.reads_presence
+        other = x.clone()
+        other[0].view(-1)[x[0].view(-1).isnan()] = 0.0  # present, and zero
+        found = vae.sample_posterior(torch.cat([x[:1], other[:1]]), num_samples=1, seed=0)["z"]
+        assert bool(found.isfinite().all())
+        assert not torch.allclose(*pv.elbo(vae, torch.cat([x[:1], other[:1]])).rate, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["frame", "array", "memmap", "loader", "dataset"])

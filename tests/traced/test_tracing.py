@@ -9,6 +9,7 @@ from torch import nn
 import pyrovae as pv
 from pyrovae.data import Batch
 from pyrovae.guides import AmortizedGuide, families
+from pyrovae.pair.absence import integrated_out
 from pyrovae.traced.account import pays_off
 from pyrovae.traced.compilation import compiled
 from pyrovae.traced.graph_passes import simplify
@@ -44,12 +45,12 @@ def assert_same_as_pyro(vae, arguments, plate_scale=1.0, rtol=1e-5):
     """Loss and every gradient of the traced step against Pyro's own, from the same random state."""
     traced = steps_of(vae, arguments)
     torch.manual_seed(3)
-    statistics, gradients = traced(Batch(arguments))
-    again, _ = traced(Batch(arguments))
+    statistics, gradients = traced(Batch.of(arguments))
+    again, _ = traced(Batch.of(arguments))
     assert traced.outcome.plain_because is None, traced.outcome.plain_because
     torch.manual_seed(3)
     loss = default_objective(vae)
-    with vae.scope():
+    with vae.scope(), integrated_out(Batch.of(arguments)):
         expected = loss.differentiable_loss(vae.model, vae.guide, *arguments) / plate_scale
         wanted = torch.autograd.grad(expected, traced.parameters, allow_unused=True)
         # Where all latents are summed out, nothing is drawn.
