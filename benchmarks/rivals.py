@@ -7,6 +7,7 @@ the rival lets it be, on batches gathered by a shuffled index where the rival ha
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -89,12 +90,12 @@ def ours(engine: Literal["plain", "traced", "compiled"]) -> Rival:
         compile: Any = {"plain": False, "traced": "auto", "compiled": True}[engine]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the engine is looked at below
-            # "auto" compiles nothing for one short epoch, and is made to trace for it.
-            try:
-                with (
-                    mock.patch("pyrovae.training.steps.MIN_STEPS", 0),
-                    mock.patch("pyrovae.traced.traced.tracing_pays_off", return_value=True),
-                ):
+            # "auto" compiles nothing for one short epoch, and is made to trace for it, in its first steps.
+            with (
+                mock.patch("pyrovae.training.steps.MIN_STEPS", 0),
+                mock.patch("pyrovae.traced.traced.tracing_pays_off", return_value=True),
+            ):
+                with contextlib.suppress(_Ready):
                     pv.fit(
                         vae,
                         rows,
@@ -104,14 +105,13 @@ def ours(engine: Literal["plain", "traced", "compiled"]) -> Rival:
                         callbacks=[catch],
                         progress=False,
                     )
-            except _Ready:
                 training = catch.training
 
-            def train() -> None:
-                training.settings = dataclasses.replace(training.settings, epochs=training.epoch + 1)
-                training.run()
+                def train() -> None:
+                    training.settings = dataclasses.replace(training.settings, epochs=training.epoch + 1)
+                    training.run()
 
-            train()
+                train()
         expected = {"traced": "traced", "compiled": "traced and compiled"}.get(engine, training.engine)
         if training.engine.replace(", in a CUDA graph", "") != expected:
             raise AbsentError(f"the steps run {training.engine}")

@@ -123,7 +123,7 @@ def counted(monkeypatch):
 
         monkeypatch.setattr(module, name, count)
 
-    counting(pyrovae.data, "_check_finite")
+    counting(pyrovae.data, "_holds_nan")
     counting(pyrovae.pair.inspected, "check_support")
     counting(pyrovae.training.batches, "check_support")
     # Rows that a verb simulates are data of their own, checked as well.
@@ -132,7 +132,7 @@ def counted(monkeypatch):
     return found
 
 
-CHECKED_ONCE = {"_check_finite": 2, "check_support": 2}  # x and context; two blocks of rows
+CHECKED_ONCE = {"_holds_nan": 2, "check_support": 2}  # x and context; two blocks of rows
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_data_are_checked_once_on_their_way_through_many_verbs(counted):
 
 def test_each_model_of_a_comparison_checks_its_own_support(counted):
     VERBS["compare"](make(), *data(ROWS_AT_ONCE + 1))
-    assert counted == {"_check_finite": 2, "check_support": 2 * 2}
+    assert counted == {"_holds_nan": 2, "check_support": 2 * 2}
 
 
 def test_rows_on_a_device_are_those_that_were_checked(counted):
