@@ -10,7 +10,9 @@ import pyro.infer
 import torch
 
 from pyrovae.files import reading
-from pyrovae.random_state import set_seed
+from pyrovae.pair.contract import PROBE_ROWS
+from pyrovae.pair.strays import warn_of_strays
+from pyrovae.random_state import fixed_seed, set_seed
 from pyrovae.training.batch_loss import BatchLoss, batch_loss
 from pyrovae.training.batches import Batches, batches_of
 from pyrovae.training.checkpoints import KIND, Keeper
@@ -126,6 +128,8 @@ def _loss(vae: VAE, batches: Batches, chosen: Chosen, course: Course, processes:
     loss.to(vae.device)
     loss.foresee(course.epochs, batches.steps, course.accumulate)
     refuse_single_rows(vae, batches, loss, processes.share)
+    with fixed_seed(0, vae.device):
+        warn_of_strays(vae, batches.few(PROBE_ROWS))
     return loss
 
 

@@ -1,0 +1,88 @@
+"""Tensors that want gradients, on which a pair's densities depend, and which are no parameters of the pair."""
+
+from __future__ import annotations
+
+import warnings
+from types import FunctionType
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+
+from pyrovae.data import Batch
+from pyrovae.pair.inspected import InspectedPair
+from pyrovae.pair.reachable import modules_of, reachable_modules, variables_of
+from pyrovae.pair.running import row_terms
+from pyrovae.random_state import same_random_state
+
+
+def warn_of_strays(pair: InspectedPair, batch: Batch) -> None:
+    """Warn of tensors that are not trained, for no module of the pair holds them: free ones, those of modules in lists.
+
+    Only of those on which the densities of these few rows depend.
+    """
+    held = {id(p) for p in pair.parameters()}
+    known = {id(p) for m in reachable_modules(pair.model, pair.guide).values() for p in m.parameters()}
+    if not isinstance(pair.model, nn.Module):
+        held |= known  # of which `InspectedPair` warns
+    with same_random_state(pair.device), pair.evaluating(), torch.enable_grad():
+        terms = row_terms(pair, batch, 1)
+        leaves = _leaves(terms.log_weights.sum() + terms.log_guide.sum() + terms.added_loss.sum())
+    strays = [leaf for leaf in leaves if id(leaf) not in held]
+    if strays:
+        names = _names(pair)
+        shown = [names.get(id(s), f"a tensor of shape {list(s.shape)}") for s in strays[:3]]
+        more = f" and {len(strays) - 3} more" * (len(strays) > 3)
+        warnings.warn(
+            f"model or guide use {', '.join(shown)}{more}, which want gradients and are no parameters of theirs: they "
+            "will not be trained, saved or moved to a device. Hold tensors as nn.Parameter and modules as attributes, "
+            "several in nn.ModuleList or nn.ModuleDict; or freeze them with requires_grad_(False).",
+            stacklevel=2,
+        )
+
+
+def _leaves(root: Tensor) -> list[Tensor]:
+    """The tensors at which gradients of this one would end."""
+    found: dict[int, Tensor] = {}
+    seen: set[Node] = set()
+    left = [] if root.grad_fn is None else [root.grad_fn]
+    while left:
+        node = left.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if isinstance(leaf, Tensor) and leaf.is_leaf:
+            found[id(leaf)] = leaf
+        left += [following for following, _ in node.next_functions if following is not None]
+    return list(found.values())
+
+
+def _names(pair: InspectedPair) -> dict[int, str]:
+    """What modules hold beside their parameters, and those that functions reach by name."""
+    found: dict[int, str] = {}
+    for module in modules_of(pair.model, pair.guide):
+        for path, part in module.named_modules():
+            for name, value in vars(part).items():
+                where = ".".join(filter(None, (type(module).__name__, path, name)))
+                if not name.startswith("_"):
+                    _add(found, where, value)
+            forward = type(part).forward
+            if isinstance(forward, FunctionType):
+                for name, value in variables_of(forward).items():
+                    _add(found, name, value)
+    for name, module in reachable_modules(pair.model, pair.guide).items():
+        _add(found, name.split("_", 1)[1], module)
+    return found
+
+
+def _add(found: dict[int, str], name: str, value: object) -> None:
+    if isinstance(value, Tensor):
+        found[id(value)] = f"'{name}'"
+    elif isinstance(value, nn.Module):
+        for inner, parameter in value.named_parameters():
+            found[id(parameter)] = f"'{name}.{inner}'"
+    elif isinstance(value, list | tuple | dict):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            if isinstance(item, Tensor | nn.Module):
+                _add(found, f"{name}[{key!r}]", item)
