@@ -54,17 +54,7 @@ def first_run(
             ) from error
         if advice:
             raise TypeError(f"{message} {advice}") from error
-        if isinstance(error, TypeError) and "keyword-only" in str(error):
-            message += (
-                " Arguments are given by position: bind this one, VAE(functools.partial(model, name=value), ...), give "
-                "it a default, or take it by position as context."
-            )
-        elif "Multiple" in str(error) and "sites named" in str(error):
-            message += (
-                " Every site and every plate needs a name of its own; several sites stand in one plate."
-            )
-        elif isinstance(error, TypeError) and "argument" in str(error):
-            message += " Model and guide must both take (x, *context)."
+        message += _advice_on_names(error)
         message += _container_advice(batch) + _advice_on_numbers(error, declared.numbers)
         message += f" These are the first {len(batch)} rows of the data."
         raise ValueError(message + _label_advice(batch)) from error
@@ -89,6 +79,21 @@ def absence_advice(which: str, batch: Batch) -> str:
         f"{text}. A model may observe what is absent (obs=), and not read it: where others depend on it, write the "
         "site with obs_mask= and use its value; context has no absent entries."
     )
+
+
+def _advice_on_names(error: Exception) -> str:
+    """Of arguments and of sites."""
+    text = str(error)
+    if isinstance(error, TypeError) and "keyword-only" in text:
+        return (
+            " Arguments are given by position: bind this one, VAE(functools.partial(model, name=value), ...), give "
+            "it a default, or take it by position as context."
+        )
+    if "Multiple" in text and "sites named" in text:
+        return " Every site and every plate needs a name of its own; several sites stand in one plate."
+    if isinstance(error, TypeError) and "argument" in text:
+        return " Model and guide must both take (x, *context)."
+    return ""
 
 
 def _advice_on_columns(error: UndeclaredEventError, batch: Batch) -> str:
