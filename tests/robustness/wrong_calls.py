@@ -273,6 +273,10 @@ CALLS = {
         for k in ("num_simulations", "num_draws")
         for n in (0, 1.5)
     },
+    **{
+        f"diagnose(reverse_rows={n!r})": (of(pv.diagnose, ROWS, reverse_rows=n), "reverse_rows is")
+        for n in (-1, 1, 2.5, True)
+    },
     "calibrate(rate)": (lambda: pv.calibrate(seen(), false_alarm_rate=2.0), "false_alarm_rate"),
     "calibrate(unseen)": (of(pv.calibrate), "seen|rows|batch"),
     **{
