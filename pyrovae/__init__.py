@@ -5,7 +5,7 @@ A VAE is a pair of Pyro programs, a generative model p(x, z) and an amortized gu
 its own, `to_arviz` hands it to ArviZ.
 """
 
-from pyrovae import callbacks, guides, models, nn, objectives, plots
+from pyrovae import callbacks, guides, models, nn, objectives, plots, testing
 from pyrovae._version import __version__
 from pyrovae.conditional_distribution import ConditionalDistribution
 from pyrovae.criticism.calibration import Calibration, calibrate
@@ -73,6 +73,7 @@ __all__ = [
     "reverse_check",
     "simulated_bounds",
     "stacked",
+    "testing",
     "to_arviz",
 ]
 

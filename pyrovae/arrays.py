@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 _Array = npt.NDArray[np.generic]
 
+_REAL_NUMBERS = (
+    "expected real numbers. Give real and imaginary parts, or size and angle, as columns of their own, such as "
+    "torch.cat([x.real, x.imag], 1)."
+)
 # torch can do next to nothing with these.
 _WIDER = {"uint16": torch.int32, "uint32": torch.int64, "uint64": torch.int64}
 
@@ -72,10 +76,13 @@ class Sparse(OnDemand):
 ARRAYS = (Tensor, OnDemand)
 
 
-def as_tensor(argument: object, name: str, *, truth_is_number: bool) -> object:
+def as_tensor(
+    argument: object, name: str, *, truth_is_number: bool, floats: torch.dtype | None = None
+) -> object:
     """An array, a frame or a column of one as rows; what is none of these as it is.
 
-    Truth values of arrays become numbers, 0 and 1, or stay what they are, as masks are.
+    Truth values of arrays become numbers, 0 and 1, or stay what they are, as masks are. Floating-point numbers of
+    arrays become `floats`, torch's default if None.
 
     Raises:
         TypeError: what holds no numbers; sparse tensors.
@@ -93,13 +100,13 @@ def as_tensor(argument: object, name: str, *, truth_is_number: bool) -> object:
                 f"{name} is a sparse array of shape {list(argument.shape)}: expected two dimensions. Fill it in with "
                 ".toarray()."
             )
-        return Sparse(argument, _dtype_of(argument.dtype, truth_is_number))
+        return Sparse(argument, _dtype_of(argument.dtype, truth_is_number, floats))
     if not isinstance(argument, np.ndarray):
         return argument
     if isinstance(argument, np.ma.MaskedArray):
         argument = _without_mask(argument, name)
     _check_numbers(argument.dtype, name)
-    dtype = _dtype_of(argument.dtype, truth_is_number)
+    dtype = _dtype_of(argument.dtype, truth_is_number, floats)
     if isinstance(argument, np.memmap):
         return OnDisk(argument, dtype)
     argument = np.ascontiguousarray(argument)
@@ -126,6 +133,8 @@ def _is_sparse(argument: object) -> TypeGuard[sparse.sparray]:
 
 
 def _check_numbers(dtype: np.dtype[np.generic], name: str) -> None:
+    if dtype.kind == "c":
+        raise TypeError(f"{name} is an array of {dtype}: {_REAL_NUMBERS}")
     if dtype.kind not in "biuf":
         raise TypeError(
             f"{name} is an array of {dtype}: expected numbers. Encode text and objects as numbers first."
@@ -133,6 +142,12 @@ def _check_numbers(dtype: np.dtype[np.generic], name: str) -> None:
 
 
 def _usable(tensor: Tensor, name: str) -> Tensor:
+    if tensor.is_complex():
+        raise TypeError(f"{name} is a tensor of {tensor.dtype}: {_REAL_NUMBERS}")
+    if tensor.is_meta:
+        raise TypeError(
+            f"{name} is a meta tensor, which holds no values: expected one on the CPU or another device."
+        )
     if tensor.layout is not torch.strided:
         raise TypeError(
             f"{name} is a sparse tensor: expected a dense one, x.to_dense(), or a SciPy matrix, whose zeros are filled "
@@ -142,10 +157,10 @@ def _usable(tensor: Tensor, name: str) -> Tensor:
     return tensor if wider is None else _in_memory(tensor.cpu().numpy(), wider).to(tensor.device)
 
 
-def _dtype_of(dtype: np.dtype[np.generic], truth_is_number: bool) -> torch.dtype:
-    """Of the tensors that are made of an array: torch's default for floating-point numbers."""
+def _dtype_of(dtype: np.dtype[np.generic], truth_is_number: bool, floats: torch.dtype | None) -> torch.dtype:
+    """Of the tensors that are made of an array."""
     if dtype.kind == "f" or (truth_is_number and dtype.kind == "b"):
-        return torch.get_default_dtype()
+        return floats or torch.get_default_dtype()
     return _WIDER.get(dtype.name) or torch.as_tensor(np.zeros((), dtype.newbyteorder("="))).dtype
 
 

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from numbers import Integral
+from numbers import Integral, Real
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a real number, of Python or of NumPy."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def is_whole(value: object) -> bool:
+    """Whether it is a whole number, of Python or of NumPy."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def check_count(name: str, value: object) -> None:
@@ -12,6 +22,10 @@ def check_count(name: str, value: object) -> None:
 
 
 def check_seed(seed: object) -> None:
-    """Raise unless `seed` is a whole number, or None."""
-    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, Integral)):
+    """Raise unless `seed` is a whole number that torch's generators take, or None."""
+    if seed is None:
+        return
+    if isinstance(seed, bool) or not isinstance(seed, Integral):
         raise ValueError(f"seed is {seed!r}: expected a whole number, or None.")
+    if not -(2**63) <= int(seed) < 2**64:
+        raise ValueError(f"seed is {seed!r}: expected a whole number of at most 64 bits, or None.")

@@ -110,12 +110,12 @@ register_pytree_node(
 class Rows:
     """A data set of N rows: the arguments `(x, *context)` of model and guide, as tensors.
 
-    NumPy arrays and pandas objects become tensors; their floating-point values take torch's default dtype, and unsigned
-    whole numbers of 16 bits and more wider signed ones. Truth values in `x` become 0 and 1; in context, where they may
-    be masks, they stay. Columns of a frame that are of different kinds become one kind that holds them all; their
-    names are kept in `columns`, by argument. Tensors are taken as they are, memory-mapped arrays (`numpy.memmap`) as
-    `OnDisk`, SciPy's sparse matrices, and frames whose columns are all sparse, as `Sparse`. NaN is an entry that its
-    row does not have; `absent` says whether there are any.
+    NumPy arrays and pandas objects become tensors; their floating-point values take the dtype `floats`, torch's default
+    if None (a VAE's functions give that of its parameters), and unsigned whole numbers of 16 bits and more wider signed
+    ones. Truth values in `x` become 0 and 1; in context, where they may be masks, they stay. Columns of a frame that
+    are of different kinds become one kind that holds them all; their names are kept in `columns`, by argument. Tensors
+    are taken as they are, memory-mapped arrays (`numpy.memmap`) as `OnDisk`, SciPy's sparse matrices, and frames whose
+    columns are all sparse, as `Sparse`. NaN is an entry that its row does not have; `absent` says if there are any.
 
     Raises:
         TypeError: `x` is no array or tensor; objects, text, dates or categories, with the column and what to do.
@@ -129,7 +129,7 @@ class Rows:
 
     """
 
-    def __init__(self, data: object) -> None:
+    def __init__(self, data: object, floats: torch.dtype | None = None) -> None:
         arguments = data if isinstance(data, tuple) else (data,)
         if not arguments:
             raise ValueError("data is an empty tuple: give x, or (x, *context).")
@@ -137,7 +137,8 @@ class Rows:
         self.checked_by: weakref.WeakSet[object] = weakref.WeakSet()
         self.columns: tuple[Columns | None, ...] = tuple(columns_of(a) for a in arguments)
         self.arguments: tuple[object, ...] = tuple(
-            as_tensor(a, _name(place), truth_is_number=place == 0) for place, a in enumerate(arguments)
+            as_tensor(a, _name(place), truth_is_number=place == 0, floats=floats)
+            for place, a in enumerate(arguments)
         )
         x = self.arguments[0]
         if isinstance(x, Dataset | DataLoader):
@@ -164,7 +165,7 @@ class Rows:
                     "Arguments that are the same for all rows are passed as plain Python values."
                 )
         if len(x) == 0:
-            raise ValueError("the data have no rows.")
+            raise ValueError("the data have no rows: expected at least one.")
         found = [
             _holds_nan(argument, _name(place), self.columns[place])
             for place, argument in enumerate(self.arguments)

@@ -50,6 +50,31 @@ def reading(path: str | os.PathLike[str], kind: str) -> Iterator[None]:
         raise FileError(path, error.field, message) from error
 
 
+# Of the folders that hold a file while it is written: nobody else's have it in their names.
+_UNFINISHED = "pyrovae-"
+
+
+def file_path(path: object) -> Path:
+    """A path that a file may have.
+
+    Raises:
+        TypeError: no path.
+        ValueError: an empty one, or one with a character that no path has.
+        IsADirectoryError: that of a folder.
+
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path is {path!r}: expected the path of a file.")
+    text = os.fspath(path)
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise ValueError(f"path is {text!r}: expected the path of a file, such as 'vae.safetensors'.")
+    if Path(text).is_dir():
+        raise IsADirectoryError(
+            f"{text} is a folder: expected a file, such as {Path(text) / 'vae.safetensors'}."
+        )
+    return Path(text)
+
+
 def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
     """Write beside `path`, then rename: readers see the old file or the whole new one, never a part.
 
@@ -57,11 +82,11 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], objec
         OSError: the folder is missing or full; an old file at `path` is left as it was.
 
     """
-    path = Path(path)
+    path = file_path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} into.")
     # A folder of its own, for some writers make temporary files beside the one that they are asked for.
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.{_UNFINISHED}", dir=path.parent) as folder:
         temporary = Path(folder) / path.name
         write(temporary)
         with temporary.open("rb+") as file:
@@ -72,7 +97,7 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], objec
 def remove_leftovers(path: str | os.PathLike[str]) -> None:
     """Remove what processes that were killed while they wrote `path` have left beside it."""
     path = Path(path)
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.????????"):
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.{_UNFINISHED}????????"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
@@ -86,6 +111,7 @@ def save_tensors(
         ValueError: more facts, or tensors of another dtype, than `load_tensors` reads.
 
     """
+    path = file_path(path)
     facts = {"kind": kind, "format": FORMAT, **meta}
     # Own memory for each: safetensors refuses tensors that share storage.
     copies = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
@@ -113,7 +139,7 @@ def load_tensors(
         FileError: not such a file, of another kind or format, truncated or damaged; says which field.
 
     """
-    path = Path(path)
+    path = file_path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}.")
     with reading(path, kind):

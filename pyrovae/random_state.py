@@ -8,12 +8,19 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from pyrovae.checks import check_seed
 from pyrovae.turn import TURN
 
 
 @contextmanager
 def fixed_seed(seed: int, device: torch.device) -> Iterator[None]:
-    """Draw from `seed` inside and leave torch's random state as it was outside."""
+    """Draw from `seed` inside and leave torch's random state as it was outside.
+
+    Raises:
+        ValueError: `seed` is no whole number of 64 bits.
+
+    """
+    check_seed(seed)
     devices = [device] if device.type == "cuda" else []
     with TURN, torch.random.fork_rng(devices=devices):
         set_seed(seed, device)
@@ -22,6 +29,7 @@ def fixed_seed(seed: int, device: torch.device) -> Iterator[None]:
 
 def set_seed(seed: int, device: torch.device) -> None:
     """Draw from `seed` from now on, on the CPU and on this device; `torch.manual_seed` would touch all GPUs."""
+    seed = int(seed)  # NumPy's whole numbers are none to torch
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         with torch.cuda.device(device):
@@ -44,9 +52,17 @@ def drawn_seed() -> int:
 
 
 def seeds_from(seed: int | None) -> Iterator[int]:
-    """An endless stream of seeds; the only draw from torch's own random state is the first, without a seed."""
-    if seed is None:
-        seed = drawn_seed()
+    """An endless stream of seeds; the only draw from torch's own random state is one at once, without a seed.
+
+    Raises:
+        ValueError: `seed` is no whole number of 64 bits.
+
+    """
+    check_seed(seed)
+    return _endless(drawn_seed() if seed is None else int(seed))
+
+
+def _endless(seed: int) -> Iterator[int]:
     generator = torch.Generator().manual_seed(seed)
     while True:
         yield int(torch.randint(2**62, (), generator=generator, device="cpu"))
@@ -54,7 +70,7 @@ def seeds_from(seed: int | None) -> Iterator[int]:
 
 def seed_of(seed: int, number: int) -> int:
     """The seed of one of the many things that `seed` decides."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(int(seed))
     return int(torch.randint(2**62, (number + 1,), generator=generator, device="cpu")[-1])
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from pyrovae.checks import check_count
+from pyrovae.checks import check_count, is_whole
 from pyrovae.criticism.activity import Activity, mean_over_rows
 from pyrovae.criticism.guide_verdict import Verdict, guide_in_words, guide_verdict
 from pyrovae.criticism.inference_gap import inference_gap
@@ -15,7 +15,7 @@ from pyrovae.criticism.information import Information, information
 from pyrovae.evidence.checked_data import checked_data, refuse_without_density
 from pyrovae.evidence.marginal import log_marginal
 from pyrovae.evidence.results import LogMarginal
-from pyrovae.evidence.reverse_check import ReverseCheck, reverse_check_beside
+from pyrovae.evidence.reverse_check import ROWS_BESIDE, ReverseCheck, reverse_check_beside
 from pyrovae.evidence.simulated_data import evenly
 from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.shown import Part, Shown, text_of
@@ -224,6 +224,7 @@ def diagnose(
     *context: object,
     num_samples: int = 1000,
     gap_rows: int = 0,
+    reverse_rows: int = ROWS_BESIDE,
     seed: int | None = None,
     progress: bool = False,
 ) -> Diagnosis:
@@ -249,6 +250,8 @@ def diagnose(
         context: what the pair takes beside `x`.
         num_samples: S for log p(x) and Pareto k, which needs hundreds.
         gap_rows: how many of the rows, evenly spaced, to refine for the gaps; 0 for none, because it takes long.
+        reverse_rows: how many rows to simulate for the reverse check; 0 for none, which leaves modes that the guide
+            misses unseen. It takes as long as log p(x) of so many rows, which is long where rows are wide.
         seed: draws are the same for the same seed; None takes one from torch's random state.
         progress: show progress bars.
 
@@ -271,10 +274,7 @@ def diagnose(
     data = checked_data(vae, x, *context)
     refuse_without_density(vae)
     N = len(data)
-    if isinstance(gap_rows, bool) or not isinstance(gap_rows, int) or not 0 <= gap_rows <= N:
-        raise ValueError(
-            f"gap_rows is {gap_rows!r}: expected a whole number from 0 to the number of rows, {N}."
-        )
+    _check_rows(gap_rows, reverse_rows, N)
     seeds = seeds_from(seed)
     found = Activity(vae, data, seeds)
     notes = list(found.notes)
@@ -282,7 +282,9 @@ def diagnose(
     with vae.evaluating(), fixed_seed(next(seeds), vae.device):
         told = information(vae, data.take(evenly(N, min(N, ROWS_FOR_INFORMATION)), vae.device))
     seed_of_gaps = next(seeds) if gap_rows else None
-    reverse, why_not = reverse_check_beside(vae, data, num_samples, next(seeds))
+    reverse, why_not = reverse_check_beside(
+        vae, data, num_samples, next(seeds), reverse_rows, progress=progress
+    )
     if why_not:
         by_itself = " (as an argument of reverse_check)" if "as_x" in why_not else ""
         notes.append(f"no reverse check: {why_not}{by_itself}")
@@ -302,6 +304,17 @@ def diagnose(
         gap_rows=gap_rows,
         reverse=reverse,
     )
+
+
+def _check_rows(gap_rows: int, reverse_rows: int, N: int) -> None:
+    if not is_whole(gap_rows) or not 0 <= gap_rows <= N:
+        raise ValueError(
+            f"gap_rows is {gap_rows!r}: expected a whole number from 0 to the number of rows, {N}."
+        )
+    if not is_whole(reverse_rows) or reverse_rows < 0 or reverse_rows == 1:
+        raise ValueError(
+            f"reverse_rows is {reverse_rows!r}: expected a whole number of at least 2, or 0 for none."
+        )
 
 
 def _summary(found: Activity, quality: LogMarginal) -> pd.DataFrame:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pyrovae.block_sizes import slices
 from pyrovae.data import Batch
 from pyrovae.pair.draws import enumerated_draws
 from pyrovae.pair.layout import pyro_layout, rows_first
@@ -20,6 +22,8 @@ LIKELIHOOD, GUIDE = "log p(x|z)", "log q(z|x)"
 NO_RANK = -1
 # Weighted draws of the guide for each plain one.
 WEIGHTS_PER_DRAW = 10
+# So that what is compared fits into a processor's cache.
+QUANTITIES_AT_ONCE = 32
 
 
 def ranks_of_truth(
@@ -39,29 +43,50 @@ def ranks_of_truth(
     terms = RowTerms(model_sites, guide_sites, both, layout, broadcasts=False)
     joint, log_likelihood = terms.log_likelihood + terms.log_prior, terms.log_likelihood
     weights = normalized_weights(joint[:S] - terms.log_guide if guide_sites else joint[:S])
-    equal = torch.full_like(weights[:num_draws], 1 / num_draws)
-    quantities: dict[str, tuple[Tensor, Tensor]] = {}
+    groups: list[_Group] = []
     for name, site in layout.latents.items():
         kept = _counted_in_both(vae, name, guide_sites, model_sites)
-        quantities |= _scalars(name, rows_first(both[name], site), kept)
+        groups.append(_scalars(name, rows_first(both[name], site), kept))
     for name, draws in enumerated_draws(vae, batch, latents, S).items():
         values = torch.cat([rows_first(draws, layout.enumerated[name]), truth[name][None]])
-        quantities |= _scalars(name, values, torch.ones_like(values[0], dtype=torch.bool))
+        groups.append(_scalars(name, values, torch.ones_like(values[0], dtype=torch.bool)))
     everywhere = torch.ones(log_likelihood.shape[1], dtype=torch.bool)
     if latents:
-        quantities[LIKELIHOOD] = (log_likelihood, everywhere)
+        groups.append(_scalars(LIKELIHOOD, log_likelihood, everywhere))
     if latents and set(guide_sites) == set(latents):
         scored = run_guide(vae, batch, S + 1, latents=both)
-        quantities[GUIDE] = (torch.stack([site.log_prob for site in scored.values()]).sum(0), everywhere)
-    return {
-        name: (
-            weighted_rank(values[:num_draws], values[S], equal, num_draws)
-            .cpu()
-            .masked_fill(~kept.cpu(), NO_RANK),
-            weighted_rank(values[:S], values[S], weights, num_draws).cpu().masked_fill(~kept.cpu(), NO_RANK),
-        )
-        for name, (values, kept) in quantities.items()
-    }
+        density = torch.stack([site.log_prob for site in scored.values()]).sum(0)
+        groups.append(_scalars(GUIDE, density, everywhere))
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    for group in groups:
+        ranks = _ranks(group.values, weights, num_draws).cpu().masked_fill(~group.kept.cpu(), NO_RANK)
+        found |= {name: (ranks[0, :, place], ranks[1, :, place]) for place, name in enumerate(group.names)}
+    return found
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Q quantities: draws and the truth behind them, [S + 1, B, Q], and in which rows they count, [B, Q]."""
+
+    names: list[str]
+    values: Tensor
+    kept: Tensor
+
+
+def _ranks(values: Tensor, weights: Tensor, num_draws: int) -> Tensor:
+    """Of the truth among L draws, and among all with their weights: [2, B, Q]."""
+    S, B, Q = len(weights), *values.shape[1:]
+    equal = torch.full_like(weights[:num_draws], 1 / num_draws)
+    # Quantity by quantity, as if each were asked after alone.
+    chance = torch.rand(Q, 2, B, dtype=weights.dtype, device=weights.device).permute(1, 2, 0)
+    ranks = torch.empty(2, B, Q, dtype=torch.int64, device=weights.device)
+    for some in slices(Q, QUANTITIES_AT_ONCE):
+        part = values[..., some].contiguous()
+        for place, (draws, share) in enumerate(((part[:num_draws], equal), (part[:S], weights))):
+            ranks[place, :, some] = weighted_rank(
+                draws, part[S], share[..., None], num_draws, chance[place, :, some]
+            )
+    return ranks
 
 
 def normalized_weights(log_weights: Tensor) -> Tensor:
@@ -71,32 +96,36 @@ def normalized_weights(log_weights: Tensor) -> Tensor:
     return log_weights.double().nan_to_num(nan=lowest, neginf=lowest).softmax(0)
 
 
-def weighted_rank(draws: Tensor, truth: Tensor, weights: Tensor, num_draws: int) -> Tensor:
+def weighted_rank(
+    draws: Tensor, truth: Tensor, weights: Tensor, num_draws: int, chance: Tensor | None = None
+) -> Tensor:
     """Where the truth [B] lies among draws [S,B] of these weights, as a rank 0..L; ties, to rounding, at random.
 
         rank = floor((L + 1) (sum_s w_s [z_s < z] + U (sum_s w_s [z_s = z] + v)) / (1 + v)),    v = sum_s w_s^2
 
     v, one over the effective sample size, is the truth's own share. With L draws of equal weight this is how many
-    lie below; with S draws of equal weight it is uniform as well where the truth is one of them.
+    lie below; with S draws of equal weight it is uniform as well where the truth is one of them. Several quantities at
+    once, [S,B,Q], have weights [S,B,1]; `chance` is U, drawn here if None.
     """
     precision = torch.finfo(draws.dtype).eps if draws.dtype.is_floating_point else 0.0
     equal = (draws == truth) | ((draws - truth).abs() <= 16 * precision * truth.abs())
     below, tied = ((weights * which).sum(0) for which in ((draws < truth) & ~equal, equal))
     own = (weights**2).sum(0)
-    chance = torch.rand(own.shape, dtype=own.dtype, device=own.device)
+    if chance is None:
+        chance = torch.rand(own.shape, dtype=own.dtype, device=own.device)
     place = (below + chance * (tied + own)) / (1 + own)
     return (place * (num_draws + 1)).long().clamp(max=num_draws)
 
 
-def _scalars(name: str, values: Tensor, kept: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """Every scalar of a latent [S,B,...] by its name, [S,B], with the rows in which it counts, [B]."""
-    return {
-        name + (f"[{','.join(map(str, index))}]" if index else ""): (
-            values[(slice(None), slice(None), *index)],
-            kept[(slice(None), *index)],
-        )
-        for index in np.ndindex(*values.shape[2:])
-    }
+def _scalars(name: str, values: Tensor, kept: Tensor) -> _Group:
+    """Every scalar of a latent [S,B,...] by its name, with the rows in which it counts, [B, ...]."""
+    own = values.shape[2:]
+    names = [name + (f"[{','.join(map(str, index))}]" if index else "") for index in np.ndindex(*own)]
+    return _Group(
+        names,
+        values.reshape(*values.shape[:2], len(names)),
+        kept.expand(values.shape[1:]).reshape(-1, len(names)),
+    )
 
 
 def _counted_in_both(

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Rows
+from pyrovae.pair.inspected import refuse_other_than_vae
 from pyrovae.vae import VAE
 
 # Of a GPU's free memory, what data may take that go there as a whole.
@@ -18,9 +19,10 @@ def checked_data(vae: VAE, x: object, *context: object) -> Rows:
     Rows that have come this way for this VAE before are neither checked nor moved again.
 
     Raises:
-        ValueError, TypeError: as `VAE.rows_in_support`.
+        ValueError, TypeError: as `VAE.rows_in_support`; something else than a VAE.
 
     """
+    refuse_other_than_vae(vae)
     data = vae.rows(x, *context)
     if fits_on(vae.device, data):
         data = data.to(vae.device)

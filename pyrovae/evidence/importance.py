@@ -24,6 +24,7 @@ from pyrovae.block_sizes import (
     draws_at_once,
     power_of_two,
 )
+from pyrovae.checks import is_number
 from pyrovae.data import Batch, Rows
 from pyrovae.evidence.checked_data import refuse_without_density
 from pyrovae.evidence.memory import Footprint, Limits, Pieces
@@ -94,7 +95,7 @@ class ImportanceSampling:
     prior_share: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.prior_share <= 1:
+        if not (is_number(self.prior_share) and 0 <= self.prior_share <= 1):
             raise ValueError(f"prior_share is {self.prior_share!r}: expected a number from 0 to 1.")
 
     def strata(self, num_samples: int) -> tuple[int, ...]:

@@ -131,7 +131,9 @@ def log_marginal(
             check_count(name, value)
     if not (compile == "auto" or isinstance(compile, bool)):
         raise ValueError(f"compile is {compile!r}: expected 'auto', True or False.")
-    if not (callable(getattr(method, "weigher", None)) and callable(getattr(method, "strata", None))):
+    if isinstance(method, type) or not (
+        callable(getattr(method, "weigher", None)) and callable(getattr(method, "strata", None))
+    ):
         raise TypeError(
             f"method is {method!r}: expected an object such as ImportanceSampling() or "
             "AnnealedImportanceSampling()."

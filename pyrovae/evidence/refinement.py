@@ -16,7 +16,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from pyrovae.block_sizes import ROWS_AT_ONCE
-from pyrovae.checks import check_count
+from pyrovae.checks import check_count, is_number
 from pyrovae.data import Batch
 from pyrovae.evidence.checked_data import checked_data
 from pyrovae.evidence.known_rows import KnownRows
@@ -196,7 +196,7 @@ class _Settings:
             check_count(name, getattr(self, name))
         if self.num_samples == 1:
             raise ValueError("num_samples is 1: expected at least 2, or the gain of a row has no error.")
-        if not 0 < self.learning_rate < float("inf"):
+        if not (is_number(self.learning_rate) and 0 < self.learning_rate < float("inf")):
             raise ValueError(f"learning_rate is {self.learning_rate!r}: expected a positive number.")
 
 

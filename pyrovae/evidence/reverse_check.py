@@ -207,20 +207,29 @@ def reverse_check(
 
 
 def reverse_check_beside(
-    vae: VAE, data: Rows, num_samples: int, seed: int
+    vae: VAE, data: Rows, num_samples: int, seed: int, num_rows: int = ROWS_BESIDE, *, progress: bool = False
 ) -> tuple[ReverseCheck | None, str]:
     """The reverse check in the context of these rows, of rows that lack what they lack, or why there is none."""
+    if num_rows == 0:
+        return None, "it was left out"
     seeds = seeds_from(seed)
     try:
         with fixed_seed(next(seeds), vae.device):
-            truth, rows = simulated_like(vae, data, ROWS_BESIDE)
-        return checked_at(vae, truth, rows, max(num_samples, LEAST_DRAWS), next(seeds)), ""
+            truth, rows = simulated_like(vae, data, num_rows)
+        S = max(num_samples, LEAST_DRAWS)
+        return checked_at(vae, truth, rows, S, next(seeds), progress=progress), ""
     except ValueError as error:
         return None, str(error).splitlines()[0]  # the trace of a program may follow
 
 
 def checked_at(
-    vae: VAE, truth: Mapping[str, Tensor], data: Rows, num_samples: int, seed: int
+    vae: VAE,
+    truth: Mapping[str, Tensor],
+    data: Rows,
+    num_samples: int,
+    seed: int,
+    *,
+    progress: bool = False,
 ) -> ReverseCheck:
     """The check at exact draws `truth` of these rows' posterior, by site, [M, ...] each."""
     seeds = seeds_from(seed)
@@ -230,7 +239,7 @@ def checked_at(
         data.take(slice(0, PROBE_ROWS), vae.device),
         "given latents is unknown. Use calibrate(), which needs none.",
     )
-    found = log_marginal(vae, data, num_samples=num_samples, seed=next(seeds))
+    found = log_marginal(vae, data, num_samples=num_samples, seed=next(seeds), progress=progress)
     log_weights = []
     for some in slices(len(data), ROWS_AT_ONCE):
         given = {

@@ -19,12 +19,14 @@ from pyrovae.pair.broadcasting import find_broadcasting
 from pyrovae.pair.first_run import absence_advice, first_run
 from pyrovae.pair.guide_density import without_density
 from pyrovae.pair.independence import check_rows_stand_alone
+from pyrovae.pair.latent_supports import check_supports
 from pyrovae.pair.layout import Layout, SiteLayout
 from pyrovae.pair.matching import (
     check_dtype,
     check_event,
     check_latents,
     check_log_prob,
+    check_mask_shape,
     check_masks,
     check_observations,
     check_same_sites,
@@ -52,6 +54,7 @@ def inspect_model(model: Program, batch: Batch) -> dict[str, Site]:
     check_plates("model", model, sites, batch)
     check_rows_have_no_place("model", model, sites, batch)
     for site in sites.values():
+        check_mask_shape("model", site)
         if site.observed and not site.factor:
             check_event("observed", site, site.value)
             check_dtype(site, batch)
@@ -89,9 +92,12 @@ def inspect_pair(
     check_masks(model_sites, guide_sites)
     check_auxiliary(model_sites, guide_sites)
     check_plates("guide", guide, guide_sites, batch)
+    for site in guide_sites.values():
+        check_mask_shape("guide", site)
     latents = {name: guide_sites[name].value for name in latents_of(model_sites, enumerated)}
     for name, value in latents.items():
         check_event("latent", model_sites[name], value)
+    check_supports(model_sites, guide_sites, latents)
     replayed = first_run("model", model, batch, latents)
     check_same_sites("model", replayed, model_sites)
     for site in (*replayed.values(), *guide_sites.values()):

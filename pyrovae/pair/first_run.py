@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from pyrovae.data import Batch
+from pyrovae.pair.dtype_advice import dtype_advice
 from pyrovae.pair.handlers import EventsDeclared, UndeclaredEventError
 from pyrovae.pair.programs import Program
 from pyrovae.pair.sites import Site
@@ -26,13 +28,15 @@ def first_run(
     """
     batch = Batch(tuple(a.clone() if isinstance(a, Tensor) else a for a in batch.arguments), batch.absent)
     versions = [a._version for a in batch.arguments if isinstance(a, Tensor)]
+    declared = EventsDeclared()
     try:
-        with EventsDeclared():
+        with declared:
             sites = sites_of(program, batch, latents)
     except UndeclaredEventError as error:
         raise ValueError(
             f"site '{error.name}' of the {which} has batch shape {list(error.batch)}. A distribution's batch does not "
             f"fit its plates: dimensions that belong to one row go into the event, with .to_event({error.missing})."
+            + _advice_on_columns(error, batch)
         ) from None
     except Exception as error:
         given = ", ".join(_describe(a) for a in batch.arguments)
@@ -40,7 +44,7 @@ def first_run(
         message = (
             f"the {which} failed on its first rows{at}: {type(error).__name__}: {error}\n  It got ({given})."
         )
-        advice = _dtype_advice(error, batch)
+        advice = dtype_advice(error, program, batch)
         if batch.absent:
             raise ValueError(f"{message} {absence_advice(which, batch)}") from error
         if "inside plate" in str(error) or "invalid log_prob shape" in str(error):
@@ -50,14 +54,8 @@ def first_run(
             ) from error
         if advice:
             raise TypeError(f"{message} {advice}") from error
-        if isinstance(error, TypeError) and "keyword-only" in str(error):
-            message += (
-                " Arguments are given by position: bind this one, VAE(functools.partial(model, name=value), ...), give "
-                "it a default, or take it by position as context."
-            )
-        elif isinstance(error, TypeError) and "argument" in str(error):
-            message += " Model and guide must both take (x, *context)."
-        message += _container_advice(batch)
+        message += _advice_on_names(error)
+        message += _container_advice(batch) + _advice_on_numbers(error, declared.numbers)
         message += f" These are the first {len(batch)} rows of the data."
         raise ValueError(message + _label_advice(batch)) from error
     if versions != [a._version for a in batch.arguments if isinstance(a, Tensor)]:
@@ -83,6 +81,46 @@ def absence_advice(which: str, batch: Batch) -> str:
     )
 
 
+def _advice_on_names(error: Exception) -> str:
+    """Of arguments and of sites."""
+    text = str(error)
+    if isinstance(error, TypeError) and "keyword-only" in text:
+        return (
+            " Arguments are given by position: bind this one, VAE(functools.partial(model, name=value), ...), give "
+            "it a default, or take it by position as context."
+        )
+    if "Multiple" in text and "sites named" in text:
+        return " Every site and every plate needs a name of its own; several sites stand in one plate."
+    if isinstance(error, TypeError) and "argument" in text:
+        return " Model and guide must both take (x, *context)."
+    return ""
+
+
+def _advice_on_columns(error: UndeclaredEventError, batch: Batch) -> str:
+    """Of a column, [B, 1], a plate of B rows makes [B, B]."""
+    if error.missing != 1 or error.batch[-2:] != (len(batch), len(batch)):
+        return ""
+    return (
+        f" If it is a column, [{len(batch)}, 1], which the plate spread over the rows: a latent of size 1 needs "
+        ".to_event(1) like any other, in the model and in the guide, or is drawn without that dimension, [..., 0]."
+    )
+
+
+def _advice_on_numbers(error: Exception, numbers: list[str]) -> str:
+    """Of a distribution of batch shape [1] a plate makes one number a row, and the next layer expects a column."""
+    if (
+        not numbers
+        or not isinstance(error, RuntimeError)
+        or not re.search("size|shape|dimension", str(error))
+    ):
+        return ""
+    names = ", ".join(f"'{name}'" for name in numbers)
+    return (
+        f" Of {names} a row has one number here, without a dimension of columns: a vector, also one of size 1, is "
+        "declared with .to_event(1)."
+    )
+
+
 def _container_advice(batch: Batch) -> str:
     for place, argument in enumerate(batch.context, 1):
         if isinstance(argument, Mapping | list | tuple) and any(
@@ -91,24 +129,6 @@ def _container_advice(batch: Batch) -> str:
             return (
                 f" Context {place} is a {type(argument).__name__} that holds tensors: rows are taken of arguments that "
                 "are tensors themselves, so give each as an argument of its own."
-            )
-    return ""
-
-
-def _dtype_advice(error: Exception, batch: Batch) -> str:
-    if "dtype" not in str(error) and "scalar type" not in str(error):
-        return ""
-    wanted = torch.get_default_dtype()
-    for place, a in enumerate(batch.arguments):
-        if isinstance(a, Tensor) and a.dtype != wanted:
-            name = "x" if place == 0 else f"context {place}"
-            if not a.is_floating_point():
-                return (
-                    f"{name} holds integers ({a.dtype}) where the networks need {wanted}: convert it first, with "
-                    f"{as_float(a.dtype)}."
-                )
-            return (
-                f"{name} is {a.dtype} and the networks are probably {wanted}: convert it with .to({wanted})."
             )
     return ""
 
@@ -122,13 +142,6 @@ def _label_advice(batch: Batch) -> str:
                 "by fit(..., transform=lambda x, label: (x,)), or by x, label = pyrovae.stacked(dataset)."
             )
     return ""
-
-
-def as_float(dtype: torch.dtype) -> str:
-    """How to make floating-point numbers of such a tensor."""
-    if dtype == torch.uint8:
-        return "x.float() / 255 (8-bit images)"
-    return ".float(), or .astype('float32') of arrays and data frames"
 
 
 def _describe(argument: object) -> str:

@@ -105,13 +105,20 @@ class UndeclaredEventError(Exception):
 class EventsDeclared(Messenger):
     """What a site's batch has beyond its plates is a row's own, and lacks a `.to_event`: refused where it is drawn.
 
-    Pyro would say so once densities are computed; by then a network may have failed on the odd shape.
+    Pyro would say so once densities are computed; by then a network may have failed on the odd shape. `numbers` are
+    the sites drawn so far of which a row has a single number.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers: list[str] = []
 
     def _pyro_post_sample(self, msg: Message) -> None:
         fn = msg["fn"]
         if subsampling(msg) or type(fn).__name__ == "Unit":
             return
+        if not msg["is_observed"] and len(fn.batch_shape) == 1 and not fn.event_shape:
+            self.numbers.append(msg["name"])
         within = max((-(frame.dim or 0) for frame in msg["cond_indep_stack"] if frame.vectorized), default=0)
         beyond = fn.batch_shape[: max(0, len(fn.batch_shape) - within)]
         if within and any(size > 1 for size in beyond):

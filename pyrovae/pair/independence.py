@@ -15,6 +15,9 @@ from pyrovae.pair.sites import Site
 from pyrovae.pair.traces import sites_of
 from pyrovae.random_state import fixed_seed
 
+# Of the rows of a batch, so many are seen beside others, too: a large one may hide what a single row does to the rest.
+KEPT = 2
+
 
 def check_rows_stand_alone(
     model: Program,
@@ -38,46 +41,61 @@ def check_rows_stand_alone(
 
 
 def _draws_stand_alone(guide: Program, batch: Batch) -> bool:
-    """Whether rows are drawn the same, from the same random numbers, beside another first row.
+    """Whether the last rows are drawn the same, from the same random numbers, beside other rows.
 
     They may not be although they stand alone, where a sampler takes as many random numbers as it needs.
     """
-    other = batch.changed(lambda tensor: torch.cat([tensor[-1:], tensor[1:]]))
+    kept = min(KEPT, len(batch) - 1)
+    other = batch.changed(lambda tensor: torch.cat([tensor[-1:].expand_as(tensor[:-kept]), tensor[-kept:]]))
     draws = []
     for given in (batch, other):
         with fixed_seed(0, batch.device):
             draws.append(sites_of(guide, given))
     check_same_sites("guide", draws[1], draws[0])
     for name, site in draws[0].items():
-        a, b = (_without_first_row(site, drawn[name].value) for drawn in draws)
+        a, b = (_of_rows(site, drawn[name].value, slice(-kept, None)) for drawn in draws)
         if not same(a, b):
             return False
     return True
 
 
 def _check_densities(which: str, program: Program, batch: Batch, values: Mapping[str, Tensor]) -> None:
-    """Score the same draws with and without the first row: the others' densities must not change."""
+    """Score the same draws without the first row, and with few rows left: theirs must not change."""
     together = sites_of(program, batch, values)
     check_same_sites(which, together, {*together, *values})
-    without_first = {
-        name: _without_first_row(together[name], value)
-        for name, value in values.items()
-        if not together[name].observed
-    }
-    alone = sites_of(program, batch[1:], without_first)
-    check_same_sites(which, alone, together)
-    for name, site in together.items():
-        whole = site.log_density()
-        if whole.dim() and whole.shape[-1] > 1 and not same(whole[..., 1:], alone[name].log_density()):
-            raise ValueError(
-                f"the density of site '{name}' of the {which} in one row depends on the other rows of the batch. Rows "
-                "are independent given the parameters: take no means or norms over dimension 0."
-            )
+    for left in (slice(1, None), slice(-min(KEPT, len(batch) - 1), None)):
+        given = {
+            name: _of_rows(together[name], value, left)
+            for name, value in values.items()
+            if not together[name].observed
+        }
+        alone = sites_of(program, batch[left], given)
+        check_same_sites(which, alone, together)
+        for name, site in together.items():
+            whole = site.log_density()
+            if whole.dim() and whole.shape[-1] > 1 and not same(whole[..., left], alone[name].log_density()):
+                _refuse_noise(which, name, whole, sites_of(program, batch, values))
+                raise ValueError(
+                    f"the density of site '{name}' of the {which} in one row depends on the other rows of the batch. "
+                    "Rows are independent given the parameters: take no means, norms, sums or orders over dimension 0."
+                )
 
 
-def _without_first_row(site: Site, value: Tensor) -> Tensor:
+def _refuse_noise(which: str, name: str, density: Tensor, again: Mapping[str, Site]) -> None:
+    """Raise where the same rows have another density each time."""
+    if name in again and same(density, again[name].log_density()):
+        return
+    raise ValueError(
+        f"the density of site '{name}' of the {which} is another each time, of the same rows and latents: the {which} "
+        "draws random numbers that are no site, as np.random, random, torch.randn or dropout as a function do. Draw "
+        "them with pyro.sample, as a latent or infer={'is_auxiliary': True}, or once, outside the program; dropout as "
+        "a module, nn.Dropout, is off in evaluation."
+    )
+
+
+def _of_rows(site: Site, value: Tensor, rows: slice) -> Tensor:
     row_dim = value.dim() - 1 - site.event_dim
-    return value.narrow(row_dim, 1, value.shape[row_dim] - 1)
+    return value[(slice(None),) * row_dim + (rows,)]
 
 
 def same(a: Tensor, b: Tensor) -> bool:

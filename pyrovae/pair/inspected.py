@@ -25,6 +25,12 @@ from pyrovae.turn import TURN
 ROWS_TO_BUILD_FROM = 1000
 
 
+def refuse_other_than_vae(vae: object) -> None:
+    """Raise TypeError for what is no VAE, such as a model."""
+    if not isinstance(vae, InspectedPair):
+        raise TypeError(f"vae is {type(vae).__name__}: expected a pyrovae.VAE, such as VAE(model, guide).")
+
+
 class InspectedPair(PairParameters):
     """A pair with its parameters, its layout and the dtypes and shapes of its rows."""
 
@@ -36,6 +42,7 @@ class InspectedPair(PairParameters):
         self._saw_absence = False
         # Whether the model reads values of x beyond observing them, once somebody has asked.
         self._reads_x: bool | None = None
+        self._floats_seen: torch.dtype | None = None
 
     @property
     def row_specs(self) -> RowSpecs:
@@ -53,6 +60,12 @@ class InspectedPair(PairParameters):
         spec = self.row_specs[0]
         return None if spec is None or spec.columns is None else list(spec.columns)
 
+    @property
+    def floats(self) -> torch.dtype | None:
+        """The dtype of its floating-point parameters, which numbers of NumPy and pandas take; None if not just one."""
+        found = {p.dtype for p in self.parameters() if p.is_floating_point()}
+        return found.pop() if len(found) == 1 else None
+
     def rows(self, *data: object) -> Rows:
         """Check data `x, *context` against the pair and hand them back as `Rows`; inspects the pair at the first call.
 
@@ -64,12 +77,13 @@ class InspectedPair(PairParameters):
                 with their names.
 
         """
-        given = data[0] if len(data) == 1 and isinstance(data[0], Rows) else Rows(data)
+        given = data[0] if len(data) == 1 and isinstance(data[0], Rows) else Rows(data, self.floats)
         with TURN:
             self._check(given)
         return given
 
     def _check(self, given: Rows) -> None:
+        self._follow_parameters(given)
         if self._row_specs is not None:
             check_columns(given.columns, self._row_specs)
             check_specs(given.arguments, self._row_specs)
@@ -132,6 +146,25 @@ class InspectedPair(PairParameters):
                 for module, training in modes:
                     module.training = training
 
+    def _follow_parameters(self, given: Rows) -> None:
+        """Take rows of another dtype, and look at the pair anew, where its parameters changed theirs, by `double`."""
+        now = self.floats
+        if self._row_specs is None or now is None or now == self._floats_seen:
+            return
+        followed = [
+            spec._replace(dtype=now)
+            if spec is not None
+            and spec.dtype.is_floating_point
+            and (
+                spec.dtype == self._floats_seen
+                or (self._floats_seen is None and getattr(argument, "dtype", None) == now)
+            )
+            else spec
+            for spec, argument in zip(self._row_specs, given.arguments, strict=False)
+        ]
+        self._row_specs = [*followed, *self._row_specs[len(followed) :]]
+        self._inspected, self._floats_seen = False, now
+
     def _inspect(self, data: Rows) -> None:
         # Without a seed, what comes into being here goes on from torch's random state.
         with self._seeded(self._seed):
@@ -165,7 +198,7 @@ class InspectedPair(PairParameters):
         if self._layout is not None:
             self._refuse_other_sites(self._layout, layout)
         self.warn_of_untrained_modules()
-        self._layout, self._inspected = layout, True
+        self._layout, self._inspected, self._floats_seen = layout, True, self.floats
         known = self._row_specs
         lacking = first.lacking if known is None else [n for n, s in enumerate(known) if s and s.lacking]
         specs = specs_of(data, lacking)

@@ -23,6 +23,7 @@ def samples_first(z: Latents, layout: Layout, device: torch.device) -> tuple[dic
     """Users' latents as [S, B, ...] by site, and whether they came so: [B, ...] is one sample.
 
     Raises:
+        TypeError: neither a tensor nor a dict.
         ValueError: other sites than the model's, shapes that do not fit it or each other.
 
     """
@@ -61,6 +62,8 @@ def _by_site(z: Latents, names: list[str]) -> dict[str, Tensor]:
         if len(names) != 1:
             raise ValueError(f"the model has the latents {names}: give a dict of tensors by site.")
         z = {names[0]: z}
+    if not isinstance(z, Mapping):
+        raise TypeError(f"latents are {type(z).__name__}: expected a tensor, or a dict of tensors by site.")
     if set(z) != set(names):
         raise ValueError(f"got the latents {sorted(z)}: the model has {names}.")
     return {

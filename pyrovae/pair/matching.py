@@ -13,7 +13,7 @@ from pyro.util import check_site_shape
 from torch import Tensor
 
 from pyrovae.data import Batch
-from pyrovae.pair.first_run import as_float
+from pyrovae.pair.dtype_advice import as_float
 from pyrovae.pair.sites import Site
 
 
@@ -104,13 +104,20 @@ def check_masks(model_sites: Mapping[str, Site], guide_sites: Mapping[str, Site]
 def check_event(kind: str, site: Site, value: Tensor) -> None:
     """Raise unless a value has the event shape that the site's distribution has in the model."""
     event_shape = site.distribution.event_shape
+    if kind == "observed" and value.dim() == site.event_dim > 1:
+        raise ValueError(
+            f"the observed site '{site.name}' has event shape {tuple(event_shape)} in the model ({site.family}), which "
+            f"takes in the rows: of data {list(value.shape)} a row has {value.dim() - 1} dimensions. Declare these, "
+            f".to_event({value.dim() - 1})."
+        )
     if kind == "observed" and value.dim() == site.event_dim == 1:
         raise ValueError(
             f"the observed site '{site.name}' has event shape {tuple(event_shape)} in the model ({site.family}), but "
             "the data hold a single number a row, without a dimension of columns. Give it one, x[:, None], of a data "
             "frame frame[[name]] in place of frame[name]."
         )
-    came = value.shape[value.dim() - site.event_dim :]
+    lacks_rows = kind == "latent" and value.dim() <= site.event_dim
+    came = value.shape[max(0, value.dim() - site.event_dim + lacks_rows) :]
     if value.dim() < site.event_dim or came != event_shape:
         source = "the data hold rows" if kind == "observed" else "the guide draws it with an event"
         raise ValueError(
@@ -139,6 +146,23 @@ def check_dtype(site: Site, batch: Batch) -> None:
             f"where {site.family} of site '{site.name}' needs floating-point numbers: convert it first, with "
             f"{as_float(dtype)}."
         ) from error
+
+
+def check_mask_shape(which: str, site: Site) -> None:
+    """Raise ValueError unless a statement's mask says of each of its rows whether it counts."""
+    if not isinstance(site.mask, Tensor):
+        return
+    batch = site.distribution.batch_shape
+    try:
+        fits = torch.broadcast_shapes(site.mask.shape, batch) == batch
+    except RuntimeError:
+        fits = False
+    if not fits or site.mask.dtype != torch.bool:
+        raise ValueError(
+            f"site '{site.name}' of the {which} has a mask of {site.mask.dtype} and shape {list(site.mask.shape)}: "
+            f"expected torch.bool and {list(batch)}, which says of each row whether it counts. Masks of entries of an "
+            "event go to the distribution before .to_event: dist.Normal(...).mask(...).to_event(1)."
+        )
 
 
 def check_log_prob(site: Site) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from pyrovae.arrays import ARRAYS
 from pyrovae.data import Batch, Rows
 from pyrovae.frames import Columns, in_words
-from pyrovae.pair.first_run import as_float
+from pyrovae.pair.dtype_advice import as_float
 
 
 class RowSpec(NamedTuple):
@@ -52,6 +52,8 @@ def check_specs(arguments: tuple[object, ...], specs: RowSpecs) -> None:
         if argument.dtype != dtype:
             from_integers = dtype.is_floating_point and not argument.is_floating_point()
             hint = as_float(argument.dtype) if from_integers else f".to({dtype})"
+            if dtype.is_floating_point and argument.dtype.is_floating_point:
+                hint += f"; or the VAE, vae.to({argument.dtype})"
             raise TypeError(f"{name} is {argument.dtype}: this VAE takes {dtype}. Convert it, e.g. {hint}.")
 
 

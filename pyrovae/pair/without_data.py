@@ -57,7 +57,8 @@ def checked_context(
             raise ValueError(f"{num_rows} rows were asked for and context {place} has {len(argument)}.")
     if not context:
         return ()
-    data = Rows((torch.zeros(num_rows), *context))
+    floats = next((spec.dtype for spec in specs if spec and spec.dtype.is_floating_point), None)
+    data = Rows((torch.zeros(num_rows), *context), floats)
     check_columns(data.columns, specs)
     check_specs(data.arguments, [RowSpec(torch.get_default_dtype(), torch.Size()), *specs[1:]])
     return data.take(slice(None), device).context

@@ -14,6 +14,7 @@ from pyrovae.checks import check_count
 from pyrovae.criticism.calibration import Calibration, calibrate
 from pyrovae.criticism.diagnosis import Diagnosis, diagnose
 from pyrovae.data import Rows
+from pyrovae.pair.inspected import refuse_other_than_vae
 from pyrovae.plots.grids import ImageShape, columns_for
 from pyrovae.plots.page import Report
 from pyrovae.plots.panel import Panel
@@ -90,6 +91,7 @@ def report(
     """
     check_count("num_samples", num_samples)
     chosen = _chosen(panels)
+    refuse_other_than_vae(vae)
     data = vae.rows(x, *context)
     _check_same_rows(data, labels, diagnosis)
     seeds = seeds_from(seed)

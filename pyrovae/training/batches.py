@@ -215,7 +215,7 @@ class LoadedBatches:
 
     def _minibatch(self, loaded: object, number: int) -> Minibatch:
         try:
-            whole = Rows(as_arguments(loaded, self.vae))
+            whole = Rows(as_arguments(loaded, self.vae), self.vae.floats)
             own = torch.arange(len(whole))[self.share.rank :: self.share.of]
             if len(own) == 0:
                 return Minibatch(None, None, len(whole))
@@ -313,7 +313,7 @@ def transformed(batch: Batch, transform: Transform | None) -> Batch:
 
 def checked_rows(vae: VAE, data: object, transform: Transform | None = None) -> Rows:
     """Rows that fit the pair and lie in the likelihood's support, all of them, once transformed."""
-    found = data if isinstance(data, Rows) else Rows(as_arguments(data, vae))
+    found = data if isinstance(data, Rows) else Rows(as_arguments(data, vae), vae.floats)
     if transform is None:
         vae.rows(found)
         vae.remember_columns(found)

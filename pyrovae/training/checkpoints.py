@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import TypedDict, cast
 
 from pyrovae.checks import check_count
-from pyrovae.files import FileError, check_savable, load_tensors, reading, remove_leftovers, save_tensors
+from pyrovae.files import (
+    FileError,
+    check_savable,
+    file_path,
+    load_tensors,
+    reading,
+    remove_leftovers,
+    save_tensors,
+)
 from pyrovae.pair.savable import TRAINING
 from pyrovae.pair.saved_pair import SavedPair, to_json
 from pyrovae.schema import checked
@@ -32,8 +40,9 @@ class Checkpoint:
         every_steps: within epochs too, after each so many optimizer steps.
 
     Raises:
-        ValueError: counts below 1.
+        ValueError: counts below 1, or a path that no file may have.
         FileNotFoundError: no such folder.
+        IsADirectoryError: the path of a folder.
 
     Example:
         >>> Checkpoint("training.ckpt", every_steps=1000).every_epochs
@@ -49,7 +58,7 @@ class Checkpoint:
         check_count("every_epochs", self.every_epochs)
         if self.every_steps is not None:
             check_count("every_steps", self.every_steps)
-        folder = Path(self.path).resolve().parent
+        folder = file_path(self.path).resolve().parent
         if not folder.is_dir():
             raise FileNotFoundError(f"there is no folder {folder} to keep a checkpoint in.")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from pyrovae.checks import check_count
+from pyrovae.checks import check_count, check_seed, is_number
 
 OnNonFinite: TypeAlias = Literal["stop", "skip"]
 # From (x, *context) to a new x, or to all arguments anew.
@@ -37,11 +37,13 @@ class Course:
         for name, count in counts.items():
             if count is not None:
                 check_count(name, count)
-        if self.seed is not None and type(self.seed) is not int:
-            raise ValueError(f"seed is {self.seed!r}: expected a whole number, or None.")
+        check_seed(self.seed)
+        for name, number in {**counts, "seed": self.seed}.items():
+            if number is not None:  # checkpoints keep them as JSON, which knows none of NumPy's
+                object.__setattr__(self, name, int(number))
         if self.transform is not None and not callable(self.transform):
             raise TypeError(f"transform is {self.transform!r}: expected a function transform(x, *context).")
         if self.on_nonfinite not in ("stop", "skip"):
             raise ValueError(f"on_nonfinite is {self.on_nonfinite!r}: expected 'stop' or 'skip'.")
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise ValueError(f"clip_norm is {self.clip_norm}: expected a norm above 0, or None.")
+        if self.clip_norm is not None and not (is_number(self.clip_norm) and self.clip_norm > 0):
+            raise ValueError(f"clip_norm is {self.clip_norm!r}: expected a norm above 0, or None.")

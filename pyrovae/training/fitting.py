@@ -10,6 +10,7 @@ import pandas as pd
 import pyro.infer
 import torch
 
+from pyrovae.pair.inspected import refuse_other_than_vae
 from pyrovae.random_state import fixed_seed
 from pyrovae.traced.compilation import Compile
 from pyrovae.training.callbacks import Callback
@@ -153,15 +154,21 @@ def fit(
         ['epoch', 'loss', 'elbo', 'reconstruction', 'rate', 'elbo_valid']
 
     """
+    if torch.is_inference_mode_enabled():
+        raise ValueError(
+            "fit runs under torch.inference_mode(), in which nothing has gradients: call it outside. (Under "
+            "torch.no_grad() it trains all the same.)"
+        )
+    refuse_other_than_vae(vae)
     course = Course(epochs, batch_size, accumulate, clip_norm, schedule_steps, on_nonfinite, transform, seed)
     machine = Machine(device, devices, num_nodes, strategy, precision, compile, timeout)
     record = Record(checkpoint, resume, callbacks, loggers, log_every, progress)
     chosen = Chosen(objective, optimizer, scheduler)
     with TURN:
         processes = machine.start(vae)
-        seeds = Seeds.of(seed)
+        seeds = Seeds.of(course.seed)
         alone = alone_at(record.kept.path) if record.kept and processes.is_first else nullcontext()
-        with alone, fixed_seed(seeds.parts, vae.device):
+        with alone, fixed_seed(seeds.parts, vae.device), torch.enable_grad():
             training = built(vae, data, validation, chosen, course, machine, record, processes, seeds)
             training.run()
         return training.to_frame()

@@ -196,7 +196,9 @@ class Loop(Training):
         self.processes.alike_buffers(self.vae)
         if self.has_validation or self.epoch + 1 == self.settings.epochs:
             self._confirm()
-        row["elbo_valid"] = self._validate()
+        if (elbo_valid := self._validate()) is None:
+            return  # Ctrl-C: the epoch ends when the training goes on
+        row["elbo_valid"] = elbo_valid
         row |= self._optimization.norms.read()
         self._optimization.norms.forget()
         row["seconds"] = self._seconds
@@ -275,10 +277,12 @@ class Loop(Training):
         for callback in self._record.callbacks:
             callback.on_step(self)
 
-    def _validate(self) -> float:
+    def _validate(self) -> float | None:
+        """The held-out rows' ELBO; None if Ctrl-C was pressed meanwhile."""
         if self._validation is None:
             return math.nan
-        return self.processes.same(self._validation.mean_elbo(self._seeds.validation))
+        found = self._validation.mean_elbo(self._seeds.validation, stop=lambda: self._interruption.asked)
+        return None if found is None else self.processes.same(found)
 
     # Around the loop
 

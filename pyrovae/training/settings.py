@@ -84,6 +84,9 @@ class Record:
     def __post_init__(self) -> None:
         if isinstance(self.callbacks, Callback):
             raise TypeError("callbacks is one callback: give a list of them, callbacks=[...].")
+        for name in ("callbacks", "loggers"):
+            if not isinstance(getattr(self, name), Sequence):
+                raise TypeError(f"{name} is {getattr(self, name)!r}: give a list of them, {name}=[...].")
         for callback in self.callbacks:
             if not isinstance(callback, Callback):
                 raise TypeError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch.utils.data import DataLoader
 
@@ -33,12 +35,14 @@ class Validation:
         except (ValueError, TypeError) as error:
             raise type(error)(f"validation data: {error}") from error
 
-    def mean_elbo(self, seed: int) -> float:
-        """In nats per row, from one draw of each."""
+    def mean_elbo(self, seed: int, stop: Callable[[], bool] = lambda: False) -> float | None:
+        """In nats per row, from one draw of each; None where it shall stop before it is done."""
         total, count = 0.0, 0
         with fixed_seed(seed, self.vae.device):
             for minibatch in self.batches.epoch(seed):
                 assert minibatch.batch is not None
+                if stop():
+                    return None
                 draws = int(torch.randint(2**62, ()))
                 known = Rows.of(minibatch.batch, checked_by=self.vae)
                 found = elbo_of(self.vae, checked_data(self.vae, known), 1, draws)

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -945,3 +946,16 @@ def test_bad_rate_distortion():
             pv.rate_distortion(lambda beta: composed(), betas, binary_rows())
     with pytest.raises(TypeError, match=r"fit_at\(1.0\) gave NoneType"):
         pv.rate_distortion(lambda beta: None, [1.0], binary_rows())
+
+
+def test_the_reverse_check_is_a_choice():
+    """It changes no other figure."""
+    x = binary_rows(10)
+    vae = composed()
+    with_check, without = (
+        pv.diagnose(vae, x, num_samples=100, reverse_rows=n, seed=0) for n in (np.int64(20), 0)
+    )
+    assert len(with_check.reverse) == 20
+    assert without.reverse is None
+    assert "no reverse check: it was left out" in without.notes
+    assert torch.equal(with_check.quality.log_marginal, without.quality.log_marginal)

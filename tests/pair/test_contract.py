@@ -504,7 +504,9 @@ def test_integer_images(call):
 
 
 def test_double_precision_where_the_networks_are_single():
-    with pytest.raises(TypeError, match=r"x is torch.float64 and the networks are probably torch.float32"):
+    with pytest.raises(
+        TypeError, match=r"x is torch.float64 and the networks are torch.float32: convert the one"
+    ):
         pv.elbo(composed(), binary_rows().double())
 
 
