@@ -15,12 +15,11 @@ from pyrovae.models import (
     Bernoulli,
     HierarchicalModel,
     LatentVariableModel,
-    MissingAsZero,
     Normal,
     StandardNormal,
     VampPrior,
 )
-from pyrovae.nn import GRU, MLP, ConvEncoder, PositiveParameter, Standardize
+from pyrovae.nn import GRU, MLP, ConvEncoder, MissingAsZero, PositiveParameter, Standardize
 from pyrovae.pair.inspected import ROWS_TO_BUILD_FROM
 from tests.traced.test_tracing import assert_same_as_pyro
 
@@ -209,7 +208,7 @@ class TestWithEverything:
         )
         x, observed = torch.randn(50, D), torch.rand(50, D) > 0.2
         observed[:, 0] = True
-        layer, _ = check(vae, x, observed)
+        layer, _ = check(vae, x.where(observed, torch.nan))
         seen = torch.cat([x.where(observed, torch.zeros(())), observed.float()], 1)
         torch.testing.assert_close(layer.centre, seen.mean(0))
         assert layer.scale[D] == 1  # always observed

@@ -129,7 +129,8 @@ COUNTS = (0, -1, 2.5, True, "3", None)
 SEEDS = (2.5, "seed", True, 2**70, torch.tensor(1.5))
 
 CALLS = {
-    **{f"VAE(model={m!r})": (lambda m=m: pv.VAE(m), "the model is") for m in (None, 3, "model", [model])},
+    **{f"VAE(model={m!r})": (lambda m=m: pv.VAE(m), "the model is") for m in (None, 3, "model")},
+    "VAE(model=a list)": (lambda: pv.VAE([model]), "the model is"),
     **{f"VAE(guide={g!r})": (lambda g=g: pv.VAE(model, g), "the guide is") for g in (3, "guide", {})},
     "VAE(model=a class)": (lambda: pv.VAE(nn.Linear), "make an instance"),
     "VAE(guide=automatic)": (
