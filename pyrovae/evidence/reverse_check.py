@@ -84,6 +84,15 @@ class ReverseCheck(RowWise):
         return _mean_with_error(self.excess)
 
     @property
+    def impossible(self) -> bool:
+        """Whether `mean_excess`, a divergence, is below zero by more than 4 of its errors: the model is to blame.
+
+        It draws other rows than its densities say, as where a family's `log_prob` is not normalized.
+        """
+        mean, error = self.mean_excess
+        return mean < -4 * error and mean < -TOLERANCE
+
+    @property
     def bias_bound(self) -> tuple[float, float]:
         """By how much log p(x) of S draws errs low on average, at most, and the standard error of this over rows.
 
@@ -154,6 +163,11 @@ class ReverseCheck(RowWise):
             f"up to {TOLERANCE:g}); "
             f"log p(x) of {self.num_samples} draws errs low by at most {bound[0]:.3f} ± {bound[1]:.3f} on such rows"
         )
+        if self.impossible:
+            text += (
+                "; below log p(x) no density can be on average: the model's draws and its densities disagree, so that "
+                "one of its distributions is none, and log p(x) of it is no log density"
+            )
         if self.share_missed:
             text += f"; {self.share_missed:.1%} of the posterior lie where so many draws hardly ever come"
         return text

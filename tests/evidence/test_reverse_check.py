@@ -10,6 +10,7 @@ import torch
 
 import pyrovae as pv
 from pyrovae.criticism import inference_gap
+from pyrovae.evidence.reverse_check import ReverseCheck
 from pyrovae.plots.panels.importance_weights import of_weights
 from tests.components import MODELS
 from tests.oracles import ExactGuide, LinearGaussian, WideGuide
@@ -251,3 +252,12 @@ def test_rows_that_cannot_be_simulated():
     assert page.reverse is None
     assert any(note.startswith("no reverse check: ") for note in page.notes)
     assert "Pareto k cannot see modes that the guide misses." in str(page)
+
+
+@pytest.mark.parametrize("mean, impossible", [(-1.5, True), (-0.05, False), (0.0, False), (2.0, False)])
+def test_a_divergence_below_zero_is_laid_to_the_model(mean, impossible):
+    noise = torch.randn(200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    level = torch.full((200,), -3.0, dtype=torch.float64)
+    found = ReverseCheck(level + mean + noise - noise.mean(), level, level, 1000)
+    assert found.impossible is impossible
+    assert ("draws and its densities disagree" in str(found)) is impossible
