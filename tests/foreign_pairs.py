@@ -812,7 +812,8 @@ def as_many_steps_as_drawn():
 
 
 @refused(
-    "pyro-ppl/pyro docs of pyro.sample: missing entries by obs_mask", r"obs_mask=.*poutine\.mask and obs="
+    "pyro-ppl/pyro docs of pyro.sample: missing entries by obs_mask",
+    r"obs_mask=.*x_unobserved.*the guide by these names",
 )
 def missing_by_obs_mask():
     class Missing(Plain):

@@ -117,9 +117,9 @@ def counted(monkeypatch):
     def counting(module, name):
         function = getattr(module, name)
 
-        def count(*arguments):
+        def count(*arguments, **keywords):
             found[name] += 1
-            return function(*arguments)
+            return function(*arguments, **keywords)
 
         monkeypatch.setattr(module, name, count)
 
@@ -128,7 +128,7 @@ def counted(monkeypatch):
     counting(pyrovae.training.batches, "check_support")
     # Rows that a verb simulates are data of their own, checked as well.
     for verb in (diagnosis, comparison):
-        monkeypatch.setattr(verb, "reverse_check_beside", lambda *arguments: (None, "left out"))
+        monkeypatch.setattr(verb, "reverse_check_beside", lambda *_, **__: (None, "left out"))
     return found
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent
 
 from pyrovae.data import Batch
-from pyrovae.pair.absence import AbsentEntries
+from pyrovae.pair.absence import AbsentEntries, has_marginals
 from pyrovae.pair.handlers import Message
 from pyrovae.pair.programs import Program
 from pyrovae.pair.traces import given, sites_of
@@ -42,6 +42,11 @@ def _densities(model: Program, batch: Batch) -> dict[str, Tensor]:
 
 
 def _advice(name: str, other: str) -> str:
+    if name.endswith("_observed"):
+        return (
+            f"obs_mask= of '{name.removesuffix('_observed')}' does not follow from its values: it says that they are there "
+            f"where they are NaN, and the density of '{other}' depends on them. Write obs_mask=~y.isnan()."
+        )
     return (
         f"the density of site '{other}' depends on the value of '{name}', which some rows lack (NaN): only what "
         f"nothing depends on can be left out. Write it with obs_mask=, pyro.sample('{name}', ..., obs=y, "
@@ -73,10 +78,11 @@ class _Refill(AbsentEntries):
 
 def _wholly(absent: Tensor, distribution: Distribution) -> Tensor:
     """Which entries lie in an event that lacks some, of which a part alone may be no value."""
+    if has_marginals(distribution):
+        return absent
     while isinstance(distribution, MaskedDistribution | Independent):
         distribution = distribution.base_dist
-    dims = tuple(range(-len(distribution.event_shape), 0))
-    return absent.any(dims, keepdim=True) if dims else absent
+    return absent.any(tuple(range(-len(distribution.event_shape), 0)), keepdim=True)
 
 
 def _inside(model: Program, handler: AbsentEntries) -> Program:

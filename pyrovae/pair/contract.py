@@ -97,8 +97,13 @@ def inspect_pair(
     latents = {name: guide_sites[name].value for name in latents_of(model_sites, enumerated)}
     for name, value in latents.items():
         check_event("latent", model_sites[name], value)
-    check_supports(model_sites, guide_sites, latents)
-    replayed = first_run("model", model, batch, latents)
+    try:
+        replayed = first_run("model", model, batch, latents)
+    except ValueError:  # a latent outside its support may be why
+        check_supports(model_sites, guide_sites, latents)
+        raise
+    # A support may depend on the latents before it.
+    check_supports(replayed, guide_sites, latents)
     check_same_sites("model", replayed, model_sites)
     for site in (*replayed.values(), *guide_sites.values()):
         check_log_prob(site)

@@ -14,7 +14,7 @@ from torch import nn
 import pyrovae as pv
 from pyrovae.criticism.simulated_ranks import normalized_weights, weighted_rank
 from pyrovae.criticism.uniformity import _null, envelope, uniformity_p_value
-from tests.components import MIXED_COLUMNS, MODELS
+from tests.components import MODELS
 from tests.oracles import ExactGuide, LinearGaussian, WideGuide
 from tests.pairs import PAIRS, binary_rows, composed
 
@@ -250,22 +250,14 @@ def test_every_model(name):
     assert result.p_values.notna().all().all()
 
 
-def test_several_sites_with_a_mask_need_as_x():
-    vae, (x, mask) = pv.VAE(*MODELS["MixedTableModel"].make()), MODELS["MixedTableModel"].data(30)
-    vae.rows(x, mask)
-    with pytest.raises(ValueError, match="the model observes several sites, .*: give as_x"):
-        pv.calibrate(vae, mask)
-
-    def as_x(observed):
-        made = torch.zeros(len(next(iter(observed.values()))), 5)
-        for columns, value in zip(MIXED_COLUMNS, observed.values(), strict=True):
-            made[:, columns] = value.reshape(len(made), -1).to(made.dtype)
-        return made.where(mask, torch.zeros(()))
-
-    result = pv.calibrate(vae, mask, num_simulations=30, num_draws=9, as_x=as_x, seed=0)
+def test_several_sites_of_one_argument_need_as_x():
+    vae = pv.VAE(*MODELS["MixedTableModel"].make(), example=MODELS["MixedTableModel"].data(30))
+    with pytest.raises(ValueError, match=r"(?s)several sites.*as_x"):
+        pv.calibrate(vae, num_simulations=30)
+    result = pv.calibrate(vae, num_simulations=30, num_draws=9, as_x=vae.model.table, seed=0)
     assert result.quantities[:2] == ("z[0]", "z[1]")
     with pytest.raises(ValueError, match="observes something else than was simulated"):
-        pv.calibrate(vae, mask, num_simulations=30, as_x=lambda observed: as_x(observed) + mask, seed=0)
+        pv.calibrate(vae, num_simulations=30, as_x=lambda observed: vae.model.table(observed) + 1)
 
 
 class Scaled(LinearGaussian):

@@ -29,12 +29,12 @@ class Telling(Callback):
     """Says when the first step of a process is done."""
 
     def __init__(self, pipe=None):
-        self.pipe = pipe
+        self._pipe = pipe
 
     def on_step(self, training):
-        if self.pipe is not None:
-            os.write(self.pipe, b"x")
-            self.pipe = None
+        if self._pipe is not None:
+            os.write(self._pipe, b"x")
+            self._pipe = None
 
 
 def build():
