@@ -137,6 +137,8 @@ def has_marginals(distribution: Distribution) -> bool:
 
 def present_part(distribution: Distribution, value: Tensor) -> Observation:
     """The marginal of what is present in a value, [*batch, *event], whose absent entries are NaN."""
+    if isinstance(distribution, PresentNormal | PresentMixture):
+        return distribution, value  # what is absent has been left out already
     present = ~value.isnan()
     event_dim = len(distribution.event_shape)
     if isinstance(distribution, MaskedDistribution):

@@ -44,8 +44,8 @@ def _densities(model: Program, batch: Batch) -> dict[str, Tensor]:
 def _advice(name: str, other: str) -> str:
     if name.endswith("_observed"):
         return (
-            f"obs_mask= of '{name.removesuffix('_observed')}' does not follow from its values: it says that they are there "
-            f"where they are NaN, and the density of '{other}' depends on them. Write obs_mask=~y.isnan()."
+            f"obs_mask= of '{name.removesuffix('_observed')}' does not follow from its values: it says that they are "
+            f"there where they are NaN, and the density of '{other}' depends on them. Write obs_mask=~y.isnan()."
         )
     return (
         f"the density of site '{other}' depends on the value of '{name}', which some rows lack (NaN): only what "

@@ -99,10 +99,10 @@ class Dying(Callback):
     """kill -9 of one process in the second epoch, between two checkpoints."""
 
     def __init__(self, rank):
-        self.rank = rank
+        self._rank = rank
 
     def on_batch(self, training):
-        if training.processes.share.rank == self.rank and training.step == 9:
+        if training.processes.share.rank == self._rank and training.step == 9:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
