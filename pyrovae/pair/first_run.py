@@ -45,7 +45,8 @@ def first_run(
             f"the {which} failed on its first rows{at}: {type(error).__name__}: {error}\n  It got ({given})."
         )
         advice = dtype_advice(error, program, batch)
-        if batch.absent:
+        # Mistakes of other kinds are not for want of entries.
+        if batch.absent and not advice and isinstance(error, ValueError | RuntimeError | IndexError):
             raise ValueError(f"{message} {absence_advice(which, batch)}") from error
         if "inside plate" in str(error) or "invalid log_prob shape" in str(error):
             raise ValueError(

@@ -597,3 +597,14 @@ def test_labels_that_are_absent_are_summed_out_and_known_ones_count():
     joint = joint + torch.tensor([0.2, 0.3, 0.5]).log()
     known = joint.gather(1, y.nan_to_num().long()[:, None])[:, 0]
     torch.testing.assert_close(found, torch.where(y.isnan(), joint.logsumexp(1), known))
+
+
+def test_other_mistakes_of_rows_with_holes_are_not_laid_to_the_holes():
+    def model(x):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z.no_such_thing, 1.0), obs=x)
+
+    with pytest.raises(ValueError, match="no_such_thing") as caught:
+        pv.VAE(model).rows(holes(torch.randn(7, 1))[:, 0].index_fill(0, torch.tensor([2]), NAN))
+    assert "lack entries" not in str(caught.value)
