@@ -34,7 +34,7 @@ from benchmarks.training_tasks import Task, digits
 from pyrovae.nn import MLP, positive
 
 SIZE, HIDDEN, K, CLASSES = 784, 500, 50, 10
-BATCH, STEPS, ROUNDS = 128, 8, 15
+BATCH, STEPS, ROUNDS = 128, 40, 15
 COMPARED = ("compiled", "plain", "by hand")
 # Of the error rate.
 LABELS, REPEATED, WEIGHT, EPOCHS, SEEDS = 100, 50, 5.0, 10, (0,)

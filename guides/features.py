@@ -9,6 +9,19 @@ from torch import Tensor, nn
 
 from pyrovae.nn.standardize import centre_and_scale
 
+# Standard deviations, beyond which a number counts by its logarithm.
+_FAR = 10.0
+
+
+def _within_reach(values: Tensor) -> Tensor:
+    """The same up to `_FAR`, and beyond growing as a logarithm does.
+
+    A number that hardly varies in the first rows may lie a hundred of its standard deviations out in a later one, where
+    no network has learnt what to say.
+    """
+    size = values.abs()
+    return torch.where(size > _FAR, values.sign() * _FAR * (1 + (size.clamp(min=_FAR) / _FAR).log()), values)
+
 
 class WithPresence(nn.Module):
     """Images that lack pixels (NaN): zero there, and channels that are 1 where a pixel is, [B, 2 C, H, W]."""
@@ -21,6 +34,8 @@ class WithPresence(nn.Module):
 
 class RowFeatures(nn.Module):
     """(x, *context) to one vector a row, [B, F], standardized by the rows it was made from.
+
+    What lies more than 10 of those rows' standard deviations out counts by its logarithm from there on.
 
     Tensors are flattened and joined; other arguments are left out. Entries that are NaN are absent: zero once
     standardized. Where some of the rows it was made from lack entries, F has a number more for each number of those
@@ -51,7 +66,7 @@ class RowFeatures(nn.Module):
     def forward(self, *arguments: object) -> Tensor:
         """[B, F] for rows (x, *context)."""
         parts = self._flat(arguments)
-        values = ((torch.cat(parts, 1) - self.centre) * self.scale).nan_to_num(0.0)
+        values = _within_reach(((torch.cat(parts, 1) - self.centre) * self.scale).nan_to_num(0.0))
         present = [
             (~part.isnan()).to(values)
             for part, shown in zip(parts, self._shows_presence, strict=True)

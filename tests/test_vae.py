@@ -683,3 +683,21 @@ def test_encode_averages_over_auxiliary_sites():
     x = torch.randn(4)
     means = pv.VAE(model, guide).encode(x, num_samples=10000)
     assert bool(((means - x / 2).abs() < 5 * 5 / 100).all())
+
+
+def test_its_repr_shows_its_programs_and_nothing_empty():
+    assert "Bernoulli" in repr(composed())
+    functions = pv.VAE(Methods().model, DeclaredGuide())
+    for text in (repr(composed()), repr(functions)):
+        assert "ModuleDict()" not in text
+        assert "ParameterDict()" not in text
+    assert "(model): Methods.model" in repr(functions)
+
+
+def test_data_come_as_the_tuple_that_fit_takes_too():
+    make, context = PAIRS["methods"]
+    vae, x = make(), binary_rows()
+    expected = pv.elbo(vae, x, *context(40), seed=0)
+    assert torch.equal(pv.elbo(vae, (x, *context(40)), seed=0).elbo, expected.elbo)
+    with pytest.raises(ValueError, match="each row of x needs its own context"):
+        pv.elbo(vae, (x, context(3)[0], 2.0))

@@ -16,7 +16,7 @@ from pyrovae.evidence.checked_data import checked_data, refuse_without_density
 from pyrovae.evidence.marginal import log_marginal
 from pyrovae.evidence.results import LogMarginal
 from pyrovae.evidence.reverse_check import ROWS_BESIDE, ReverseCheck, reverse_check_beside
-from pyrovae.evidence.simulated_data import evenly
+from pyrovae.evidence.simulated_data import AsX, evenly
 from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.shown import Part, Shown, text_of
 from pyrovae.vae import VAE
@@ -225,6 +225,7 @@ def diagnose(
     num_samples: int = 1000,
     gap_rows: int = 0,
     reverse_rows: int = ROWS_BESIDE,
+    as_x: AsX | None = None,
     seed: int | None = None,
     progress: bool = False,
 ) -> Diagnosis:
@@ -252,6 +253,8 @@ def diagnose(
         gap_rows: how many of the rows, evenly spaced, to refine for the gaps; 0 for none, because it takes long.
         reverse_rows: how many rows to simulate for the reverse check; 0 for none, which leaves modes that the guide
             misses unseen. It takes as long as log p(x) of so many rows, which is long where rows are wide.
+        as_x: for the reverse check, makes `x` or (x, *context) from {site: observations} where the model observes
+            several sites (see `reverse_check`).
         seed: draws are the same for the same seed; None takes one from torch's random state.
         progress: show progress bars.
 
@@ -283,11 +286,10 @@ def diagnose(
         told = information(vae, data.take(evenly(N, min(N, ROWS_FOR_INFORMATION)), vae.device))
     seed_of_gaps = next(seeds) if gap_rows else None
     reverse, why_not = reverse_check_beside(
-        vae, data, num_samples, next(seeds), reverse_rows, progress=progress
+        vae, data, num_samples, next(seeds), reverse_rows, as_x=as_x, progress=progress
     )
     if why_not:
-        by_itself = " (as an argument of reverse_check)" if "as_x" in why_not else ""
-        notes.append(f"no reverse check: {why_not}{by_itself}")
+        notes.append(f"no reverse check: {why_not}")
     gaps = None
     if seed_of_gaps is not None:
         some, doubted = data[evenly(N, gap_rows)], reverse is not None and reverse.poor

@@ -221,7 +221,14 @@ def reverse_check(
 
 
 def reverse_check_beside(
-    vae: VAE, data: Rows, num_samples: int, seed: int, num_rows: int = ROWS_BESIDE, *, progress: bool = False
+    vae: VAE,
+    data: Rows,
+    num_samples: int,
+    seed: int,
+    num_rows: int = ROWS_BESIDE,
+    *,
+    as_x: AsX | None = None,
+    progress: bool = False,
 ) -> tuple[ReverseCheck | None, str]:
     """The reverse check in the context of these rows, of rows that lack what they lack, or why there is none."""
     if num_rows == 0:
@@ -229,7 +236,7 @@ def reverse_check_beside(
     seeds = seeds_from(seed)
     try:
         with fixed_seed(next(seeds), vae.device):
-            truth, rows = simulated_like(vae, data, num_rows)
+            truth, rows = simulated_like(vae, data, num_rows, as_x)
         S = max(num_samples, LEAST_DRAWS)
         return checked_at(vae, truth, rows, S, next(seeds), progress=progress), ""
     except ValueError as error:

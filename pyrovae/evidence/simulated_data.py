@@ -38,13 +38,15 @@ def simulated(
     return latents, data
 
 
-def simulated_like(vae: VAE, data: Rows, num_rows: int) -> tuple[dict[str, Tensor], Rows]:
+def simulated_like(
+    vae: VAE, data: Rows, num_rows: int, as_x: AsX | None = None
+) -> tuple[dict[str, Tensor], Rows]:
     """As `simulated`, in the context of some of these rows, and lacking what they lack.
 
     Their latents are exact draws given what is left, if what a row lacks does not depend on the values it would have.
     """
     like = data.take(evenly(len(data), num_rows), vae.device)
-    latents, rows = simulated(vae, num_rows, like.context, None)
+    latents, rows = simulated(vae, num_rows, like.context, as_x)
     if like.absent:
         arguments = zip(rows.take(slice(None), vae.device).arguments, like.arguments, strict=True)
         rows = vae.rows(*(_lacking_as(argument, given) for argument, given in arguments))

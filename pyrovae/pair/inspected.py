@@ -69,7 +69,8 @@ class InspectedPair(PairParameters):
     def rows(self, *data: object) -> Rows:
         """Check data `x, *context` against the pair and hand them back as `Rows`; inspects the pair at the first call.
 
-        Every function of pyrovae that takes data takes these `Rows` in their place, and does not check them again.
+        Every function of pyrovae that takes data takes these `Rows` in their place, and does not check them again; or
+        the one tuple (x, *context) that `fit` takes.
 
         Raises:
             ValueError, TypeError: see `pyrovae.data.Rows` and `pyrovae.pair.contract`; rows of another shape or
@@ -77,7 +78,8 @@ class InspectedPair(PairParameters):
                 with their names.
 
         """
-        given = data[0] if len(data) == 1 and isinstance(data[0], Rows) else Rows(data, self.floats)
+        whole = data[0] if len(data) == 1 and isinstance(data[0], Rows | tuple) else data
+        given = whole if isinstance(whole, Rows) else Rows(whole, self.floats)
         with TURN:
             self._check(given)
         return given

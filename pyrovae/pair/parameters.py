@@ -51,6 +51,21 @@ class PairParameters(Pair, nn.Module):
         self._of_modules: set[str] = set()
         self._loaded: dict[str, Tensor] = {}
 
+    def __repr__(self) -> str:
+        """The modules, without the places for parameters of `pyro.param` and modules outside that hold none."""
+        empty = ("  (reached): ModuleDict()", "  (store): ParameterDict()")
+        return "\n".join(line for line in super().__repr__().splitlines() if line not in empty)
+
+    def extra_repr(self) -> str:
+        """The programs that are no modules, by their names."""
+        programs = {"model": self.model, "guide": self.guide}
+        names = (
+            f"({which}): {getattr(program, '__qualname__', program)}"
+            for which, program in programs.items()
+            if not isinstance(program, nn.Module)
+        )
+        return "\n".join(names)
+
     @property
     def device(self) -> torch.device:
         """The device of the parameters (the CPU if there are none)."""

@@ -49,7 +49,7 @@ def checked_context(
             + (
                 f"Give those of the {num_rows} rows to draw: {', '.join(wanted)}."
                 if wanted
-                else "Leave them out."
+                else "Leave them out: rows are drawn from the model here, x among it."
             )
         )
     for place, argument in enumerate(context, 1):

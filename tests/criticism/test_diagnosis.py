@@ -948,6 +948,16 @@ def test_bad_rate_distortion():
         pv.rate_distortion(lambda beta: None, [1.0], binary_rows())
 
 
+def test_a_model_of_several_sites_is_checked_by_as_x():
+    x = MODELS["MixedTableModel"].data(30)
+    vae = pv.VAE(*MODELS["MixedTableModel"].make(), example=x)
+    without = pv.diagnose(vae, x, num_samples=20, reverse_rows=20, seed=0)
+    assert without.reverse is None
+    assert any("give as_x" in note for note in without.notes)
+    found = pv.diagnose(vae, x, num_samples=20, reverse_rows=20, as_x=vae.model.table, seed=0)
+    assert len(found.reverse) == 20
+
+
 def test_the_reverse_check_is_a_choice():
     """It changes no other figure."""
     x = binary_rows(10)
