@@ -24,6 +24,7 @@ robustness: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.robustness.fuzzed_files 5000
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.robustness.threads 1000 50
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.robustness.ranks 50
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.training.killing $$(mktemp -d) 500 False
 
 # ArviZ 1.x is for Python 3.12 and newer, but these tests run under 3.11 too; it lies beside the environment.
 test-arviz1: $(VENV)/.installed
