@@ -15,17 +15,20 @@ from torch import Tensor, nn
 
 from pyrovae.conditional_distribution import as_module
 from pyrovae.data import Batch
+from pyrovae.guides.default_encoder import default_encoder
 from pyrovae.guides.families import Family, diagonal_normal
-from pyrovae.guides.features import RowFeatures, WithPresence
 from pyrovae.guides.inversion import faithful_inverse
 from pyrovae.guides.latent_site import JOINT, LatentSite, latent_site
 from pyrovae.guides.posteriors import DiagonalNormal
 from pyrovae.guides.sequence import MarkovPosterior
+from pyrovae.guides.shared_latents import SharedFamily, SharedLatents, automatic_normal
 from pyrovae.models.sequences import MarkovSequence
-from pyrovae.nn import GRU, MLP, ConvEncoder
+from pyrovae.nn import GRU, MLP
 from pyrovae.pair.absence import integrated_out
 from pyrovae.pair.handlers import Frame, Mask
 from pyrovae.pair.keys import as_key
+from pyrovae.pair.shared import SharedStatements
+from pyrovae.pair.shared_contract import refuse_shared_summed_out, shared_of
 from pyrovae.pair.sites import Site, has_masks
 from pyrovae.pair.traces import sites_of
 
@@ -42,6 +45,9 @@ class AutoGuide(nn.Module):
     latent is cut open at its ends, and one mode is all that the default family has: `refine` and Pareto k do not
     always tell.
 
+    Latents that rows share, outside their plate, are drawn by one of Pyro's automatic guides; the heads of rows do not
+    read them unless `reads_shared`: q(theta) q(z1|x1) q(z2|x2) ..., or q(theta) q(z1|x1,theta) ....
+
     It is built when its VAE sees the first batch, which also sets the standardization of the encoder's input.
 
     Args:
@@ -54,6 +60,12 @@ class AutoGuide(nn.Module):
         encoder: from (x, *context) to features [B, H]; None makes a convolutional one for rows of shape
             [C, H, W] and an MLP for others, on standardized input.
         hidden: sizes of the encoder's hidden layers; heads that condition on latents have one of the last size.
+        shared_family: makes the guide of the shared latents from a model of them alone: of `pyro.infer.autoguide`
+            `AutoNormal` (independent in unconstrained space; the default, started at medians of the prior),
+            `AutoLowRankMultivariateNormal`, `AutoMultivariateNormal`, `AutoDelta` (points, which have no rate), or a
+            function that makes one of these with other settings.
+        reads_shared: hand the shared latents to the heads of rows. Their posteriors are then q(z|x,theta), as the true
+            ones are, at the cost of a larger head, and learned more slowly.
 
     Raises:
         ValueError: when built: a model without latents, a discrete latent of unbounded support that is not
@@ -77,6 +89,8 @@ class AutoGuide(nn.Module):
         joint: bool = False,
         encoder: nn.Module | None = None,
         hidden: Sequence[int] = (128,),
+        shared_family: SharedFamily = automatic_normal,
+        reads_shared: bool = False,
     ) -> None:
         super().__init__()
         if not hidden:
@@ -86,6 +100,8 @@ class AutoGuide(nn.Module):
         self.joint = joint
         self.hidden = tuple(hidden)
         self.encoder = encoder
+        self.shared_family, self.reads_shared = shared_family, reads_shared
+        self.shared: SharedLatents | None = None
         self.heads = nn.ModuleDict()
         self.sites: dict[str, LatentSite] = {}
         self.parents: dict[str, list[str]] = {}
@@ -112,19 +128,25 @@ class AutoGuide(nn.Module):
         batch = Batch.of((x, *context))
         self._shows_presence = batch.absent
         with torch.enable_grad():  # shows supports that depend on parameters
-            model_sites = sites_of(self._model[0], batch)
+            every = sites_of(self._model[0], batch)
+        shared = shared_of(self._model[0], every, batch)
+        refuse_shared_summed_out(shared)
+        if shared:
+            self.shared = SharedLatents(self._model[0], shared, batch, self.shared_family)
+        values = {name: site.value for name, site in shared.items()}
+        model_sites = {name: site for name, site in every.items() if name not in shared}
         hidden = {n: site for n, site in model_sites.items() if not site.observed}
         enumerated = [n for n, site in hidden.items() if site.to_be_enumerated]
         dims = [frame.dim for site in model_sites.values() for frame in site.plates if frame.dim is not None]
         depth = max((-1 - dim for dim in dims), default=0)
         sites = {n: latent_site(site, depth) for n, site in hidden.items() if n not in enumerated}
         _warn_of_labels(sites)
-        if not hidden:
+        if not hidden and not shared:
             raise ValueError("the model has no latents: there is nothing for a guide to sample.")
         self._rows = _row_frame(model_sites)
         dependencies = cast(
             Mapping[str, Mapping[str, object]],
-            get_dependencies(self._without_absent, batch.arguments)["prior_dependencies"],
+            get_dependencies(self._of_rows(values), batch.arguments)["prior_dependencies"],
         )
         parents = {n: [p for p in dependencies.get(n, ()) if p != n] for n in model_sites}
         self.parents = faithful_inverse(parents, list(sites), enumerated)
@@ -143,10 +165,13 @@ class AutoGuide(nn.Module):
         """Sample the latents of rows x, [B, *event], and their context."""
         if not self.is_built:
             self.build(x, *context)
+        values = {} if self.shared is None else self.shared.draw(x, *context)
         if not self.sites:
             return
         features = self._encode(x, *context)
-        model_sites = self._model_sites(x, *context) if self._reads_model else {}
+        if self.shared is not None and self.reads_shared:
+            features = torch.cat([features, self.shared.features(values).expand(len(x), -1)], -1)
+        model_sites = self._model_sites(values, x, *context) if self._reads_model else {}
         with self._row_plate(len(x)):
             if self.joint:
                 self._sample_joint(features)
@@ -166,24 +191,29 @@ class AutoGuide(nn.Module):
     def __repr__(self) -> str:
         if not self.is_built:
             return "AutoGuide (built at the first batch)"
+        above = "" if self.shared is None else f" {self.shared}"
         if not self.sites:
-            return "AutoGuide: nothing to sample, the model's latents are summed out"
+            return (
+                f"AutoGuide:{above or ' nothing to sample, the model' + chr(39) + 's latents are summed out'}"
+            )
         observed = sorted({p for above in self.parents.values() for p in above if p not in self.sites})
         if self.joint:
-            return f"AutoGuide: q({','.join(self.sites)}|{','.join(observed)})"
+            return f"AutoGuide:{above} q({','.join(self.sites)}|{','.join(observed)})"
         factors = [
             f"q({name}|{','.join(above)})" if above else f"q({name})" for name, above in self.parents.items()
         ]
-        return "AutoGuide: " + " ".join(factors)
+        return f"AutoGuide:{above} " + " ".join(factors)
 
     # Building
 
     def _make_networks(self, batch: Batch, hidden: Mapping[str, Site]) -> None:
         x = batch.x
         if self.encoder is None:
-            self.encoder = _default_encoder(batch, self.hidden)
+            self.encoder = default_encoder(batch, self.hidden)
         self.encoder.to(x.device)
         width = self._encode(x, *batch.context).shape[-1]
+        if self.shared is not None and self.reads_shared:
+            width += self.shared.num_features
         if self.joint:
             discrete = [name for name, site in self.sites.items() if site.discrete]
             chains = [name for name in self.sites if isinstance(hidden[name].distribution, MarkovSequence)]
@@ -228,14 +258,19 @@ class AutoGuide(nn.Module):
             raise ValueError(f"the encoder gave {shape} for {B} rows: expected features [{B}, H].")
         return features
 
-    def _model_sites(self, *arguments: object) -> dict[str, Site]:
+    def _model_sites(self, shared: Mapping[str, Tensor], *arguments: object) -> dict[str, Site]:
         """The model's own sites on these rows: their masks and lengths are not the guide's to know."""
         with torch.no_grad(), poutine.block():
-            return sites_of(self._model[0], Batch(arguments))
+            return sites_of(self._of_rows(shared), Batch(arguments))
 
-    def _without_absent(self, *arguments: object) -> object:
-        with integrated_out(Batch.of(arguments)):
-            return self._model[0](*arguments)
+    def _of_rows(self, shared: Mapping[str, Tensor]) -> Callable[..., object]:
+        """The model with its shared latents at these values, of what rows have."""
+
+        def run(*arguments: object) -> object:
+            with integrated_out(Batch.of(arguments)), SharedStatements(tuple(shared), shared):
+                return self._model[0](*arguments)
+
+        return run
 
     def _sample_by_site(self, features: Tensor, x: Tensor, model_sites: Mapping[str, Site]) -> None:
         drawn: dict[str, Tensor] = {}
@@ -283,28 +318,6 @@ def _row_frame(model_sites: Mapping[str, Site]) -> Frame:
             f"site '{name}' of the model stands outside a row plate. Open `pyro.plate(\"rows\", len(x))` around it."
         )
     raise ValueError("the model has no sample statements.")
-
-
-def _default_encoder(batch: Batch, hidden: Sequence[int]) -> nn.Module:
-    x = batch.x
-    if x.dim() == 4 and not batch.context and x.is_floating_point():
-        if batch.absent:
-            channels, *size = x.shape[1:]
-            return nn.Sequential(WithPresence(), ConvEncoder((2 * channels, *size), hidden[-1]), nn.ReLU())
-        return nn.Sequential(ConvEncoder(tuple(x.shape[1:]), hidden[-1]), nn.ReLU())
-    features = RowFeatures(batch.arguments)
-    return _Sequential(features, MLP(features.size, hidden[-1], hidden[:-1]), nn.ReLU())
-
-
-class _Sequential(nn.Sequential):
-    """nn.Sequential whose first module takes several arguments."""
-
-    def forward(self, *arguments: object) -> Tensor:
-        first, *rest = self
-        features: Tensor = first(*arguments)
-        for module in rest:
-            features = module(features)
-        return features
 
 
 def _warn_of_labels(sites: Mapping[str, LatentSite]) -> None:

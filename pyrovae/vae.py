@@ -13,21 +13,28 @@ from pyrovae.block_sizes import DECODED_AT_ONCE, ROWS_OF_A_PASS, slices
 from pyrovae.checks import check_count, check_seed
 from pyrovae.data import Batch
 from pyrovae.pair import without_data
-from pyrovae.pair.amortization import refuse_automatic
+from pyrovae.pair.above_rows import PairAboveRows, refuse_shared
 from pyrovae.pair.draws import enumerated_draws, run_predictive, run_prior
 from pyrovae.pair.guide_distributions import guide_distributions
-from pyrovae.pair.latents import Latents, as_pyro_has_them, num_rows_of, one_or_dict, samples_first
+from pyrovae.pair.latents import (
+    Latents,
+    as_pyro_has_them,
+    averaged,
+    joined,
+    num_rows_of,
+    one_or_dict,
+    samples_first,
+)
 from pyrovae.pair.layout import pyro_layout, rows_first
 from pyrovae.pair.means import guide_means, observed_means
 from pyrovae.pair.programs import Program, argument_names
 from pyrovae.pair.running import run_guide
-from pyrovae.pair.savable import SavablePair
 
-# Of the latents that are summed out, over which a reconstruction is averaged.
+# Of the latents that are summed out, and of those that rows share, over which means are averaged.
 DRAWS = 100
 
 
-class VAE(SavablePair):
+class VAE(PairAboveRows):
     """A generative model p(x, z) and an amortized guide q(z|x): two Pyro programs of one signature.
 
     Any Pyro pair `model(x, *context)`, `guide(x, *context)` that meets the contract (see
@@ -48,7 +55,8 @@ class VAE(SavablePair):
             Networks that exist already have drawn theirs: `torch.manual_seed` before they are made.
 
     Raises:
-        TypeError: model or guide is not callable; one of Pyro's own automatic guides, which do not read `x`.
+        TypeError: model or guide is not callable; once it sees rows, one of Pyro's own automatic guides that draws
+            latents of rows, for these do not read `x`.
         ValueError: the pair breaks the contract, both name one PyroParam, or `seed` is no whole number.
 
     Example:
@@ -76,13 +84,13 @@ class VAE(SavablePair):
                     f"the {which} is {program!r}: expected a function, a method or a module that takes "
                     "(x, *context)" + (", so make an instance of it." if isinstance(program, type) else ".")
                 )
-        refuse_automatic(guide)
         super().__init__(model, guide, seed=seed)
         if example is not None:
             self.rows(*(example if isinstance(example, tuple) else (example,)))
 
     # What users ask of it
 
+    # (Of shared latents each draw is made at a draw of their own, and means are over as many.)
     # (In these, draws are the same for the same `seed`, and without one go on from torch's random state.)
 
     def sample_posterior(
@@ -103,7 +111,10 @@ class VAE(SavablePair):
 
         """
         check_count("num_samples", num_samples)
-        batch = self.rows(x, *context).take(slice(None), self.device)
+        data = self.rows(x, *context)
+        if self.layout.shared:
+            return joined(one.sample_posterior(data) for one in self.given_draws(num_samples, seed))
+        batch = data.take(slice(None), self.device)
         with self.evaluating(), self._seeded(seed):
             sites = run_guide(self, batch, num_samples)
             latents = {name: sites[name].value for name in self.layout.latents}
@@ -128,6 +139,7 @@ class VAE(SavablePair):
 
         """
         batch = self.rows(x, *context).take(slice(None), self.device)
+        refuse_shared(self, "posterior")
         with self.evaluating():
             return guide_distributions(self, batch)
 
@@ -145,7 +157,10 @@ class VAE(SavablePair):
 
         """
         check_count("num_samples", num_samples)
-        batch = self.rows(x, *context).take(slice(None), self.device)
+        data = self.rows(x, *context)
+        if self.layout.shared:
+            return averaged(one.encode(data, num_samples=1) for one in self.given_draws(num_samples, seed))
+        batch = data.take(slice(None), self.device)
         if not self.layout.latents:
             raise ValueError(
                 f"the latents {sorted(self.layout.enumerated)} are discrete and summed out: labels have no mean. Draw "
@@ -170,6 +185,8 @@ class VAE(SavablePair):
 
         """
         given, with_samples = samples_first(z, self.layout, self.device)
+        if self.layout.shared:
+            return averaged(one.decode(z, *context) for one in self.given_draws(DRAWS, 0))
         batch = self._placeholder(num_rows_of(given), context)
         with without_data.explained():
             means = self._decode(as_pyro_has_them(given, self.layout), batch)
@@ -182,7 +199,10 @@ class VAE(SavablePair):
         Discrete latents that the model enumerates are drawn 100 times from their exact posterior given these means,
         and the means of p(x|z) averaged over the draws, of which `seed` decides.
         """
-        batch = self.rows(x, *context).take(slice(None), self.device)
+        data = self.rows(x, *context)
+        if self.layout.shared:
+            return averaged(one.reconstruct(data) for one in self.given_draws(DRAWS, seed))
+        batch = data.take(slice(None), self.device)
         num_draws = DRAWS if self.layout.enumerated else 1
         blocks = []
         with self.evaluating(), self._seeded(seed):
@@ -217,6 +237,8 @@ class VAE(SavablePair):
 
         """
         given, with_samples = samples_first(z, self.layout, self.device)
+        if self.layout.shared:
+            return self.given_draw(seed).sample_likelihood(z, *context, seed=seed)
         batch = self._placeholder(num_rows_of(given), context)
         latents = as_pyro_has_them(given, self.layout)
         with self.evaluating(), self._seeded(seed), without_data.explained():
@@ -248,6 +270,8 @@ class VAE(SavablePair):
         Arguments and errors are those of `generate`.
         """
         check_count("num_rows", num_rows)
+        if self.layout.shared:
+            return self.given_draw(seed).sample_prior(num_rows, *context, seed=seed)
         batch = self._placeholder(num_rows, context)
         with self.evaluating(), self._seeded(seed), without_data.explained():
             latents, observed = run_prior(self, batch, 1)

@@ -720,39 +720,6 @@ class Plain(Both):
         return dist.Normal(mean, 1.0).to_event(1)
 
 
-@refused("TyXe-BDL/TyXe: weights are latents of the whole data set", "site 'weights' .* outside a row plate")
-def bayesian_weights():
-    class BNN(Plain):
-        def model(self, x):
-            pyro.sample("weights", dist.Normal(torch.zeros(D), 1.0).to_event(1))
-            super().model(x)
-
-        def guide(self, x):
-            pyro.sample("weights", dist.Normal(pyro.param("loc", torch.zeros(D)), 1.0).to_event(1))
-            super().guide(x)
-
-    return BNN().pair(real())
-
-
-@refused(
-    "pyro-ppl/pyro examples/lda.py: topics above the documents",
-    "plate 'topic' .*pyro\\.param",
-)
-def lda():
-    class LDA(Plain):
-        def model(self, x):
-            with pyro.plate("topic", C):
-                pyro.sample("topics", dist.Dirichlet(torch.ones(D)))
-            super().model(x)
-
-        def guide(self, x):
-            with pyro.plate("topic", C):
-                pyro.sample("topics", dist.Dirichlet(torch.ones(D)))
-            super().guide(x)
-
-    return LDA().pair(real())
-
-
 @refused(
     "pyro-ppl/pyro tutorials: an automatic guide of rows", r"AutoNormal, which does not read x.*VAE\(model\)"
 )

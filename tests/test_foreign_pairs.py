@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import pyrovae as pv
+import tests.foreign_shared  # noqa: F401 - adds to the tables
 from tests.foreign_pairs import PAIRS, REFUSED
 
 
@@ -22,7 +23,8 @@ def test_pairs_within_the_contract_run_unchanged(name, tmp_path):
     assert bool(
         pv.log_marginal(vae, *data, num_samples=6, batch_size=5, seed=0).log_marginal.isfinite().all()
     )
-    assert vae.encode(*data, num_samples=4, seed=0) is not None
+    if vae.layout.latents:
+        assert vae.encode(*data, num_samples=4, seed=0) is not None
     vae.save(tmp_path / "vae")
     vae.load(tmp_path / "vae")
     twin = made(name)[0].load(tmp_path / "vae")

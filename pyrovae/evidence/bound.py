@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from pyrovae.checks import check_count
 from pyrovae.data import Rows
 from pyrovae.evidence.checked_data import checked_data, refuse_without_density
 from pyrovae.evidence.results import Elbo, Figures
+from pyrovae.evidence.shared_draws import SharedDraws
+from pyrovae.evidence.shared_results import SharedRate
 from pyrovae.evidence.weights import rounding_of
 from pyrovae.pair.running import row_terms
 from pyrovae.pair.terms import RowTerms
@@ -26,6 +28,11 @@ def elbo(vae: VAE, x: object, *context: object, num_samples: int = 10, seed: int
     Kingma & Welling, "Auto-Encoding Variational Bayes" (2013), https://arxiv.org/abs/1312.6114, eq. 3:
     reconstruction = E_q[log p(x|z)] and rate = KL(q(z|x) || p(z)), the latter in closed form for each latent
     site where torch or Pyro has one, by sampling where not.
+
+    Where rows share latents theta, these are of the rows given theta, averaged over S draws of q(theta), and theta has
+    a rate of its own, KL(q(theta) || p(theta)), paid once for all rows: `Elbo.shared`, and `Elbo.total` for the bound
+    of the evidence where `x` is all that theta was trained on. Of held-out rows the sum is a bound of
+    E_q(theta)[log p(x|theta)].
 
     Args:
         vae: the pair.
@@ -49,13 +56,15 @@ def elbo(vae: VAE, x: object, *context: object, num_samples: int = 10, seed: int
 
     """
     check_count("num_samples", num_samples)
-    data = checked_data(vae, x, *context)
+    data = checked_data(vae, x, *context, covers_shared=True)
     refuse_without_density(vae)
     return elbo_of(vae, data, num_samples, seed)
 
 
 def elbo_of(vae: VAE, data: Rows, num_samples: int, seed: int | None) -> Elbo:
     """`elbo` of checked data, whatever the guide."""
+    if vae.layout.shared:
+        return _over_shared(vae, data, num_samples, seed)
     numbers = max(math.prod(data.x.shape[1:]), vae.layout.latent_numbers)
     blocks, seeds = [], seeds_from(seed)
     for _, batch in data.in_blocks(vae.device):
@@ -65,7 +74,38 @@ def elbo_of(vae: VAE, data: Rows, num_samples: int, seed: int | None) -> Elbo:
                 terms = row_terms(vae, batch, count)
                 sums, rounding = sums.with_draws(terms), rounding_of(terms)
         blocks.append(sums)
-    total = _Sums.joined(blocks)
+    return _summed_up(_Sums.joined(blocks), num_samples, rounding)
+
+
+def _over_shared(vae: VAE, data: Rows, num_samples: int, seed: int | None) -> Elbo:
+    """Each draw of rows given a draw of their own of what they share, the same for all rows."""
+    seeds = seeds_from(seed)
+    shared = SharedDraws(vae, data, num_samples, next(seeds))
+    totals, blocks = torch.zeros(num_samples, dtype=torch.float64), []
+    for _, batch in data.in_blocks(vae.device):
+        sums, before = _Sums.of_none(len(batch)), 0.0
+        for s, held in enumerate(shared):
+            with held.evaluating(), fixed_seed(next(seeds), vae.device):
+                terms = row_terms(held, batch, 1)
+                sums, rounding = sums.with_draws(terms), rounding_of(terms)
+            now = float(sums.bound.sum())
+            totals[s] += now - before
+            before = now
+        blocks.append(sums)
+    rates = torch.stack([draw.rate for draw in shared.draws]).double().cpu()
+    if vae.layout.shared_without_density:
+        rates = torch.full_like(rates, math.nan)
+    found = _summed_up(_Sums.joined(blocks), num_samples, rounding)
+    costs = SharedRate(tuple(vae.layout.shared), *_mean_with_error(rates), *_mean_with_error(totals - rates))
+    return replace(found, shared=costs)
+
+
+def _mean_with_error(values: Tensor) -> tuple[float, float]:
+    """NaN for the error of a single value."""
+    return float(values.mean()), float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
+def _summed_up(total: _Sums, num_samples: int, rounding: float) -> Elbo:
     bound, reconstruction, rate = (s / num_samples for s in (total.bound, total.reconstruction, total.rate))
     variance = (total.square / num_samples - bound**2).clamp(min=0.0)
     std_error = (variance / (num_samples - 1)).sqrt() if num_samples > 1 else torch.full_like(bound, math.nan)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Rows
+from pyrovae.pair.above_rows import refuse_shared
 from pyrovae.pair.inspected import refuse_other_than_vae
 from pyrovae.vae import VAE
 
@@ -13,17 +14,21 @@ from pyrovae.vae import VAE
 SHARE_OF_FREE_MEMORY = 0.5
 
 
-def checked_data(vae: VAE, x: object, *context: object) -> Rows:
+def checked_data(vae: VAE, x: object, *context: object, covers_shared: bool = False) -> Rows:
     """Data that fit the pair and lie in the support of its likelihood, on its device if they fit there.
 
-    Rows that have come this way for this VAE before are neither checked nor moved again.
+    Rows that have come this way for this VAE before are neither checked nor moved again. `covers_shared` says whether
+    they are for what does right by latents that rows share.
 
     Raises:
-        ValueError, TypeError: as `VAE.rows_in_support`; something else than a VAE.
+        ValueError, TypeError: as `VAE.rows_in_support`; something else than a VAE; shared latents, where these are not
+            covered (says what to do).
 
     """
     refuse_other_than_vae(vae)
     data = vae.rows(x, *context)
+    if not covers_shared:
+        refuse_shared(vae, "this")
     if fits_on(vae.device, data):
         data = data.to(vae.device)
     return vae.rows_in_support(data)

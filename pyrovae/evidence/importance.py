@@ -139,13 +139,13 @@ class ImportanceSampling:
         pieces = limits.pieces(model, max(taken), num_rows, vae.device)
         sources: list[Callable[[Batch, int], Tensor]] = []
         if share < 1:
-            calls = sizes[0] * len(data) // (pieces.samples * pieces.rows)
+            calls = limits.calls(sizes[0] * len(data), pieces.samples * pieces.rows)
             score = Repeated(vae, functools.partial(_score, vae), calls, limits.compile)
-            calls = sizes[0] * len(data) // (at_once[0] * num_rows)
+            calls = limits.calls(sizes[0] * len(data), at_once[0] * num_rows)
             draw = Repeated(vae, functools.partial(_draw_of_guide, vae), calls, limits.compile)
             sources.append(_FromGuide(vae, share, pieces, draw, score))
         if share > 0:
-            calls = sizes[-1] * len(data) // (at_once[-1] * num_rows)
+            calls = limits.calls(sizes[-1] * len(data), at_once[-1] * num_rows)
             draw = Repeated(vae, functools.partial(_draw_of_prior, vae, share < 1), calls, limits.compile)
             sources.append(_FromPrior(share, draw))
 

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from typing import TypedDict, Unpack, overload
 
 from pyrovae.checks import check_count
+from pyrovae.data import Rows
 from pyrovae.evidence.checked_data import checked_data
 from pyrovae.evidence.conditional import log_conditional
 from pyrovae.evidence.discrete_dimensions import discrete_dimensions
 from pyrovae.evidence.importance import PROBE_ROWS, ImportanceSampling, Method
 from pyrovae.evidence.memory import Limits
+from pyrovae.evidence.predictive import predictive_density
 from pyrovae.evidence.results import LogConditional, LogMarginal
 from pyrovae.evidence.weights import (
     WITHOUT_DENSITY,
@@ -37,6 +39,7 @@ GUIDE = ImportanceSampling()
 
 class _How(TypedDict, total=False):
     num_samples: int
+    row_samples: int
     method: Method
     memory_budget: int
     batch_size: int | None
@@ -60,6 +63,7 @@ def log_marginal(
     *context: object,
     given: Sequence[str] | None = None,
     num_samples: int = 1000,
+    row_samples: int = 10,
     method: Method = GUIDE,
     memory_budget: int = 2**31,
     batch_size: int | None = None,
@@ -86,14 +90,19 @@ def log_marginal(
     one modality given another. Both terms use the guide of what they are about, so the guide has to take rows that lack
     the others.
 
+    Where rows share latents theta, the figures are of the predictive density log E_q(theta)[p(x|theta)] of each row, by
+    nested sampling: `num_samples` draws of q(theta), the same for all rows, and at each `row_samples` weights of each
+    row, whose mean is p(x|theta). Of rows that theta was not trained on this is what to compare models by; of rows that
+    it was trained on it says how well they were fitted, and `az.loo` of `to_arviz` how well they would be foretold.
+
     Args:
-        vae: the pair. Rows have latents of their own; latents that all rows share are refused, for with
-            them log p(x) is no sum over rows.
+        vae: the pair.
         x: [N, ...]
         context: what the pair takes beside `x`.
         given: names of observed sites; a statement with `obs_mask=` goes by the name that the program gives it. None
             for log p of all.
-        num_samples: S, honoured exactly.
+        num_samples: S, honoured exactly; where rows share latents, draws of these.
+        row_samples: draws of each row at each draw of shared latents; not used where there are none.
         method: where the weights come from: `ImportanceSampling` or `AnnealedImportanceSampling`.
         memory_budget: bytes that may be taken beside data, parameters and results, whatever N and S are.
             Measured on a few rows. Does not change the figures.
@@ -125,6 +134,7 @@ def log_marginal(
 
     """
     check_count("num_samples", num_samples)
+    check_count("row_samples", row_samples)
     check_count("memory_budget", memory_budget)
     for name, value in (("batch_size", batch_size), ("chunk_size", chunk_size)):
         if value is not None:
@@ -138,24 +148,32 @@ def log_marginal(
             f"method is {method!r}: expected an object such as ImportanceSampling() or "
             "AnnealedImportanceSampling()."
         )
-    sizes = method.strata(num_samples)
     limits = Limits(memory_budget, batch_size, chunk_size, compile)
-    data = checked_data(vae, x, *context)
-    bar = Bar("log p(x)", " weights", shown=progress, total=len(data) * num_samples, shortened=True)
-    if given is not None:
-        with bar:
+    data = checked_data(vae, x, *context, covers_shared=given is None)
+    of_each = row_samples if vae.layout.shared else 1
+    total = len(data) * num_samples * of_each
+    with Bar("log p(x)", " weights", shown=progress, total=total, shortened=True) as bar:
+        if given is not None:
             return log_conditional(vae, data, given, method, num_samples, limits, seed, bar)
+        if vae.layout.shared:
+            return predictive_density(vae, data, method, num_samples, row_samples, limits, seed, bar)
+        return _of_rows(vae, data, method, num_samples, limits, seed, bar)
+
+
+def _of_rows(
+    vae: VAE, data: Rows, method: Method, num_samples: int, limits: Limits, seed: int | None, bar: Bar
+) -> LogMarginal:
+    sizes = method.strata(num_samples)
     weigh = method.weigher(vae, data, num_samples, limits)
     with vae.evaluating(), fixed_seed(0, vae.device):
         rounding = rounding_of(row_terms(vae, data.take(slice(0, PROBE_ROWS), vae.device), 1))
     blocks, seeds = [], seeds_from(seed)
-    with bar:
-        for first, batch in data.in_blocks(vae.device):
-            tallies = [Tally(size, num_samples) for size in sizes]
-            for stratum, log_weights in weigh(batch, seeds):
-                tallies[stratum].add(log_weights)
-                bar.update(log_weights.numel())
-            refuse_rows(without_density(tallies), first, WITHOUT_DENSITY)
-            blocks.append(estimates(tallies, rounding))
+    for first, batch in data.in_blocks(vae.device):
+        tallies = [Tally(size, num_samples) for size in sizes]
+        for stratum, log_weights in weigh(batch, seeds):
+            tallies[stratum].add(log_weights)
+            bar.update(log_weights.numel())
+        refuse_rows(without_density(tallies), first, WITHOUT_DENSITY)
+        blocks.append(estimates(tallies, rounding))
     dimensions = discrete_dimensions(vae, data)
     return LogMarginal(**vars(Estimates.joined(blocks)), num_samples=num_samples, dimensions=dimensions)

@@ -116,13 +116,20 @@ class Pieces:
 class Limits:
     """How densities may be computed; never changes a figure but for rounding.
 
-    At most `batch_size` rows and `chunk_size` samples are scored at once, and never more than memory holds.
+    At most `batch_size` rows and `chunk_size` samples are scored at once, and never more than memory holds. All of them
+    are so many times, `repeats`, at one draw of shared latents after the other.
     """
 
     memory: int
     batch_size: int | None = None
     chunk_size: int | None = None
     compile: Compile = "auto"
+    repeats: int = 1
+
+    def calls(self, draws: int, at_once: int) -> int:
+        """How many calls so many draws take in all."""
+        each = draws // at_once
+        return each if self.repeats == 1 else self.repeats * max(1, each)
 
     def pieces(self, footprint: Footprint, taken: int, num_rows: int, device: torch.device) -> Pieces:
         """How to cut a block of rows whose draws have taken some bytes already.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.evidence.psis import chance_of_bad_k, good_k, unknown_k
+from pyrovae.evidence.shared_results import SharedRate, SharedSampling
 from pyrovae.shown import Part, Shown
 
 
@@ -54,7 +55,7 @@ class Elbo(RowWise):
     """What `elbo` gives: per row the bound and its two parts, `elbo = reconstruction - rate`.
 
     `std_error` is the Monte Carlo error of each row's `elbo`, not below the rounding error of the densities; NaN for a
-    single sample.
+    single sample. Where rows share latents, all this is given these, and `shared` is what they cost.
     """
 
     elbo: Tensor
@@ -62,16 +63,36 @@ class Elbo(RowWise):
     rate: Tensor
     std_error: Tensor
     num_samples: int
+    shared: SharedRate | None = None
 
     columns: ClassVar[tuple[str, ...]] = ("elbo", "reconstruction", "rate")
 
+    @property
+    def total(self) -> tuple[float, float]:
+        """The lower bound of the evidence of all rows together and its Monte Carlo error, in nats."""
+        if self.shared is not None:
+            return self.shared.total, self.shared.total_error
+        return float(self.elbo.sum()), float((self.std_error**2).sum().sqrt())
+
     def __str__(self) -> str:
         error = float((self.std_error**2).sum().sqrt() / len(self))
-        return (
+        text = (
             f"ELBO {_with_error(float(self.elbo.mean()), error)} nats per row over {len(self)} rows "
             f"(reconstruction {self.reconstruction.mean():.3f}, rate {self.rate.mean():.3f}; "
             f"{self.num_samples} samples)"
         )
+        if self.shared is None:
+            return text
+        return (
+            f"{text.replace(' nats per row', f' nats per row given {self._names}')}. {self._names} cost "
+            f"{_with_error(self.shared.rate, self.shared.rate_error)} nats once: in all "
+            f"{_with_error(self.shared.total, self.shared.total_error)} nats"
+        )
+
+    @property
+    def _names(self) -> str:
+        assert self.shared is not None
+        return ", ".join(self.shared.names)
 
 
 # In nats per row: up to here log p(x) less the mean log weight tells of weights that hardly vary.
@@ -97,6 +118,10 @@ class LogMarginal(RowWise):
     about half its variance (both by the jackknife, and so of the weights that were drawn; the large ones that were not
     can make it many times more; with ten draws of a guide too wide, the truth may be half of it). Biases add up over
     rows while errors average out: with many rows the bias is the larger of the two.
+    Where rows share latents theta, `log_marginal` is the predictive density log E_q(theta)[p(x|theta)], each weight an
+    estimate of p(x|theta) at a draw of theta: errors are of both levels. `shared` says of how many draws, and holds the
+    error of the sum over rows, whose errors go together, for all have the same draws of theta.
+
     `dimensions` is how many discrete numbers of each row are observed, [N], or says why there is no such count.
     """
 
@@ -109,6 +134,7 @@ class LogMarginal(RowWise):
     bias: Tensor
     num_samples: int
     dimensions: Tensor | str
+    shared: SharedSampling | None = None
 
     columns: ClassVar[tuple[str, ...]] = ("log_marginal", "std_error", "ess", "khat", "elbo")
 
@@ -182,7 +208,10 @@ class LogMarginal(RowWise):
     @property
     def total(self) -> tuple[float, float]:
         """The sum of log p(x) over the rows and its Monte Carlo error, in nats; `total_bias` comes on top of that."""
-        return float(self.log_marginal.sum()), float(self.variance.sum().sqrt())
+        error = float(self.variance.sum().sqrt())
+        return float(self.log_marginal.sum()), error if self.shared is None else max(
+            error, self.shared.total_error
+        )
 
     @property
     def total_bias(self) -> float:
@@ -217,6 +246,12 @@ class LogMarginal(RowWise):
         undefined = "; a single sample has no error" if self.num_samples == 1 else ""
         others = "; so many are bad that the others are no better" if self.verdict == "poor" else ""
         others += "; near the limit, where other rows could turn the verdict" if self.near_limit else ""
+        if self.shared is not None:
+            return (
+                f"predictive density log E_q({self.shared})[p(x|{self.shared})] {self.mean_with_error} nats per row "
+                f"over {len(self)} rows (nested: {self.num_samples} draws of {self.shared}, "
+                f"{self.shared.row_samples} of each row at each; {self.reliability}{others}{undefined})"
+            )
         return (
             f"log p(x) {self.mean_with_error} nats per row over {len(self)} rows "
             f"({self.num_samples} samples; {self.reliability}{others}{undefined}). No k can tell of a mode that the "

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Rows
+from pyrovae.pair.above_rows import refuse_shared
 from pyrovae.pair.observed import observations_of
 from pyrovae.pair.programs import argument_names
 from pyrovae.pair.without_data import blank
@@ -31,6 +32,7 @@ def simulated(
             to make one.
 
     """
+    refuse_shared(vae, "this")
     latents, observed = vae.sample_prior(num_rows, *context)
     made = _own_arguments(vae, observed, context) if as_x is None else as_x(observed)
     data = vae.rows(*made) if isinstance(made, tuple) else vae.rows(made, *context)

@@ -7,21 +7,18 @@ mean for such draws, and what they do not, is told in docs/arviz.md.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-import torch
 import xarray as xr
 from torch import Tensor
 
 from pyrovae.checks import check_count
-from pyrovae.data import Batch
+from pyrovae.data import Rows
 from pyrovae.evidence.checked_data import checked_data, refuse_without_density
-from pyrovae.evidence.weighted_draws import WeightedDraws, weighted_draws
-from pyrovae.exchange.named_arrays import WITHOUT_DRAWS, Names
-from pyrovae.pair.draws import enumerated_draws, run_predictive, run_prior
-from pyrovae.pair.layout import SiteLayout, rows_first
-from pyrovae.pair.observed import observations_of
+from pyrovae.evidence.weighted_draws import weighted_draws
+from pyrovae.exchange.arviz_groups import Groups, drawn_groups, groups_over_shared, joined_rows
+from pyrovae.exchange.named_arrays import Names
 from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.vae import VAE
 
@@ -29,7 +26,6 @@ if TYPE_CHECKING:
     import arviz
 
 Tree: TypeAlias = "arviz.InferenceData | xr.DataTree"
-Groups = dict[str, dict[str, Tensor]]  # tensors by group and site
 
 
 def to_arviz(
@@ -38,6 +34,7 @@ def to_arviz(
     *context: object,
     num_samples: int = 200,
     resample_from: int | None = None,
+    row_samples: int = 100,
     seed: int | None = None,
     coords: Mapping[str, Collection[object]] | None = None,
     dims: Mapping[str, Sequence[str]] | None = None,
@@ -57,12 +54,19 @@ def to_arviz(
     Gelman, Yao, Gabry, 2024), https://jmlr.org/papers/v25/19-556.html; resampling is Rubin's "Using the SIR
     algorithm to simulate posterior distributions" (1988). Where `khat` is above 0.7 do not trust them either.
 
+    Where rows share latents theta, a draw is one of theta, and of each row given it. `log_likelihood` is then
+    log p(x_n|theta_s), with the rows' own latents integrated out by `row_samples` draws: of the rows that theta was
+    trained on these are what `az.loo`, `az.waic` and `az.compare` expect, leave-one-out for draws of q(theta).
+    `log_weight` is log p(x, theta_s) - log q(theta_s) of all rows together, and `resample_from` takes draws of theta by
+    it, with one `khat`: for few numbers of theta, or no weight but one remains.
+
     Args:
         vae: the pair.
         x: [N, ...]
         context: what the pair takes beside `x`.
         num_samples: S, draws for each row; the groups hold S * N times the size of a row.
         resample_from: M, at least S; None takes the guide's draws as they are.
+        row_samples: K, draws of each row at each draw of shared latents; not used where there are none.
         seed: draws are the same for the same seed; None takes one from torch's random state.
         coords: labels by dim, e.g. {"row": names}.
         dims: names of the dims after the row by site, e.g. {"z": ["component"]}; also of "context_1", ...
@@ -87,6 +91,7 @@ def to_arviz(
 
     """
     check_count("num_samples", num_samples)
+    check_count("row_samples", row_samples)
     if resample_from is not None:
         check_count("resample_from", resample_from)
         if resample_from < num_samples:
@@ -94,62 +99,54 @@ def to_arviz(
                 f"resample_from is {resample_from}: expected at least num_samples = {num_samples}, better ten times "
                 "as many, or draws repeat."
             )
-    data = checked_data(vae, x, *context)
+    data = checked_data(vae, x, *context, covers_shared=True)
     refuse_without_density(vae)
     constant = {f"context_{i}": a for i, a in enumerate(data.arguments[1:], 1)}
     names = Names(vae.layout, constant, coords or {}, dims or {}, len(data))
     seeds = seeds_from(seed)
-    blocks: list[Groups] = []
-    for first, batch in data.in_blocks(vae.device):
-        with vae.evaluating(), fixed_seed(next(seeds), vae.device):
-            drawn = weighted_draws(vae, batch, resample_from or num_samples)
-            if resample_from is not None:
-                drawn = drawn.resampled(vae, num_samples, first)
-            blocks.append(_groups(vae, batch, drawn))
-    groups = {group: names.dataset(group, _joined(blocks, group)) for group in blocks[0]}
+    if vae.layout.shared:
+        found = groups_over_shared(vae, data, num_samples, resample_from, row_samples, seeds)
+    else:
+        found = _groups_of_rows(vae, data, num_samples, resample_from, seeds)
+    groups = {group: names.dataset(group, values) for group, values in found.items()}
     groups["posterior"].attrs["draws_of"] = (
-        "q(z|x)"
+        _drawn_from(vae)
         if resample_from is None
-        else f"Pareto smoothed importance resampling of {resample_from} draws of q(z|x)"
+        else f"Pareto smoothed importance resampling of {resample_from} draws of {_drawn_from(vae)}"
     )
     if constant:
         groups["constant_data"] = names.dataset("constant_data", constant)
     return _wrap(groups)
 
 
-def _groups(vae: VAE, batch: Batch, drawn: WeightedDraws) -> Groups:
-    """All groups for one block of rows, by site: [S, B, ...], those without draws [B, ...]."""
-    layout, latents = vae.layout, drawn.latents
-    num_samples = len(drawn.log_weights)
-    hidden = layout.hidden
-    everything = {**latents, **enumerated_draws(vae, batch, latents, num_samples)}
-    _, predictive = run_predictive(vae, batch, everything)
-    prior, prior_predictive = run_prior(vae, batch, num_samples)
-    observed = observations_of(vae, batch)
-
-    def users(values: Mapping[str, Tensor], sites: Mapping[str, SiteLayout]) -> dict[str, Tensor]:
-        return {name: rows_first(values[name], site).cpu() for name, site in sites.items()}
-
-    def where_observed(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        drawn = users(values, layout.observed)
-        return {name: observed[name].absent_as_nan(value) for name, value in drawn.items()}
-
-    return {
-        "posterior": users(everything, hidden),
-        "posterior_predictive": where_observed(predictive),
-        "log_likelihood": {name: value.cpu() for name, value in drawn.log_likelihood.items()},
-        "sample_stats": {"log_weight": drawn.log_weights.cpu(), "khat": drawn.khat.cpu()},
-        "prior": users(prior, hidden),
-        "prior_predictive": where_observed(prior_predictive),
-        "observed_data": {name: o.absent_as_nan(o.value).cpu() for name, o in observed.items()},
-    }
+def _drawn_from(vae: VAE) -> str:
+    return "q(theta) q(z|x,theta)" if vae.layout.shared else "q(z|x)"
 
 
-def _joined(blocks: list[Groups], group: str) -> dict[str, Tensor]:
-    def row_dim(name: str) -> int:
-        return 0 if group in WITHOUT_DRAWS or name == "khat" else 1
-
-    return {name: torch.cat([b[group][name] for b in blocks], row_dim(name)) for name in blocks[0][group]}
+def _groups_of_rows(
+    vae: VAE, data: Rows, num_samples: int, resample_from: int | None, seeds: Iterator[int]
+) -> dict[str, dict[str, Tensor]]:
+    blocks: list[Groups] = []
+    for first, batch in data.in_blocks(vae.device):
+        with vae.evaluating(), fixed_seed(next(seeds), vae.device):
+            drawn = weighted_draws(vae, batch, resample_from or num_samples)
+            if resample_from is not None:
+                drawn = drawn.resampled(vae, num_samples, first)
+            stats = {"log_weight": drawn.log_weights.cpu(), "khat": drawn.khat.cpu()}
+            likelihood = {name: value.cpu() for name, value in drawn.log_likelihood.items()}
+            blocks.append(
+                {**drawn_groups(vae, batch, drawn.latents, num_samples), "log_likelihood": likelihood}
+            )
+            blocks[-1]["sample_stats"] = stats
+    order = (
+        "posterior",
+        "posterior_predictive",
+        "log_likelihood",
+        "sample_stats",
+        "prior",
+        "prior_predictive",
+    )
+    return {group: joined_rows([b[group] for b in blocks], group) for group in (*order, "observed_data")}
 
 
 def _wrap(groups: dict[str, xr.Dataset]) -> Tree:

@@ -43,6 +43,8 @@ class Names:
     ) -> None:
         sites = {**layout.latents, **layout.enumerated, **layout.observed}
         shapes = {name: (*site.inner_sizes, *site.event_shape) for name, site in sites.items()}
+        shapes |= {name: site.shape for name, site in layout.shared.items()}
+        self.above_rows = {*layout.shared}
         for name, value in constant.items():
             shapes.setdefault(name, tuple(value.shape[1:]) if isinstance(value, Tensor) else ())
         self.variables = {name: _variable(name) for name in shapes}
@@ -65,7 +67,10 @@ class Names:
         self.coords = coords
 
     def dataset(self, group: str, values: Mapping[str, object]) -> xr.Dataset:
-        """One group: values [S, B, ...] by site, or [B, ...] in groups without draws."""
+        """One group: values [S, B, ...] by site, [S, ...] of shared ones, or [B, ...] in groups without draws.
+
+        Beside shared latents statistics are of draws, [S], and have no dimension of rows.
+        """
         variables: dict[str, tuple[Sequence[str], npt.ArrayLike]] = {}
         for name, value in values.items():
             variable = self.variables.get(name, _variable(name))
@@ -75,7 +80,9 @@ class Names:
                 continue
             array = value.detach().cpu().numpy()
             event = [] if group in BY_ROW else self.dims[name]
-            if group in WITHOUT_DRAWS or name == "khat":
+            if name in self.above_rows or (group == "sample_stats" and self.above_rows):
+                variables[variable] = ([*SAMPLE_DIMS, *event], array[None]) if array.ndim else ((), array)
+            elif group in WITHOUT_DRAWS or name == "khat":
                 variables[variable] = ([ROW_DIM, *event], array)
             else:
                 variables[variable] = ([*SAMPLE_DIMS, ROW_DIM, *event], array[None])

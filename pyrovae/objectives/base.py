@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import NoReturn
@@ -39,12 +39,17 @@ class RowLosses:
     `value` is each row's loss, [B]; `surrogate` is what is differentiated, [B], the same tensor where the
     loss's own gradient is wanted. `log_likelihood` and `rate` are log p(x|z) and the rate of the draws that were
     used, [S,B], without gradients: whatever the loss, the ELBO is mean_s(log_likelihood - rate).
+
+    `shared` is what latents above the rows add to the loss, a number for the whole data set: against it rows count N/B
+    times in a batch of B. `shared_rate` is log q - log p of their draws without gradients. None where there are none.
     """
 
     value: Tensor
     surrogate: Tensor
     log_likelihood: Tensor
     rate: Tensor
+    shared: Tensor | None = None
+    shared_rate: Tensor | None = None
 
     @classmethod
     def of(
@@ -63,6 +68,41 @@ class RowLosses:
             value, value if surrogate is None else surrogate, terms.log_likelihood.detach(), rate.detach()
         )
 
+    @classmethod
+    def over_shared(
+        cls, parts: Sequence[tuple[RowTerms, RowLosses]], weight: Tensor | float = 1.0
+    ) -> RowLosses:
+        """The mean over draws of the shared latents, given each of which a part is; their rate weighs `weight`.
+
+        Of a pair without shared latents the only part.
+        """
+        shared = [terms.shared.rate for terms, _ in parts if terms.shared is not None]
+        losses = [part for _, part in parts]
+        if not shared:
+            (only,) = losses
+            return only
+        rate = torch.stack(shared).mean()
+        value = torch.stack([part.value for part in losses]).mean(0)
+        alone = all(part.surrogate is part.value for part in losses)
+        return cls(
+            value,
+            value if alone else torch.stack([part.surrogate for part in losses]).mean(0),
+            torch.cat([part.log_likelihood for part in losses]),
+            torch.cat([part.rate for part in losses]),
+            (weight * rate).to(rate.dtype),
+            rate.detach(),
+        )
+
+    def total(self, scale: float) -> Tensor:
+        """The loss of a batch whose rows count `scale` times."""
+        of_rows = scale * self.value.sum()
+        return of_rows if self.shared is None else of_rows + self.shared
+
+    def total_surrogate(self, scale: float) -> Tensor:
+        """What is differentiated of it."""
+        of_rows = scale * self.surrogate.sum()
+        return of_rows if self.shared is None else of_rows + self.shared
+
 
 @dataclass(eq=False, repr=False)
 class RowObjective(pyro.infer.ELBO):
@@ -74,8 +114,12 @@ class RowObjective(pyro.infer.ELBO):
     depends on the other rows of its batch, `__post_init__` sets `self.mixes_rows`: several processes, each of which
     sees its own part of a batch, cannot train by it.
 
+    Of a pair with shared latents `row_terms` draws these once, so that several draws are several calls, put together
+    by `RowLosses.over_shared`; `refuse_shared` is for objectives that do not cover them.
+
     Under SVI the loss is N/B times the sum over rows, N/B being the scale of a subsampled row plate and 1
-    of any other; each call of `loss_and_grads` and each of `differentiable_loss` counts as a step.
+    of any other, and what shared latents add; each call of `loss_and_grads` and each of `differentiable_loss` counts
+    as a step.
 
     Raises:
         ValueError: at a first call, a pair that breaks the contract (`pyrovae.pair.contract`), or one that scales
@@ -146,8 +190,9 @@ class RowObjective(pyro.infer.ELBO):
         """The loss of a batch, its gradients added to those of the parameters."""
         self._next_step()
         losses, scale = self._run(model, guide, Batch.of(arguments), keywords)
-        if losses.surrogate.requires_grad:
-            (scale * losses.surrogate.sum()).backward()
+        surrogate = losses.total_surrogate(scale)
+        if surrogate.requires_grad:
+            surrogate.backward()
         return _told(losses, scale)
 
     def differentiable_loss(
@@ -157,9 +202,9 @@ class RowObjective(pyro.infer.ELBO):
         self._next_step()
         losses, scale = self._run(model, guide, Batch.of(arguments), keywords)
         if losses.surrogate is losses.value:
-            return scale * losses.value.sum()
-        surrogate = losses.surrogate.sum()
-        return scale * (losses.value.sum().detach() + surrogate - surrogate.detach())
+            return losses.total(scale)
+        surrogate = losses.total_surrogate(scale)
+        return losses.total(scale).detach() + surrogate - surrogate.detach()
 
     def _next_step(self) -> None:
         self.advance(self._steps, None)
@@ -180,15 +225,26 @@ class RowObjective(pyro.infer.ELBO):
         if case not in self._scales:
             with _leaving_no_trace(model, guide, batch):
                 sites = sites_of(model, batch)
-            self._scales[case] = shared_row_plate_scale(sites)
+            of_rows = {name: site for name, site in sites.items() if name not in pair.layout.shared}
+            self._scales[case] = shared_row_plate_scale(of_rows)
         return self.evaluate(pair, batch), self._scales[case]
 
     def _get_trace(self, *arguments: object) -> NoReturn:
         raise NotImplementedError(f"{type(self).__name__} reads densities by row and hands out no traces.")
 
 
+def refuse_shared(pair: Pair, objective: RowObjective) -> None:
+    """Raise ValueError where a pair has latents above its rows, which an objective does not cover."""
+    if pair.layout.shared:
+        raise ValueError(
+            f"the objective is {objective!r}, which trains latents by row, and "
+            f"{', '.join(map(repr, pair.layout.shared))} are shared by all rows. Use pyro.infer.Trace_ELBO(), "
+            "objectives.ELBO() without sticking_the_landing, or objectives.IWAE(K) without doubly_reparameterized."
+        )
+
+
 def _told(losses: RowLosses, scale: float) -> float:
-    loss = scale * losses.value.detach().sum()
+    loss = losses.total(scale).detach()
     warn_if_nan(loss, "loss")  # as Pyro's own do
     return float(loss)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyrovae.checks import check_count
 from pyrovae.data import Batch
-from pyrovae.objectives.base import RowLosses, RowObjective
+from pyrovae.objectives.base import RowLosses, RowObjective, refuse_shared
 from pyrovae.objectives.free_bits import FreeBits
 from pyrovae.objectives.paths import cut_terms, refuse_moving_supports, refuse_scores
 from pyrovae.objectives.schedules import Coefficient, Scheduled
@@ -26,7 +26,8 @@ class ELBO(RowObjective):
     Kingma & Welling, "Auto-Encoding Variational Bayes" (2013), https://arxiv.org/abs/1312.6114; beta: Higgins et
     al., "beta-VAE: Learning Basic Visual Concepts with a Constrained Variational Framework" (2017),
     https://openreview.net/forum?id=Sy2fzU9gl. With beta = 1 and nothing else, value and gradient are in
-    expectation those of `pyro.infer.Trace_ELBO`. A history logs the ELBO of beta = 1, whatever the loss.
+    expectation those of `pyro.infer.Trace_ELBO`. Latents that rows share have a rate of their own, which beta weighs
+    too; each of the S draws has its own of them. A history logs the ELBO of beta = 1, whatever the loss.
 
     Args:
         num_samples: S, draws of z for each row; a network that broadcasts encodes each row once.
@@ -88,12 +89,18 @@ class ELBO(RowObjective):
     def evaluate(self, pair: Pair, batch: Batch) -> RowLosses:
         """The loss of each row of a batch."""
         if self.sticking_the_landing:
+            refuse_shared(pair, self)
             return self._by_paths(pair, batch)
-        terms = row_terms(pair, batch, self.num_samples)
+        # Each draw of rows has its own of what they share.
+        draws, of_each = (self.num_samples, 1) if pair.layout.shared else (1, self.num_samples)
+        parts = [self._part(row_terms(pair, batch, of_each)) for _ in range(draws)]
+        return RowLosses.over_shared(parts, self._beta.tensor)
+
+    def _part(self, terms: RowTerms) -> tuple[RowTerms, RowLosses]:
         refuse_scores(terms.guide_sites)
         log_likelihood = terms.log_likelihood
         rate = terms.rate if self.analytic_kl else terms.log_guide - terms.log_prior
-        return RowLosses.of(terms, self._loss(terms, log_likelihood, rate), rate=rate)
+        return terms, RowLosses.of(terms, self._loss(terms, log_likelihood, rate), rate=rate)
 
     def _by_paths(self, pair: Pair, batch: Batch) -> RowLosses:
         cut = cut_terms(pair, batch, self.num_samples)

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from pyrovae.checks import check_count
 from pyrovae.data import Batch
-from pyrovae.objectives.base import RowLosses, RowObjective
+from pyrovae.objectives.base import RowLosses, RowObjective, refuse_shared
 from pyrovae.objectives.paths import cut_terms, refuse_moving_supports, refuse_scores
 from pyrovae.pair.programs import Pair
 from pyrovae.pair.running import row_terms
+from pyrovae.pair.terms import RowTerms
 
 
 @dataclass(eq=False, repr=False)
@@ -24,7 +25,8 @@ class IWAE(RowObjective):
     Burda, Grosse, Salakhutdinov, "Importance Weighted Autoencoders" (2015), https://arxiv.org/abs/1509.00519. The
     bound rises with K to log p(x); the guide's gradient loses its signal meanwhile, which the mean over M
     bounds (MIWAE) restores: Rainforth et al., "Tighter Variational Bounds are Not Necessarily Better" (2018),
-    https://arxiv.org/abs/1802.04537. K = 1 is the ELBO with M draws and the sampled rate.
+    https://arxiv.org/abs/1802.04537. K = 1 is the ELBO with M draws and the sampled rate. Latents that rows share are
+    drawn once a bound: of M = 1 a single draw of them, K of each row given it.
 
     Args:
         num_samples: K, draws of one bound.
@@ -59,10 +61,16 @@ class IWAE(RowObjective):
     def evaluate(self, pair: Pair, batch: Batch) -> RowLosses:
         """The loss of each row of a batch."""
         if self.doubly_reparameterized:
+            refuse_shared(pair, self)
             return self._by_paths(pair, batch)
-        terms = row_terms(pair, batch, self.num_samples * self.num_bounds)
+        # One draw of what rows share for each bound: only given it does a mean over draws of rows bound log p(x).
+        draws, bounds = (self.num_bounds, 1) if pair.layout.shared else (1, self.num_bounds)
+        parts = [self._part(row_terms(pair, batch, self.num_samples * bounds)) for _ in range(draws)]
+        return RowLosses.over_shared(parts)
+
+    def _part(self, terms: RowTerms) -> tuple[RowTerms, RowLosses]:
         refuse_scores(terms.guide_sites)
-        return RowLosses.of(terms, -self._bound(terms.log_weights))
+        return terms, RowLosses.of(terms, -self._bound(terms.log_weights))
 
     def _by_paths(self, pair: Pair, batch: Batch) -> RowLosses:
         cut = cut_terms(pair, batch, self.num_samples * self.num_bounds)
@@ -79,4 +87,4 @@ class IWAE(RowObjective):
         return (self._grouped(log_weights).logsumexp(1) - math.log(self.num_samples)).mean(0)
 
     def _grouped(self, log_weights: Tensor) -> Tensor:
-        return log_weights.unflatten(0, (self.num_bounds, self.num_samples))
+        return log_weights.unflatten(0, (-1, self.num_samples))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pyrovae.checks import check_count
 from pyrovae.data import Batch
-from pyrovae.objectives.base import RowLosses, RowObjective
+from pyrovae.objectives.base import RowLosses, RowObjective, refuse_shared
 from pyrovae.objectives.paths import cut_terms
 from pyrovae.pair.programs import Pair
 
@@ -53,6 +53,7 @@ class ReweightedWakeSleep(RowObjective):
 
     def evaluate(self, pair: Pair, batch: Batch) -> RowLosses:
         """The loss of each row of a batch."""
+        refuse_shared(pair, self)
         terms = cut_terms(pair, batch, self.num_samples).terms
         for name, site in terms.guide_sites.items():
             if site.family == "Delta":

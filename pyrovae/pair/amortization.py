@@ -6,7 +6,7 @@ entry for each row of the data, `loc[index]`, would be trained by one row and re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -33,8 +33,11 @@ _INSTEAD = (
 _LENGTHS = (Tensor.size, Tensor.__len__)
 
 
-def refuse_automatic(guide: Program) -> None:
-    """Raise for Pyro's own automatic guides, which have parameters for latents and none for x.
+def refuse_automatic_rows(guide: Program, rows: Collection[str] | None) -> None:
+    """Raise where one of Pyro's own automatic guides draws latents of rows: it has parameters for them and none for x.
+
+    Those of latents that all rows share are what these guides are for. `rows` are the latents by row, which are looked
+    for among the sites of guides that have run; None where there are no others.
 
     Raises:
         TypeError: with the class, and what to do.
@@ -42,13 +45,16 @@ def refuse_automatic(guide: Program) -> None:
     """
     for part in guide.modules() if isinstance(guide, nn.Module) else ():
         # Lists of guides, and functions in them, are what they hold.
-        if isinstance(part, AutomaticGuide | AutoMessenger) and not isinstance(
+        if not isinstance(part, AutomaticGuide | AutoMessenger) or isinstance(
             part, AutoGuideList | AutoCallable
         ):
+            continue
+        trace = getattr(part, "prototype_trace", None)
+        if rows is None or trace is None or any(name in rows for name in trace.stochastic_nodes):
             raise TypeError(
                 f"the guide is Pyro's {type(part).__name__}, which does not read x: its parameters belong to the rows "
                 "that it saw first, by their place. Guides of a VAE are amortized, q(z|x) as a function of x. "
-                f"{_INSTEAD}"
+                f"{_INSTEAD} Latents that all rows share, outside their plate, may have automatic guides."
             )
 
 

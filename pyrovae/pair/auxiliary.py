@@ -20,8 +20,12 @@ from pyrovae.pair.bijections import bijection_to
 from pyrovae.pair.sites import Site
 
 
-def check_auxiliary(model_sites: Mapping[str, Site], guide_sites: Mapping[str, Site]) -> None:
+def check_auxiliary(
+    model_sites: Mapping[str, Site], guide_sites: Mapping[str, Site], *, of_rows: bool = True
+) -> None:
     """Raise unless the guide's auxiliary sites hold as many numbers as the Delta latents drawn after the first.
+
+    Of one row each, or in all where they stand above the rows.
 
     Raises:
         ValueError: with the sites, both counts, and what to do.
@@ -33,11 +37,12 @@ def check_auxiliary(model_sites: Mapping[str, Site], guide_sites: Mapping[str, S
     names = list(guide_sites)
     later = [name for name in names[names.index(auxiliary[0]) :] if name in model_sites]
     points = [name for name in later if guide_sites[name].family == "Delta"]
-    drawn = sum(_freedom(guide_sites[name]) for name in auxiliary)
-    placed = sum(_freedom(model_sites[name]) for name in points)
+    drawn = sum(_freedom(guide_sites[name], of_rows) for name in auxiliary)
+    placed = sum(_freedom(model_sites[name], of_rows) for name in points)
     if drawn != placed:
         raise ValueError(
-            f"the guide's auxiliary sites ({_listed(auxiliary)}) have {drawn} degrees of freedom a row, and the "
+            f"the guide's auxiliary sites ({_listed(auxiliary)}) have {drawn} degrees of freedom"
+            f"{' a row' if of_rows else ''}, and the "
             f"latents that follow from them as dist.Delta ({_listed(points)}) have {placed}. Then q(z|x) is not what "
             "the guide scores, and log p(x) from its weights would be wrong, without a sign of it. Either let latents "
             "follow from all auxiliary numbers one to one, pyro.sample(name, dist.Delta(f(a), "
@@ -46,14 +51,14 @@ def check_auxiliary(model_sites: Mapping[str, Site], guide_sites: Mapping[str, S
         )
 
 
-def _freedom(site: Site) -> int:
-    """Free numbers of a site in one row: those of its unconstrained coordinates; none of a point."""
+def _freedom(site: Site, of_rows: bool) -> int:
+    """Free numbers of a site, in one row or in all: those of its unconstrained coordinates; none of a point."""
     if site.family == "Delta":
         return 0
     shape = site.distribution.event_shape
     with suppress(NotImplementedError):  # discrete, or no bijection is known
         shape = torch.Size(bijection_to(site.support).inverse_shape(shape))
-    return math.prod([*shape, *(plate.size for plate in site.inner_plates)])
+    return math.prod([*shape, *(plate.size for plate in (site.inner_plates if of_rows else site.plates))])
 
 
 def _listed(names: list[str]) -> str:

@@ -2,18 +2,20 @@
 
 The contract: `model(x, *context)` and `guide(x, *context)` take the same arguments; rows lie along
 dimension 0 of `x` and of every context tensor; one plate over rows at dim -1; the model observes with
-`obs=`; the guide samples every latent that the model does not observe. `inspect_pair` runs both programs
+`obs=`; the guide samples every latent that the model does not observe. Latents outside that plate, also in plates over
+groups, are shared by all rows (`pyrovae.pair.shared_contract`). `inspect_pair` runs both programs
 once on a few rows, names whatever breaks these rules and says what to do about it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from pyrovae.data import Batch
 from pyrovae.frames import Columns
 from pyrovae.pair.absent_values import check_absent_values_unread
-from pyrovae.pair.amortization import check_rows_have_no_place
+from pyrovae.pair.amortization import check_rows_have_no_place, refuse_automatic_rows
 from pyrovae.pair.auxiliary import check_auxiliary
 from pyrovae.pair.broadcasting import find_broadcasting
 from pyrovae.pair.first_run import absence_advice, first_run
@@ -35,22 +37,29 @@ from pyrovae.pair.matching import (
 )
 from pyrovae.pair.plates import check_plates
 from pyrovae.pair.programs import Program
+from pyrovae.pair.shared import Held
+from pyrovae.pair.shared_contract import check_shared, refuse_shared_summed_out, shared_of
 from pyrovae.pair.sites import Site
 from pyrovae.pair.support import check_support
 
 PROBE_ROWS = 7  # odd and small: unlikely to equal an event size by chance
 
 
-def inspect_model(model: Program, batch: Batch) -> dict[str, Site]:
-    """Check the model alone on a few rows, and hand back its sites.
+def inspect_model(model: Program, batch: Batch) -> tuple[dict[str, Site], dict[str, Site]]:
+    """Check the model alone on a few rows, and hand back its sites: those of rows, and those above them.
 
     Raises:
         ValueError, TypeError: as `inspect_pair`.
 
     """
     batch = batch[:PROBE_ROWS]
-    sites = first_run("model", model, batch)
-    check_observations(sites)
+    every = first_run("model", model, batch)
+    check_observations(every)
+    shared = shared_of(model, every, batch)
+    refuse_shared_summed_out(shared)
+    sites = {name: site for name, site in every.items() if name not in shared}
+    if shared:
+        model = Held(model, {name: site.value for name, site in shared.items()})
     check_plates("model", model, sites, batch)
     check_rows_have_no_place("model", model, sites, batch)
     for site in sites.values():
@@ -58,7 +67,7 @@ def inspect_model(model: Program, batch: Batch) -> dict[str, Site]:
         if site.observed and not site.factor:
             check_event("observed", site, site.value)
             check_dtype(site, batch)
-    return sites
+    return sites, shared
 
 
 def inspect_pair(
@@ -79,7 +88,9 @@ def inspect_pair(
 
     """
     batch = batch[:PROBE_ROWS]
-    model_sites = inspect_model(model, batch)
+    model_sites, above = inspect_model(model, batch)
+    if not above:
+        refuse_automatic_rows(guide, None)
     try:
         guide_sites = first_run("guide", guide, batch)
     except ValueError:
@@ -87,8 +98,35 @@ def inspect_pair(
         check_support(model, batch, places, columns)
         raise
     check_support(model, batch, places, columns)
+    if above:
+        refuse_automatic_rows(guide, model_sites)
     enumerated = enumerated_of(model_sites, guide_sites)
-    check_latents(model_sites, guide_sites, enumerated)
+    check_latents({**model_sites, **above}, guide_sites, enumerated)
+    if not above:
+        return _of_rows(model, guide, batch, model_sites, guide_sites)
+    shared = check_shared(model, guide, above, guide_sites, batch)
+    model, guide = Held(model, {name: shared.values[name] for name in above}), Held(guide, shared.values)
+    guide_sites = {name: site for name, site in guide_sites.items() if name not in shared.values}
+    model_sites = first_run("model", model, batch)
+    layout = _of_rows(model, guide, batch, model_sites, guide_sites, shared.dims)
+    return replace(
+        layout,
+        shared=shared.layouts,
+        shared_statements=tuple(shared.values),
+        shared_without_density=shared.without_density,
+    )
+
+
+def _of_rows(
+    model: Program,
+    guide: Program,
+    batch: Batch,
+    model_sites: dict[str, Site],
+    guide_sites: dict[str, Site],
+    dims_above: Iterable[int] = (),
+) -> Layout:
+    """The layout of a pair whose shared latents are held, once its latents by row fit; `dims_above` are taken."""
+    enumerated = enumerated_of(model_sites, guide_sites)
     check_masks(model_sites, guide_sites)
     check_auxiliary(model_sites, guide_sites)
     check_plates("guide", guide, guide_sites, batch)
@@ -110,7 +148,7 @@ def inspect_pair(
     check_rows_have_no_place("guide", guide, guide_sites, batch)
     plates = [plate for site in (*model_sites.values(), *guide_sites.values()) for plate in site.plates]
     layout = Layout(
-        sample_dim=min(plate.dim or 0 for plate in plates) - 1,
+        sample_dim=min(*(plate.dim or 0 for plate in plates), *dims_above, -1) - 1,
         latents=_layouts(model_sites[name] for name in latents),
         observed=_layouts(site for site in model_sites.values() if site.observed and not site.factor),
         enumerated=_layouts(site for name, site in model_sites.items() if name in enumerated),

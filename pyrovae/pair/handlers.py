@@ -139,6 +139,27 @@ class PlateIndices(Messenger):
             msg["done"] = True
 
 
+class RowsCount(Messenger):
+    """Rows of a batch count so many times beside the latents that all rows share, where their plate is not subsampled.
+
+    Args:
+        shared: statements of the latents above the rows.
+        times: N/B.
+
+    """
+
+    def __init__(self, shared: Container[str], times: float) -> None:
+        super().__init__()
+        self.shared, self.times = shared, times
+
+    def _pyro_sample(self, msg: Message) -> None:
+        if subsampling(msg) or msg["name"] in self.shared:
+            return
+        plate = next((frame for frame in msg["cond_indep_stack"] if frame.dim == -1), None)
+        if plate is not None and plate.full_size in (None, plate.size):
+            msg["scale"] = msg["scale"] * self.times
+
+
 class ChangedDraws(Messenger):
     """Every draw of a program, changed: what it is drawn from, before, and the value that goes on, after.
 

@@ -44,6 +44,15 @@ class InspectedPair(PairParameters):
         self._reads_x: bool | None = None
         self._floats_seen: torch.dtype | None = None
 
+    def take_as_seen(self, other: InspectedPair, layout: Layout) -> None:
+        """Know of rows what another pair knows that takes the same ones, and this layout."""
+        self._layout, self._row_specs, self._inspected = layout, other._row_specs, other._inspected
+        self._saw_absence, self._reads_x, self._floats_seen = (
+            other._saw_absence,
+            other._reads_x,
+            other._floats_seen,
+        )
+
     @property
     def row_specs(self) -> RowSpecs:
         """Of `x` and each context argument dtype, shape and columns of a row, known once it has seen a batch."""

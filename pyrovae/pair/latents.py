@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -17,6 +17,21 @@ Latents: TypeAlias = Tensor | Mapping[str, Tensor]  # NumPy arrays are taken too
 def one_or_dict(values: dict[str, Tensor]) -> Latents:
     """The only tensor there is, or all by site."""
     return next(iter(values.values())) if len(values) == 1 else values
+
+
+def joined(draws: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """One after the other along the dimension of samples, by site."""
+    some = list(draws)
+    return {name: torch.cat([one[name] for one in some]) for name in some[0]}
+
+
+def averaged(means: Iterable[Latents]) -> Latents:
+    """The mean of what several runs gave."""
+    some = list(means)
+    if isinstance(some[0], Tensor):
+        return torch.stack([one for one in some if isinstance(one, Tensor)]).mean(0)
+    by_site = [one for one in some if isinstance(one, Mapping)]
+    return {name: torch.stack([one[name] for one in by_site]).mean(0) for name in by_site[0]}
 
 
 def samples_first(z: Latents, layout: Layout, device: torch.device) -> tuple[dict[str, Tensor], bool]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -30,6 +30,36 @@ class SiteLayout:
 
 
 @dataclass(frozen=True)
+class SharedLayout:
+    """A latent above the rows: its event shape, the dims and sizes of the plates it stands in, its family in the model.
+
+    A draw is [*sizes, *event] for users, outermost plate first; in a program dims without a plate are of size 1.
+    """
+
+    event_shape: torch.Size
+    dims: tuple[int, ...] = ()
+    sizes: tuple[int, ...] = ()
+    family: str = ""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a draw, for users."""
+        return (*self.sizes, *self.event_shape)
+
+    @property
+    def numel(self) -> int:
+        """Numbers in one draw."""
+        return math.prod(self.shape)
+
+    @property
+    def pyro_shape(self) -> tuple[int, ...]:
+        """Of a draw, in a program."""
+        sizes = dict(zip(self.dims, self.sizes, strict=True))
+        depth = min(self.dims, default=0)
+        return (*(sizes.get(dim, 1) for dim in range(depth, 0)), *self.event_shape)
+
+
+@dataclass(frozen=True)
 class Layout:
     """What one run of a pair showed: its sites, and how many samples at once are drawn.
 
@@ -38,6 +68,10 @@ class Layout:
     samples; `enumerated` are the model's discrete latents that are summed out instead. `without_density` says
     why the guide has no density of them (see `pyrovae.pair.guide_density`), and is empty where it has one.
     `marked` are those latents that the guide itself marks for enumeration.
+
+    `shared` are the latents above the rows, and `shared_statements` the guide's statements that stand for them, its
+    auxiliary ones among them; `shared_without_density` is to them what `without_density` is to those of rows. All
+    else is of rows given them.
     """
 
     sample_dim: int
@@ -48,11 +82,20 @@ class Layout:
     model_broadcasts: bool = True
     without_density: str = ""
     marked: tuple[str, ...] = ()
+    shared: Mapping[str, SharedLayout] = field(default_factory=dict)
+    shared_statements: tuple[str, ...] = ()
+    shared_without_density: str = ""
+
+    @property
+    def of_rows(self) -> Layout:
+        """What the pair is to rows while its shared latents are held at values: a pair without any."""
+        return replace(self, shared={}, shared_statements=(), shared_without_density="")
 
     @property
     def families(self) -> dict[str, str]:
         """Each site's family in the model, and whether it is observed or summed out, in words."""
         found = {name: site.family for name, site in self.latents.items()}
+        found |= {name: f"{site.family}, shared" for name, site in self.shared.items()}
         found |= {name: f"{site.family}, summed out" for name, site in self.enumerated.items()}
         found |= {name: f"{site.family}, observed" for name, site in self.observed.items()}
         return dict(sorted(found.items()))

@@ -10,12 +10,16 @@ it), `terms` (their sums) and `enumeration` (discrete latents summed out), in th
 of the *program*: masks are kept (a latent that is summed out has one value where it is masked, not k), while scales (a
 subsampled plate's N/B, `poutine.scale`) are left out, because a scale belongs outside any logarithm of a mean and is no
 part of a density.
+
+Latents that rows share are drawn once for all samples of a run, and `row_terms` has their terms beside those of rows
+given them (`shared`, in this room). The other functions run pairs of rows alone: hold shared latents at values first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import pyro
 from pyro import poutine
@@ -27,13 +31,25 @@ from pyrovae.pair.enumeration import SAMPLES_PLATE, sites_summed_out
 from pyrovae.pair.layout import Layout, as_the_program_takes
 from pyrovae.pair.matching import check_same_sites
 from pyrovae.pair.programs import Pair, Program
+from pyrovae.pair.shared import SharedRun
 from pyrovae.pair.sites import ScoredSite, Site, Term, scored_sites
 from pyrovae.pair.terms import RowTerms as RowTerms
 from pyrovae.pair.traces import given, sites_in, trace_of
 
 
 def row_terms(pair: Pair, batch: Batch, num_samples: int) -> RowTerms:
-    """Trace the guide once, replay the model against it once, and sum each site's density by row."""
+    """Trace the guide once, replay the model against it once, and sum each site's density by row.
+
+    Of a pair with shared latents these are S draws of each row given one draw of these.
+    """
+    if not pair.layout.shared:
+        return _terms_of_rows(pair, batch, num_samples)
+    run = SharedRun(pair)
+    terms = _terms_of_rows(run.pair, batch, num_samples)
+    return replace(terms, shared=run.terms)
+
+
+def _terms_of_rows(pair: Pair, batch: Batch, num_samples: int) -> RowTerms:
     broadcasts = pair.layout.guide_broadcasts and pair.layout.model_broadcasts
     guide_sites, factors = run_guide_with_factors(pair, batch, num_samples, broadcasts=broadcasts)
     latents = {name: guide_sites[name].value for name in pair.layout.latents}

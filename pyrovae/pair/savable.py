@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Self
 
+from pyro.infer.autoguide import AutoGuide as AutomaticGuide
 from torch import Tensor
 
 from pyrovae.files import FileError, load_tensors, reading, save_tensors
@@ -15,7 +16,7 @@ from pyrovae.pair.inspected import InspectedPair
 from pyrovae.pair.layout import Layout
 from pyrovae.pair.rollback import unchanged_on_error
 from pyrovae.pair.row_specs import RowSpecs, ones, refuse_other_columns, with_columns
-from pyrovae.pair.saved_pair import SavedPair, check_room, from_json, to_json
+from pyrovae.pair.saved_pair import ROOM, SavedPair, check_room, from_json, to_json
 from pyrovae.random_state import fixed_seed
 from pyrovae.schema import MalformedError, checked
 
@@ -92,6 +93,11 @@ class SavablePair(InspectedPair):
             # What it draws and learns is overwritten.
             with fixed_seed(0, self.device), self._learning(keep=False), NothingLarger(largest):
                 self._build_guide(rows)
+            if isinstance(
+                self.guide, AutomaticGuide
+            ):  # of shared latents; its first run, and the model's, build it
+                with fixed_seed(0, self.device), NothingLarger(largest + ROOM), self.evaluating():
+                    self.guide(*rows.arguments)
         except MalformedError:
             raise
         except Exception as error:

@@ -9,7 +9,7 @@ from typing import TypeAlias, TypedDict
 import torch
 
 from pyrovae.container import DTYPES
-from pyrovae.pair.layout import Layout, SiteLayout
+from pyrovae.pair.layout import Layout, SharedLayout, SiteLayout
 from pyrovae.pair.row_specs import RowSpec, RowSpecs
 from pyrovae.schema import MalformedError, shown
 
@@ -32,6 +32,8 @@ class SavedPair(TypedDict):
     latents: SavedSites
     observed: SavedSites
     enumerated: SavedSites
+    shared: SavedSites
+    shared_statements: list[str]
     broadcasts: tuple[bool, bool]
     rows: list[SavedRow | None]
 
@@ -52,6 +54,10 @@ def to_json(layout: Layout | None, specs: RowSpecs | None) -> SavedPair | None:
         "latents": sites(layout.latents),
         "observed": sites(layout.observed),
         "enumerated": sites(layout.enumerated),
+        "shared": {
+            n: (list(s.event_shape), list(s.dims), list(s.sizes), s.family) for n, s in layout.shared.items()
+        },
+        "shared_statements": list(layout.shared_statements),
         "broadcasts": (layout.guide_broadcasts, layout.model_broadcasts),
         "rows": [s and _saved(s) for s in specs],
     }
@@ -75,7 +81,11 @@ def from_json(pair: SavedPair | None) -> tuple[Layout | None, RowSpecs | None]:
         _sites(pair["observed"], "pair.observed", depth),
         _sites(pair["enumerated"], "pair.enumerated", depth),
         *pair["broadcasts"],
+        shared=_shared(pair["shared"], depth),
+        shared_statements=tuple(pair["shared_statements"]),
     )
+    if not {*layout.shared} <= {*layout.shared_statements}:
+        raise MalformedError("pair.shared_statements", "lack some of pair.shared")
     if not pair["rows"] or pair["rows"][0] is None:
         raise MalformedError("pair.rows", "say nothing of x")
     return layout, [s and _row(s, f"pair.rows.{place}") for place, s in enumerate(pair["rows"])]
@@ -91,7 +101,12 @@ def check_room(layout: Layout, specs: RowSpecs, num_rows: int, num_bytes: int) -
     sizes = {
         f"pair.rows.{n}": s.shape.numel() * s.dtype.itemsize for n, s in enumerate(specs) if s is not None
     }
-    groups = {"latents": layout.latents, "observed": layout.observed, "enumerated": layout.enumerated}
+    groups: dict[str, Mapping[str, SiteLayout | SharedLayout]] = {
+        "latents": {**layout.latents},
+        "observed": {**layout.observed},
+        "enumerated": {**layout.enumerated},
+        "shared": {**layout.shared},
+    }
     sizes |= {f"pair.{g}.{n}": 4 * site.numel for g, sites in groups.items() for n, site in sites.items()}
     for field, size in sizes.items():
         if num_rows * size > ROOM + num_bytes:
@@ -127,13 +142,27 @@ def _sites(group: SavedSites, where: str, depth: int) -> dict[str, SiteLayout]:
     found = {}
     for name, (event, dims, sizes, family) in group.items():
         field = f"{where}.{shown(name)[1:-1]}"
-        if len(dims) != len(sizes) or len(set(dims)) < len(dims) or any(not depth < d < -1 for d in dims):
-            raise MalformedError(
-                field,
-                f"has plates {shown(dims)} of sizes {shown(sizes)}: expected dims between {depth} and -1",
-            )
+        _check_plates(dims, sizes, range(depth + 1, -1), field)
         found[name] = SiteLayout(_shape(event, field), tuple(dims), tuple(_shape(sizes, field)), family)
     return found
+
+
+def _shared(group: SavedSites, depth: int) -> dict[str, SharedLayout]:
+    found = {}
+    for name, (event, dims, sizes, family) in group.items():
+        field = f"pair.shared.{shown(name)[1:-1]}"
+        _check_plates(dims, sizes, range(depth + 1, 0), field)
+        found[name] = SharedLayout(_shape(event, field), tuple(dims), tuple(_shape(sizes, field)), family)
+    return found
+
+
+def _check_plates(dims: list[int], sizes: list[int], allowed: range, field: str) -> None:
+    if len(dims) != len(sizes) or len(set(dims)) < len(dims) or any(d not in allowed for d in dims):
+        raise MalformedError(
+            field,
+            f"has plates {shown(dims)} of sizes {shown(sizes)}: expected dims between {allowed.start - 1} and "
+            f"{allowed.stop}",
+        )
 
 
 def _shape(sizes: list[int], field: str) -> torch.Size:

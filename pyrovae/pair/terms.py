@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyrovae.pair.layout import Layout, as_the_program_takes, by_row
 from pyrovae.pair.rates import analytic_kl, entry_log_ratio, split, with_own_marginals
+from pyrovae.pair.shared import SharedTerms
 from pyrovae.pair.sites import ScoredSite, Term, stacked_sum
 
 
@@ -18,6 +19,7 @@ class RowTerms:
     """Row-wise log densities of one batch; every tensor [S,B], in nats.
 
     `guide_factors` are what the guide adds by `pyro.factor`: terms of the loss that is trained, and of no density.
+    `shared` is the one draw of the latents above the rows, given which all of these are; None where there are none.
     """
 
     model_sites: Mapping[str, Term]
@@ -26,6 +28,7 @@ class RowTerms:
     layout: Layout
     broadcasts: bool
     guide_factors: Mapping[str, ScoredSite] = field(default_factory=dict)
+    shared: SharedTerms | None = None
 
     @property
     def log_likelihood(self) -> Tensor:

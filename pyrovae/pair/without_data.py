@@ -91,8 +91,8 @@ def reads_x(
 
 
 @contextmanager
-def explained() -> Iterator[None]:
-    """Say of a failure inside that it came of running without data.
+def explained(which: str = "model") -> Iterator[None]:
+    """Say of a failure of the model, or of the guide, inside that it came of running without data.
 
     Raises:
         ValueError: whatever failed, and what to do.
@@ -104,7 +104,7 @@ def explained() -> Iterator[None]:
         raise
     except Exception as error:
         raise ValueError(
-            f"the model failed without data: {type(error).__name__}: {error}\n  It seems to read values of x "
+            f"the {which} failed without data: {type(error).__name__}: {error}\n  It seems to read values of x "
             "beyond observing them; move what it needs into a context argument."
         ) from error
 

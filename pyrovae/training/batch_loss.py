@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol, cast
 
 import pyro
@@ -14,6 +15,7 @@ from torch import Tensor
 from pyrovae.data import Batch
 from pyrovae.objectives.base import RowObjective
 from pyrovae.pair.absence import integrated_out
+from pyrovae.pair.handlers import RowsCount
 from pyrovae.pair.programs import Program
 from pyrovae.pair.recording import BatchTerms
 from pyrovae.pair.running import row_terms
@@ -36,6 +38,13 @@ class BatchLoss(ABC):
 
     def __init__(self, vae: VAE, objective: pyro.infer.ELBO) -> None:
         self.vae, self.objective = vae, objective
+        # N of the training data: latents above the rows have N rows below them in every batch.
+        self.num_rows: int | None = None
+
+    def share_of(self, batch: Batch) -> float:
+        """B/N, the share of a batch in all rows, which pays that share of what the shared latents cost."""
+        assert self.num_rows is not None
+        return len(batch) / self.num_rows
 
     @property
     def coefficients(self) -> tuple[Tensor, ...]:
@@ -146,13 +155,28 @@ class RowLoss(BatchLoss):
     ) -> tuple[Tensor, list[Tensor | None]]:
         """See `BatchLoss`."""
         losses = self.objective.evaluate(self.vae, batch)
-        if not losses.surrogate.requires_grad:
+        value, surrogate = losses.value.sum(), losses.surrogate.sum()
+        if losses.shared is not None:
+            shared = self.share_of(batch) * losses.shared
+            value, surrogate = value + shared, surrogate + shared
+        if not surrogate.requires_grad:
             raise ValueError(NO_INFLUENCE)
-        gradients = torch.autograd.grad(losses.surrogate.sum() * factor, parameters, allow_unused=True)
+        gradients = torch.autograd.grad(surrogate * factor, parameters, allow_unused=True)
         with torch.no_grad():
             log_likelihood, rate = losses.log_likelihood.mean(0).sum(), losses.rate.mean(0).sum()
-            statistics = [losses.value.sum(), log_likelihood - rate, log_likelihood, rate]
+            if losses.shared_rate is not None:
+                rate = rate + self.share_of(batch) * losses.shared_rate
+            statistics = [value, log_likelihood - rate, log_likelihood, rate]
         return torch.stack([s.detach() for s in statistics]), list(gradients)
+
+
+# Objectives of Pyro's that are sums of terms, each of which the scale of its plate weighs.
+_SUMS = (
+    pyro.infer.Trace_ELBO,
+    pyro.infer.TraceEnum_ELBO,
+    pyro.infer.TraceGraph_ELBO,
+    pyro.infer.TraceMeanField_ELBO,
+)
 
 
 class _OfPyro(Protocol):
@@ -172,8 +196,14 @@ class PyroLoss(BatchLoss):
     def __init__(self, vae: VAE, objective: pyro.infer.ELBO) -> None:
         super().__init__(vae, objective)
         self._of_pyro = cast(_OfPyro, objective)
-        self.terms = BatchTerms()
+        self.terms = BatchTerms(vae.layout.shared_statements)
         self.model, self.guide = self.terms.model(self._announced), self.terms.guide(vae.guide)
+        if vae.layout.shared and not isinstance(objective, _SUMS):
+            raise TypeError(
+                f"objective is {type(objective).__name__}, which is no sum over rows and the latents that they share, "
+                f"{', '.join(map(repr, vae.layout.shared))}: minibatches cannot be scaled. Use pyro.infer.Trace_ELBO() "
+                "or one of its kind, objectives.ELBO() or objectives.IWAE()."
+            )
         self.mixes_rows = isinstance(objective, pyro.infer.Trace_MMD)
         # Only a loss that can be had without its backward pass is traced.
         if not hasattr(objective, "differentiable_loss"):
@@ -188,8 +218,18 @@ class PyroLoss(BatchLoss):
         self, batch: Batch, parameters: list[Tensor], factor: Tensor | float
     ) -> tuple[Tensor, list[Tensor | None]]:
         """See `BatchLoss`."""
-        with integrated_out(batch):
+        with integrated_out(batch), self._counted(batch):
             return self._run(batch, parameters, factor)
+
+    def _counted(self, batch: Batch) -> AbstractContextManager[object]:
+        """Rows count N/B times, where latents are shared by all N."""
+        if not self.vae.layout.shared:
+            return nullcontext()
+        return RowsCount(self.vae.layout.shared_statements, 1 / self.share_of(batch))
+
+    def _scale(self, batch: Batch) -> float:
+        """By which the rows of a loss are too many."""
+        return 1 / self.share_of(batch) if self.vae.layout.shared else self.terms.plate_scale
 
     def _run(
         self, batch: Batch, parameters: list[Tensor], factor: Tensor | float
@@ -200,14 +240,14 @@ class PyroLoss(BatchLoss):
             terms = self._terms(batch)
             if not loss.requires_grad:
                 raise ValueError(NO_INFLUENCE)
-            loss = loss / self.terms.plate_scale
+            loss = loss / self._scale(batch)
             gradients = list(torch.autograd.grad(loss * factor, parameters, allow_unused=True))
             loss = loss.detach()
         else:
             told, gradients = self._backward(batch, parameters)
             terms = self._terms(batch)
-            loss = terms.new_tensor(told / self.terms.plate_scale)
-            scale = factor / self.terms.plate_scale
+            loss = terms.new_tensor(told / self._scale(batch))
+            scale = factor / self._scale(batch)
             gradients = [None if g is None else g * scale for g in gradients]
         return torch.stack([loss, *terms]), gradients
 
@@ -224,11 +264,14 @@ class PyroLoss(BatchLoss):
 
     @torch.no_grad()
     def _terms(self, batch: Batch) -> Tensor:
-        terms = self.terms.take(self.objective)
+        share = self.share_of(batch) if self.vae.layout.shared else 0.0
+        terms = self.terms.take(self.objective, share)
         if terms is not None:
             return terms
         drawn = row_terms(self.vae, batch, 1)
         log_likelihood, rate = drawn.log_likelihood.sum(), (drawn.log_guide - drawn.log_prior).sum()
+        if drawn.shared is not None:
+            rate = rate + share * drawn.shared.rate
         return torch.stack([log_likelihood - rate, log_likelihood, rate])
 
     def _announced(self, *arguments: object) -> object:

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Batch
+from pyrovae.pair.programs import Pair
 from pyrovae.pair.running import run_guide_with_factors, run_model
+from pyrovae.pair.shared import SharedRun
 from pyrovae.pair.sites import ScoredSite, Term
 from pyrovae.random_state import same_random_state
 from pyrovae.training.batches import Minibatch
@@ -213,18 +215,25 @@ class Watch:
 
 def _where(vae: VAE, batch: Batch, places: Tensor | None) -> str | None:
     """The first site that is not finite in a run of the pair, and its rows; None if all are."""
-    for which, name, site in _sites(vae, batch):
+    run = SharedRun(vae) if vae.layout.shared else None
+    with torch.no_grad(), vae.scope(), pyro.validation_enabled(False):
+        sites = _sites(vae if run is None else run.pair, batch)
+        shared = None if run is None else run.terms
+    if shared is not None and not all_finite([*shared.values.values(), shared.rate]):
+        return (
+            f"the latents that all rows share, {', '.join(shared.values)}, or their densities are not finite"
+        )
+    for which, name, site in sites:
         bad = _bad_rows(site)
         if bool(bad.any()):
             return f"site '{name}' of the {which} is not finite for {_named(bad, places)}"
     return None
 
 
-def _sites(vae: VAE, batch: Batch) -> list[tuple[str, str, Term]]:
-    with torch.no_grad(), vae.scope(), pyro.validation_enabled(False):
-        guide_sites, factors = run_guide_with_factors(vae, batch, 1)
-        latents = {name: guide_sites[name].value for name in vae.layout.latents}
-        model_sites = run_model(vae, batch, latents, 1)
+def _sites(pair: Pair, batch: Batch) -> list[tuple[str, str, Term]]:
+    guide_sites, factors = run_guide_with_factors(pair, batch, 1)
+    latents = {name: guide_sites[name].value for name in pair.layout.latents}
+    model_sites = run_model(pair, batch, latents, 1)
     both = (("guide", {**guide_sites, **factors}), ("model", model_sites))
     return [(which, name, site) for which, sites in both for name, site in sites.items()]
 

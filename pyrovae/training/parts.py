@@ -36,6 +36,7 @@ from pyrovae.training.optimizers import (
 )
 from pyrovae.training.precision import arithmetic
 from pyrovae.training.processes import Processes
+from pyrovae.training.rows_below import rows_below
 from pyrovae.training.saved_training import SavedTraining
 from pyrovae.training.seeds import Seeds
 from pyrovae.training.settings import Machine, Record
@@ -124,6 +125,7 @@ def _new_rates(
 
 def _loss(vae: VAE, batches: Batches, chosen: Chosen, course: Course, processes: Processes) -> BatchLoss:
     loss = batch_loss(vae, chosen.objective)
+    loss.num_rows = rows_below(vae, batches)
     loss.refuse_processes(processes.share.of)
     loss.to(vae.device)
     loss.foresee(course.epochs, batches.steps, course.accumulate)

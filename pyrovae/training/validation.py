@@ -45,6 +45,7 @@ class Validation:
                     return None
                 draws = int(torch.randint(2**62, ()))
                 known = Rows.of(minibatch.batch, checked_by=self.vae)
-                found = elbo_of(self.vae, checked_data(self.vae, known), 1, draws)
+                data = checked_data(self.vae, known, covers_shared=True)
+                found = elbo_of(self.vae, data, 1, draws)
                 total, count = total + float(found.elbo.sum()), count + minibatch.num_rows
         return total / count

@@ -324,7 +324,7 @@ def test_models_that_break_the_contract_are_named_first():
             pyro.sample("x", dist.Normal(0.0, 1.0), obs=x[:, 0])
 
     def without_plate(x):
-        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0).to_event(1))
         with pyro.plate("rows", len(x)):
             pyro.sample("x", dist.Normal(z, 1.0), obs=x[:, 0])
 

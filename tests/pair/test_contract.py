@@ -339,7 +339,7 @@ def test_automatic_guides_of_pyro(automatic):
         with pytest.raises(
             TypeError, match=r"Pyro's Auto\w+, which does not read x.*VAE\(model\).*refine.*SVI"
         ):
-            pv.VAE(good_model, guide)
+            pv.VAE(good_model, guide, example=X)
 
 
 def test_functions_among_automatic_guides_are_what_they_are():

@@ -134,7 +134,7 @@ CALLS = {
     **{f"VAE(guide={g!r})": (lambda g=g: pv.VAE(model, g), "the guide is") for g in (3, "guide", {})},
     "VAE(model=a class)": (lambda: pv.VAE(nn.Linear), "make an instance"),
     "VAE(guide=automatic)": (
-        lambda: pv.VAE(model, pyro.infer.autoguide.AutoNormal(model)),
+        lambda: pv.VAE(model, pyro.infer.autoguide.AutoNormal(model), example=X),
         "does not read x",
     ),
     **{f"VAE(seed={s!r})": (lambda s=s: pv.VAE(model, seed=s), "seed is .*whole number") for s in SEEDS},

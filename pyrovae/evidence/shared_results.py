@@ -1,0 +1,32 @@
+"""What evaluations say of latents that rows share, beside their figures by row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SharedRate:
+    """What latents that rows share cost: KL(q(theta) || p(theta)), once for all rows, in nats, with its error.
+
+    `total` is the sum of the rows' ELBO less that rate: a lower bound of the evidence of these rows, theta included.
+    Errors are Monte Carlo's. NaN where the guide has points for theta, which have no rate.
+    """
+
+    names: tuple[str, ...]
+    rate: float
+    rate_error: float
+    total: float
+    total_error: float
+
+
+@dataclass(frozen=True)
+class SharedSampling:
+    """How log_marginal averaged over latents that rows share: K draws of each row at each of their own."""
+
+    names: tuple[str, ...]
+    row_samples: int
+    total_error: float
+
+    def __str__(self) -> str:
+        return ",".join(self.names)
