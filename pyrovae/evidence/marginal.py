@@ -17,6 +17,7 @@ from pyrovae.evidence.discrete_dimensions import discrete_dimensions
 from pyrovae.evidence.importance import PROBE_ROWS, ImportanceSampling, Method
 from pyrovae.evidence.memory import Limits
 from pyrovae.evidence.results import LogConditional, LogMarginal
+from pyrovae.evidence.sequential import SequentialWeigh
 from pyrovae.evidence.weights import (
     WITHOUT_DENSITY,
     Estimates,
@@ -94,7 +95,8 @@ def log_marginal(
         given: names of observed sites; a statement with `obs_mask=` goes by the name that the program gives it. None
             for log p of all.
         num_samples: S, honoured exactly.
-        method: where the weights come from: `ImportanceSampling` or `AnnealedImportanceSampling`.
+        method: where the weights come from: `ImportanceSampling`, `AnnealedImportanceSampling` or, of chains,
+            `SequentialMonteCarlo`.
         memory_budget: bytes that may be taken beside data, parameters and results, whatever N and S are.
             Measured on a few rows. Does not change the figures.
         batch_size: at most so many rows are scored at once, of a block of 256; chosen by memory and speed if None.
@@ -136,12 +138,12 @@ def log_marginal(
     ):
         raise TypeError(
             f"method is {method!r}: expected an object such as ImportanceSampling() or "
-            "AnnealedImportanceSampling()."
+            "AnnealedImportanceSampling() or SequentialMonteCarlo()."
         )
     sizes = method.strata(num_samples)
     limits = Limits(memory_budget, batch_size, chunk_size, compile)
     data = checked_data(vae, x, *context)
-    bar = Bar("log p(x)", " weights", shown=progress, total=len(data) * num_samples, shortened=True)
+    bar = Bar("log p(x)", " weights", shown=progress, total=len(data) * sum(sizes), shortened=True)
     if given is not None:
         with bar:
             return log_conditional(vae, data, given, method, num_samples, limits, seed, bar)
@@ -158,4 +160,5 @@ def log_marginal(
             refuse_rows(without_density(tallies), first, WITHOUT_DENSITY)
             blocks.append(estimates(tallies, rounding))
     dimensions = discrete_dimensions(vae, data)
-    return LogMarginal(**vars(Estimates.joined(blocks)), num_samples=num_samples, dimensions=dimensions)
+    result = LogMarginal(**vars(Estimates.joined(blocks)), num_samples=num_samples, dimensions=dimensions)
+    return weigh.explained(result) if isinstance(weigh, SequentialWeigh) else result

@@ -37,7 +37,8 @@ class Layout:
     broadcast over it runs on repeated rows instead, with the same results. `latents` are what the guide
     samples; `enumerated` are the model's discrete latents that are summed out instead. `without_density` says
     why the guide has no density of them (see `pyrovae.pair.guide_density`), and is empty where it has one.
-    `marked` are those latents that the guide itself marks for enumeration.
+    `marked` are those latents that the guide itself marks for enumeration. `num_steps` is that of the sequences that
+    the model observed, of which other batches may have another; None where it observes others.
     """
 
     sample_dim: int
@@ -48,6 +49,7 @@ class Layout:
     model_broadcasts: bool = True
     without_density: str = ""
     marked: tuple[str, ...] = ()
+    num_steps: int | None = None
 
     @property
     def families(self) -> dict[str, str]:
