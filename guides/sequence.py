@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from pyrovae.conditional_distribution import ConditionalDistribution
 from pyrovae.models.sequences import MarkovSequence
+from pyrovae.nn import join
 
 
 class MarkovPosterior(nn.Module):
@@ -22,6 +23,8 @@ class MarkovPosterior(nn.Module):
         step: a conditional distribution of (z_{t-1}, h_t), event [K], e.g.
             `DiagonalNormal(MLP(K + network.out_features, (K, K), hidden=[64]))`.
         latent_size: K: z_0 is a parameter of this size.
+
+    With controls u [..., T, U], which follow the lengths, the network reads them joined to x, [..., T, D + U].
 
     Raises:
         ValueError: at a call, a step whose event is not [K]; a length below 1 or beyond T, with its row.
@@ -44,9 +47,9 @@ class MarkovPosterior(nn.Module):
         self.step = step
         self.before = nn.Parameter(torch.zeros(latent_size))
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> MarkovSequence:
-        """The distribution of z [T,K] given x [..., T, D] and lengths [...] (None: all are full)."""
-        states = self.network(x, lengths)
+    def forward(self, x: Tensor, lengths: Tensor | None = None, *controls: Tensor) -> MarkovSequence:
+        """The distribution of z [T,K] given x [..., T, D], lengths [...] (None: all are full) and controls."""
+        states = self.network(join(x, *controls) if controls else x, lengths)
         first = self.step(self.before, states[..., 0, :])
         if first.event_shape != self.before.shape:
             raise ValueError(

@@ -17,6 +17,7 @@ from pyrovae.models.hierarchical import HierarchicalModel
 from pyrovae.models.latent_variable import LatentVariableModel
 from pyrovae.models.likelihoods import Bernoulli, Categorical, ContinuousBernoulli, Laplace, Normal, StudentT
 from pyrovae.models.linear_gaussian import LinearGaussian
+from pyrovae.models.linear_gaussian_chain import LinearGaussianChain
 from pyrovae.models.mixed_table import MixedTableModel
 from pyrovae.models.mixture import NormalMixture, VampPrior
 from pyrovae.models.priors import LearnedNormal, StandardNormal
@@ -35,6 +36,7 @@ __all__ = [
     "LatentVariableModel",
     "LearnedNormal",
     "LinearGaussian",
+    "LinearGaussianChain",
     "MixedTableModel",
     "Multinomial",
     "NegativeBinomial",

@@ -10,21 +10,23 @@ from pyrovae.models.sequences import MarkovSequence, PaddedSequence
 
 
 class DeepMarkovModel(nn.Module):
-    """p(z_1) p(x_1|z_1) prod_t p(z_t|z_{t-1}) p(x_t|z_t) over each row's real steps.
+    """p(z_1) p(x_1|z_1) prod_t p(z_t|z_{t-1}, u_t) p(x_t|z_t) over each row's real steps.
 
     Krishnan, Shalit, Sontag, "Structured Inference Networks for Nonlinear State Space Models" (2017),
     https://arxiv.org/abs/1609.09869. The latent "z" of a row is its whole chain, [T,K], and "x" its whole
     sequence, [T, *event]: one site each, so that densities come in one pass over all steps. Steps beyond a
-    row's length are no part of it: neither read, nor trained on, nor counted; draws hold 0 there.
+    row's length are no part of it: neither read, nor trained on, nor counted; draws hold 0 there. Steps that are
+    absent (NaN) are integrated out. With controls u it takes (x, lengths, u), lengths being None where all are full.
 
     Args:
         initial: a conditional distribution of nothing, event [K]: p(z_1).
-        transition: a conditional distribution of z_{t-1}, event [K], e.g.
+        transition: a conditional distribution of z_{t-1} (and controls), event [K], e.g.
             `Normal(pyrovae.nn.GatedTransition(K, hidden_size))`.
         emission: a conditional distribution of z_t.
 
     Raises:
-        ValueError: at a call, a length below 1 or beyond T, with its row; transitions that do not fit p(z_1).
+        ValueError: at a call, a length below 1 or beyond T, with its row; controls of another number of steps;
+            transitions that do not fit p(z_1).
 
     Example:
         >>> import torch
@@ -47,9 +49,9 @@ class DeepMarkovModel(nn.Module):
         self.transition = transition
         self.emission = emission
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> None:
-        """The generative story for rows x, [B, T, *event], and their lengths [B] (None: all are full)."""
+    def forward(self, x: Tensor, lengths: Tensor | None = None, *controls: Tensor) -> None:
+        """The generative story for rows x [B, T, *event], lengths [B] (None: all are full), controls [B, T, U]."""
         with pyro.plate("rows", len(x)):
-            chain = MarkovSequence(self.initial(), self.transition, x.shape[1], lengths=lengths)
+            chain = MarkovSequence(self.initial(), self.transition, x.shape[1], controls, lengths)
             z = pyro.sample("z", chain)
-            pyro.sample("x", PaddedSequence(self.emission(z), lengths), obs=x)
+            pyro.sample("x", PaddedSequence.emitted(self.emission, z, lengths=lengths), obs=x)

@@ -114,6 +114,8 @@ class SequenceDistribution(dist.TorchDistribution):
 class PaddedSequence(SequenceDistribution):
     """Independent steps: p(x) = prod_t p_t(x_t) over a row's real steps.
 
+    Steps that are absent (NaN), in whole or in part, are integrated out.
+
     Args:
         steps: a distribution over one step, whose last batch dimension is the steps: batch [..., T].
         lengths: each row's number of real steps, [...]; None where all are full.
@@ -133,14 +135,58 @@ class PaddedSequence(SequenceDistribution):
         if not steps.batch_shape:
             raise ValueError("the distribution of the steps has no batch dimension: expected batch [..., T].")
         self.steps = steps
+        self.present: Tensor | None = None
+        self.emission: Callable[..., dist.TorchDistribution] | None = None
+        self.states: Tensor | None = None
+        self.inputs: tuple[Tensor, ...] = ()
         self.has_rsample = steps.has_rsample
         *batch_shape, num_steps = steps.batch_shape
         super().__init__(torch.Size(batch_shape), steps.event_shape, steps.support, num_steps, lengths)
+
+    @classmethod
+    def emitted(
+        cls,
+        emission: Callable[..., dist.TorchDistribution],
+        states: Tensor,
+        inputs: Sequence[Tensor] = (),
+        lengths: Tensor | None = None,
+    ) -> Self:
+        """What a chain emits: p(x|z) = prod_t p(x_t | z_t, inputs_t), of which single steps can be asked for too.
+
+        Sequential Monte Carlo, `pyrovae.objectives.FIVO` and `pyrovae.forecast` go step by step and need that.
+
+        Args:
+            emission: from z_t [..., K] and the inputs of step t, [..., features], to the distribution of x_t: a
+                conditional distribution.
+            states: the chain as it was sampled, [..., T, K].
+            inputs: what the emissions take beside the state, each [..., T, features].
+            lengths: each row's number of real steps, [...]; None where all are full.
+
+        Raises:
+            ValueError: inputs of another number of steps; as `PaddedSequence`.
+
+        Example:
+            >>> states = torch.zeros(5, 7, 2)
+            >>> sequence = PaddedSequence.emitted(lambda z: dist.Poisson(z.exp()).to_event(1), states)
+            >>> sequence.batch_shape, sequence.event_shape
+            (torch.Size([5]), torch.Size([7, 2]))
+
+        """
+        _check_inputs(inputs, states.shape[-2])
+        sequence = cls(emission(states, *inputs), lengths)
+        sequence.emission, sequence.states, sequence.inputs = emission, states, tuple(inputs)
+        return sequence
 
     @property
     def mean(self) -> Tensor:
         """Means of the steps, 0 beyond a row's length."""
         return self._without_padding(self.steps.mean).expand(self.batch_shape + self.event_shape)
+
+    def marginal(self, steps: dist.TorchDistribution, present: Tensor) -> Self:
+        """The distribution of what is `present` in a value, [..., T, *step], given that of the steps' present parts."""
+        part = copy.copy(self)
+        part.steps, part.present = steps, present
+        return part
 
     def step_log_probs(self, value: Tensor) -> Tensor:
         """Log density of each step, [..., T]."""
@@ -190,12 +236,7 @@ class MarkovSequence(SequenceDistribution):
                 f"the distribution of z_1 has event shape {tuple(initial.event_shape)}: expected a vector (K,), "
                 "e.g. by .to_event(1)."
             )
-        for values in inputs:
-            if values.dim() < 2 or values.shape[-2] != num_steps:
-                raise ValueError(
-                    f"inputs of a chain of {num_steps} steps have shape {list(values.shape)}: expected "
-                    f"[..., {num_steps}, features]."
-                )
+        _check_inputs(inputs, num_steps)
         self.initial, self.transition, self.inputs = initial, transition, tuple(inputs)
         self.has_rsample = initial.has_rsample
         batch_shape = torch.broadcast_shapes(initial.batch_shape, *(i.shape[:-2] for i in inputs))
@@ -269,6 +310,15 @@ class CategoricalSequence(SequenceDistribution):
             before = dist.Categorical(logits=logits).sample()
             tokens.append(before)
         return torch.cat(tokens, -1)
+
+
+def _check_inputs(inputs: Sequence[Tensor], num_steps: int) -> None:
+    for values in inputs:
+        if values.dim() < 2 or values.shape[-2] != num_steps:
+            raise ValueError(
+                f"inputs of a chain of {num_steps} steps have shape {list(values.shape)}: expected "
+                f"[..., {num_steps}, features]."
+            )
 
 
 class _RealSteps(constraints.Constraint):

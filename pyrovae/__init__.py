@@ -15,6 +15,7 @@ from pyrovae.datasets import stacked
 from pyrovae.evidence.annealing import AnnealedImportanceSampling
 from pyrovae.evidence.bound import elbo
 from pyrovae.evidence.comparison import Comparison, compare
+from pyrovae.evidence.forecasting import Forecast, forecast
 from pyrovae.evidence.importance import ImportanceSampling
 from pyrovae.evidence.imputation import impute
 from pyrovae.evidence.imputed import Imputation
@@ -22,6 +23,8 @@ from pyrovae.evidence.marginal import log_marginal
 from pyrovae.evidence.refinement import Refinement, refine
 from pyrovae.evidence.results import Elbo, LogConditional, LogMarginal
 from pyrovae.evidence.reverse_check import ReverseCheck, reverse_check
+from pyrovae.evidence.sequential import SequentialMonteCarlo
+from pyrovae.evidence.sequential_results import SequentialLogMarginal
 from pyrovae.evidence.simulated_bounds import SimulatedBounds, simulated_bounds
 from pyrovae.exchange.arviz_bridge import to_arviz
 from pyrovae.exchange.cluster import Clustering, cluster
@@ -42,6 +45,7 @@ __all__ = [
     "ConditionalDistribution",
     "Diagnosis",
     "Elbo",
+    "Forecast",
     "ImportanceSampling",
     "Imputation",
     "LogConditional",
@@ -50,6 +54,8 @@ __all__ = [
     "Probe",
     "Refinement",
     "ReverseCheck",
+    "SequentialLogMarginal",
+    "SequentialMonteCarlo",
     "SimulatedBounds",
     "__version__",
     "calibrate",
@@ -60,6 +66,7 @@ __all__ = [
     "elbo",
     "features",
     "fit",
+    "forecast",
     "guides",
     "impute",
     "log_marginal",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Protocol
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -27,11 +28,18 @@ from pyrovae.pair.latents import (
 )
 from pyrovae.pair.layout import pyro_layout, rows_first
 from pyrovae.pair.means import guide_means, observed_means
-from pyrovae.pair.programs import Program, argument_names
+from pyrovae.pair.programs import Pair, Program, argument_names
 from pyrovae.pair.running import run_guide
 
 # Of the latents that are summed out, and of those that rows share, over which means are averaged.
 DRAWS = 100
+
+
+class PosteriorDraws(Protocol):
+    """A way to draw from p(z|x) by more than the guide, such as `pyrovae.SequentialMonteCarlo`."""
+
+    def posterior_draws(self, pair: Pair, batch: Batch, num_samples: int) -> dict[str, Tensor]:
+        """By latent site, [S, B, ...]."""
 
 
 class VAE(PairAboveRows):
@@ -94,9 +102,14 @@ class VAE(PairAboveRows):
     # (In these, draws are the same for the same `seed`, and without one go on from torch's random state.)
 
     def sample_posterior(
-        self, x: object, *context: object, num_samples: int = 1, seed: int | None = None
+        self,
+        x: object,
+        *context: object,
+        num_samples: int = 1,
+        method: PosteriorDraws | None = None,
+        seed: int | None = None,
     ) -> dict[str, Tensor]:
-        """Draws from q(z|x): by latent site, [S, B, ...].
+        """Draws from q(z|x), or by a method of p(z|x): by latent site, [S, B, ...].
 
         Discrete latents that the model enumerates are drawn from their exact posterior given the others.
 
@@ -104,10 +117,11 @@ class VAE(PairAboveRows):
             x: [B, ...]
             context: what the pair takes beside `x`.
             num_samples: S.
+            method: None draws from the guide; of chains `pyrovae.SequentialMonteCarlo` draws from p(z|x).
             seed: of the draws; None goes on from torch's random state.
 
         Raises:
-            ValueError: `num_samples` below 1, or data that do not fit the pair.
+            ValueError: `num_samples` below 1, or data that do not fit the pair, or the method.
 
         """
         check_count("num_samples", num_samples)
@@ -116,6 +130,8 @@ class VAE(PairAboveRows):
             return joined(one.sample_posterior(data) for one in self.given_draws(num_samples, seed))
         batch = data.take(slice(None), self.device)
         with self.evaluating(), self._seeded(seed):
+            if method is not None:
+                return method.posterior_draws(self, batch, num_samples)
             sites = run_guide(self, batch, num_samples)
             latents = {name: sites[name].value for name in self.layout.latents}
             latents |= enumerated_draws(self, batch, latents, num_samples)
@@ -143,12 +159,20 @@ class VAE(PairAboveRows):
         with self.evaluating():
             return guide_distributions(self, batch)
 
-    def encode(self, x: object, *context: object, num_samples: int = 100, seed: int | None = None) -> Latents:
-        """Posterior means E[z] under q(z|x), [B, ...].
+    def encode(
+        self,
+        x: object,
+        *context: object,
+        num_samples: int = 100,
+        method: PosteriorDraws | None = None,
+        seed: int | None = None,
+    ) -> Latents:
+        """Posterior means E[z] under q(z|x), or by a method under p(z|x), [B, ...].
 
         One tensor where the guide has one latent site, else a dict by site. Exact where one site's family
         has a mean in closed form; else the average over `num_samples` draws (of the conditional means where
-        a family has them), of which `seed` decides. Discrete latents that the model enumerates are labels and
+        a family has them), of which `seed` decides. With a `method`, as in
+        `sample_posterior`, over its draws. Discrete latents that the model enumerates are labels and
         have no means: draw them with `sample_posterior`.
 
         Raises:
@@ -157,6 +181,9 @@ class VAE(PairAboveRows):
 
         """
         check_count("num_samples", num_samples)
+        if method is not None:
+            draws = self.sample_posterior(x, *context, num_samples=num_samples, method=method, seed=seed)
+            return one_or_dict({name: drawn.mean(0) for name, drawn in draws.items()})
         data = self.rows(x, *context)
         if self.layout.shared:
             return averaged(one.encode(data, num_samples=1) for one in self.given_draws(num_samples, seed))

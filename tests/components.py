@@ -266,6 +266,11 @@ def linear_gaussian() -> tuple[nn.Module, nn.Module]:
     return models.LinearGaussian(K, D), guide(D)
 
 
+def linear_gaussian_chain() -> tuple[nn.Module, nn.Module]:
+    model = models.LinearGaussianChain(K, D)
+    return model, guides.ExactGuide(model)
+
+
 def hierarchical() -> tuple[nn.Module, nn.Module]:
     priors = [models.StandardNormal(K), models.Normal(net(K, (K, K)))]
     model = models.HierarchicalModel(priors, models.Bernoulli(net(K, D)))
@@ -316,6 +321,7 @@ MODELS = {
     "AutoregressiveCategorical": Model(autoregressive, lambda B: (torch.randint(OPTIONS, (B, 4)), ragged(B))),
     "DeepMarkovModel": Model(deep_markov, lambda B: (torch.randn(B, 4, D), ragged(B))),
     "LinearGaussian": Model(linear_gaussian, lambda B: (real(B),)),
+    "LinearGaussianChain": Model(linear_gaussian_chain, lambda B: (torch.randn(B, 4, D), ragged(B))),
     "LatentVariableModel": Model(latent_variable, lambda B: (torch.bernoulli(torch.full((B, D), 0.5)),)),
     "MixedTableModel": Model(mixed_table, mixed_rows),
     "ProductOfExperts, two modalities": Model(two_modalities, lacking),
@@ -375,6 +381,7 @@ GUIDES = {
     ),
     "EmptyGuide": Guide("GaussianMixture", lambda model: EmptyGuide()),
     "ExactGuide": Guide("LinearGaussian", guides.ExactGuide),
+    "ExactGuide, of a chain": Guide("LinearGaussianChain", guides.ExactGuide),
     "HierarchicalGuide": Guide(
         "HierarchicalModel", lambda model: HierarchicalGuide([diagonal(D), diagonal(D + K)])
     ),

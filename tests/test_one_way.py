@@ -73,8 +73,8 @@ VERBS = {
         columns="seconds"
     ),
 }
-# These make their rows themselves, or make rows.
-WITHOUT_DATA = {"calibrate", "reverse_check", "simulated_bounds", "stacked"}
+# These make their rows themselves, or make rows, or take chains alone.
+WITHOUT_DATA = {"calibrate", "forecast", "reverse_check", "simulated_bounds", "stacked"}
 
 
 def same(a, b):

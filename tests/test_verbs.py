@@ -63,6 +63,9 @@ VERBS = {
     "log_marginal by annealing": lambda vae, x, *c: pv.log_marginal(
         vae, x, *c, num_samples=2, method=SHORT, seed=0
     ),
+    "log_marginal by sequential Monte Carlo": lambda vae, x, *c: pv.log_marginal(
+        vae, x, *c, num_samples=20, method=pv.SequentialMonteCarlo(), seed=0
+    ),
     "simulated_bounds": lambda vae, x, *c: pv.simulated_bounds(
         vae, ROWS, *c, num_samples=2, method=SHORT, seed=0
     ),
@@ -77,6 +80,7 @@ VERBS = {
     "calibrate": lambda vae, x, *c: pv.calibrate(vae, *many(c), num_simulations=20, num_draws=4, seed=0),
     "compare": lambda vae, x, *c: pv.compare({"a": vae, "b": vae}, x, *c, num_samples=8, seed=0),
     "to_arviz": lambda vae, x, *c: pv.to_arviz(vae, x, *c, num_samples=3, resample_from=6, seed=0),
+    "forecast": lambda vae, x, *c: pv.forecast(vae, x, *c, steps=2, num_samples=3, seed=0).draws,
     "impute": lambda vae, x, *c: pv.impute(vae, x, *c, num_samples=3, seed=0).mean,
     "generate": lambda vae, x, *c: vae.generate(len(x), *c, seed=0),
     "sample_posterior": lambda vae, x, *c: vae.sample_posterior(x, *c, num_samples=2, seed=0),
@@ -104,6 +108,9 @@ IN_UNCONSTRAINED_SPACE = (
     "refine from scratch",
     "log_marginal of a refined one",
 )
+NO_CHAIN = "going step by step needs"
+STEP_BY_STEP = ("log_marginal by sequential Monte Carlo", "forecast")
+CHAINS = {"DeepMarkovModel", "LinearGaussianChain"}
 GIVEN_Z1 = "draws the latent 'z2' given others ('z1' comes before it)"
 GIVEN_Z2 = "draws the latent 'z1' given others ('z2' comes before it)"
 REFUSED = {
@@ -111,7 +118,8 @@ REFUSED = {
     ("GaussianMixture", "*", "posterior"): "are discrete and summed out: the guide has none",
     ("GaussianMixture", "*", "encode"): "are discrete and summed out: labels have no mean",
     ("GaussianMixture", "*", "features"): "are discrete and summed out: labels have no mean",
-    **{("DeepMarkovModel", "*", verb): NO_BIJECTION for verb in IN_UNCONSTRAINED_SPACE},
+    **{(chain, "*", verb): NO_BIJECTION for chain in CHAINS for verb in IN_UNCONSTRAINED_SPACE},
+    **{(row, "*", verb): NO_CHAIN for row in {*PRIORS, *MODELS} - CHAINS for verb in STEP_BY_STEP},
     ("HierarchicalModel", "BottomUpGuide", "posterior"): GIVEN_Z2,
     ("HierarchicalModel", "LadderGuide", "posterior"): GIVEN_Z1,
     ("HierarchicalModel", "HierarchicalGuide", "posterior"): GIVEN_Z1,

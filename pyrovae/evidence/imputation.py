@@ -11,17 +11,19 @@ from torch.nn.functional import one_hot
 
 from pyrovae.block_sizes import draws_at_once, slices
 from pyrovae.checks import check_count
-from pyrovae.data import Batch
+from pyrovae.data import Batch, Rows
 from pyrovae.evidence.checked_data import checked_data, refuse_without_density
 from pyrovae.evidence.discrete_dimensions import discrete_dimensions
 from pyrovae.evidence.importance import PROBE_ROWS
 from pyrovae.evidence.imputed import Imputation, ImputedSite
+from pyrovae.evidence.marginal import log_marginal
 from pyrovae.evidence.results import LogMarginal
+from pyrovae.evidence.sequential import SequentialMonteCarlo
 from pyrovae.evidence.weighted_draws import WeightedDraws, spread_places, weighted_draws
 from pyrovae.evidence.weights import WITHOUT_DENSITY, Estimates, Tally, estimates, rounding_of
 from pyrovae.pair.completion import Completion, completions
 from pyrovae.pair.draws import enumerated_draws
-from pyrovae.pair.layout import slice_latents
+from pyrovae.pair.layout import pyro_layout, slice_latents
 from pyrovae.pair.running import row_terms
 from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.vae import VAE
@@ -33,6 +35,7 @@ def impute(
     *context: object,
     num_samples: int = 500,
     resample_from: int | None = None,
+    method: SequentialMonteCarlo | None = None,
     seed: int | None = None,
 ) -> Imputation:
     """Draw what rows lack from p(x_absent | x_observed), by self-normalized importance resampling.
@@ -56,6 +59,9 @@ def impute(
         context: what the pair takes beside `x`.
         num_samples: S, draws for each row; the result holds S times the data.
         resample_from: M, draws of the guide that are weighed; 4 S if None.
+        method: None weighs draws of the guide. Of chains `pyrovae.SequentialMonteCarlo`, which does not fail with their
+            length: S chains traced back (see there); `weights` are then those of `log_marginal` by it, of
+            `resample_from` particles, or 100 a run.
         seed: draws are the same for the same seed; None takes one from torch's random state.
 
     Raises:
@@ -80,6 +86,8 @@ def impute(
         check_count("resample_from", resample_from)
     num_weights = resample_from or 4 * num_samples
     data = checked_data(vae, x, *context)
+    if method is not None:
+        return _of_chains(vae, data, method, num_samples, resample_from, seed)
     refuse_without_density(vae)
     with vae.evaluating(), fixed_seed(0, vae.device):
         rounding = rounding_of(row_terms(vae, data.take(slice(0, PROBE_ROWS), vae.device), 1))
@@ -95,6 +103,29 @@ def impute(
     evidence = LogMarginal(
         **vars(Estimates.joined(figures)), num_samples=num_weights, dimensions=discrete_dimensions(vae, data)
     )
+    return Imputation({name: _joined([block[name] for block in blocks]) for name in blocks[0]}, evidence)
+
+
+def _of_chains(
+    vae: VAE,
+    data: Rows,
+    method: SequentialMonteCarlo,
+    num_samples: int,
+    num_particles: int | None,
+    seed: int | None,
+) -> Imputation:
+    """By equally weighted chains traced back through a particle filter."""
+    seeds, blocks = seeds_from(seed), []
+    of_evidence, layout = next(seeds), vae.layout
+    for _, batch in data.in_blocks(vae.device):
+        with vae.evaluating(), fixed_seed(next(seeds), vae.device):
+            chains = method.posterior_draws(vae, batch, num_samples)
+            latents = {n: pyro_layout(z, layout.latents[n], layout.sample_dim) for n, z in chains.items()}
+            even = torch.zeros(num_samples, len(batch), dtype=torch.float64, device=vae.device)
+            drawn = WeightedDraws(latents, {}, even, even[0])
+            blocks.append(_imputed(vae, batch, drawn, even.softmax(0), num_samples))
+    num_particles = num_particles or 100 * method.num_runs
+    evidence = log_marginal(vae, data, num_samples=num_particles, method=method, seed=of_evidence)
     return Imputation({name: _joined([block[name] for block in blocks]) for name in blocks[0]}, evidence)
 
 

@@ -19,6 +19,7 @@ from pyrovae.evidence.importance import PROBE_ROWS, ImportanceSampling, Method
 from pyrovae.evidence.memory import Limits
 from pyrovae.evidence.predictive import predictive_density
 from pyrovae.evidence.results import LogConditional, LogMarginal
+from pyrovae.evidence.sequential import SequentialWeigh
 from pyrovae.evidence.weights import (
     WITHOUT_DENSITY,
     Estimates,
@@ -103,7 +104,8 @@ def log_marginal(
             for log p of all.
         num_samples: S, honoured exactly; where rows share latents, draws of these.
         row_samples: draws of each row at each draw of shared latents; not used where there are none.
-        method: where the weights come from: `ImportanceSampling` or `AnnealedImportanceSampling`.
+        method: where the weights come from: `ImportanceSampling`, `AnnealedImportanceSampling` or, of chains,
+            `SequentialMonteCarlo`.
         memory_budget: bytes that may be taken beside data, parameters and results, whatever N and S are.
             Measured on a few rows. Does not change the figures.
         batch_size: at most so many rows are scored at once, of a block of 256; chosen by memory and speed if None.
@@ -146,13 +148,12 @@ def log_marginal(
     ):
         raise TypeError(
             f"method is {method!r}: expected an object such as ImportanceSampling() or "
-            "AnnealedImportanceSampling()."
+            "AnnealedImportanceSampling() or SequentialMonteCarlo()."
         )
     limits = Limits(memory_budget, batch_size, chunk_size, compile)
     data = checked_data(vae, x, *context, covers_shared=given is None)
-    of_each = row_samples if vae.layout.shared else 1
-    total = len(data) * num_samples * of_each
-    with Bar("log p(x)", " weights", shown=progress, total=total, shortened=True) as bar:
+    draws = num_samples * row_samples if vae.layout.shared else sum(method.strata(num_samples))
+    with Bar("log p(x)", " weights", shown=progress, total=len(data) * draws, shortened=True) as bar:
         if given is not None:
             return log_conditional(vae, data, given, method, num_samples, limits, seed, bar)
         if vae.layout.shared:
@@ -176,4 +177,5 @@ def _of_rows(
         refuse_rows(without_density(tallies), first, WITHOUT_DENSITY)
         blocks.append(estimates(tallies, rounding))
     dimensions = discrete_dimensions(vae, data)
-    return LogMarginal(**vars(Estimates.joined(blocks)), num_samples=num_samples, dimensions=dimensions)
+    result = LogMarginal(**vars(Estimates.joined(blocks)), num_samples=num_samples, dimensions=dimensions)
+    return weigh.explained(result) if isinstance(weigh, SequentialWeigh) else result

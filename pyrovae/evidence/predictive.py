@@ -81,5 +81,5 @@ def predictive_density(
 
 def log_density_given(weigh: Weigh, batch: Batch, row_samples: int, seeds: Iterator[int]) -> Tensor:
     """An estimate of log p(x|theta) at the theta at which the VAE of `weigh` is held, [B] in float64."""
-    drawn = [log_weights.double() for _, log_weights in weigh(batch, seeds)]
-    return torch.cat(drawn).logsumexp(0) - math.log(row_samples)
+    weights = torch.cat([log_weights.double() for _, log_weights in weigh(batch, seeds)])
+    return weights.logsumexp(0) - math.log(len(weights))

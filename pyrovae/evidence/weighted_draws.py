@@ -12,6 +12,7 @@ from pyrovae.block_sizes import counts, draws_at_once
 from pyrovae.data import Batch
 from pyrovae.evidence.psis import pareto_k, smoothed
 from pyrovae.evidence.weights import refuse_rows
+from pyrovae.pair.resampling import systematic_places
 from pyrovae.pair.running import row_terms
 from pyrovae.vae import VAE
 
@@ -72,12 +73,8 @@ def spread_places(weights: Tensor, num_samples: int) -> Tensor:
         num_samples: S.
 
     """
-    num_rows, device = weights.shape[1], weights.device
-    start = torch.rand(num_rows, 1, dtype=torch.float64, device=device)
-    levels = (torch.arange(num_samples, dtype=torch.float64, device=device) + start) / num_samples
-    cumulated = weights.T.double().cumsum(1)
-    places = torch.searchsorted(cumulated / cumulated[:, -1:], levels, right=True).clamp(max=len(weights) - 1)
-    order = torch.rand(num_rows, num_samples, device=device).argsort(1)
+    places = systematic_places(weights.T.double(), num_samples)
+    order = torch.rand(weights.shape[1], num_samples, device=weights.device).argsort(1)
     return places.gather(1, order).T
 
 

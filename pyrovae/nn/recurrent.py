@@ -27,6 +27,8 @@ class GRU(nn.Module):
         past: let the states know what came before.
         future: let the states know what comes after.
         num_layers: layers of each direction.
+        missing: steps may lack entries (NaN): the networks read zeros there and, beside each step, which entries are
+            present.
 
     Raises:
         ValueError: neither past nor future; at a call, steps of another size or lengths beyond T.
@@ -46,19 +48,25 @@ class GRU(nn.Module):
         past: bool = True,
         future: bool = False,
         num_layers: int = 1,
+        missing: bool = False,
     ) -> None:
         super().__init__()
         if not (past or future):
             raise ValueError("GRU got past=False and future=False: expected at least one of the two.")
         self.in_features = in_features
+        self.missing = missing
         self.out_features = hidden_size * (past + future)
-        self.past = nn.GRU(in_features, hidden_size, num_layers, batch_first=True) if past else None
-        self.future = nn.GRU(in_features, hidden_size, num_layers, batch_first=True) if future else None
+        read = in_features * (1 + missing)
+        self.past = nn.GRU(read, hidden_size, num_layers, batch_first=True) if past else None
+        self.future = nn.GRU(read, hidden_size, num_layers, batch_first=True) if future else None
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Steps [..., T, in_features] and lengths [...] (None: all are full) -> states [..., T, H]."""
         if x.dim() < 2 or x.shape[-1] != self.in_features:
             raise ValueError(f"GRU takes sequences [..., T, {self.in_features}] and got {list(x.shape)}.")
+        if self.missing:
+            present = ~x.isnan()
+            x = torch.cat([x.where(present, 0.0), present.to(x.dtype)], -1)
         num_steps = x.shape[-2]
         if lengths is None:
             mask = torch.ones(num_steps, dtype=torch.bool, device=x.device)

@@ -7,6 +7,7 @@ objectives train by `fit`. `docs/objectives.md` derives them.
 
 from pyrovae.objectives.base import RowLosses, RowObjective
 from pyrovae.objectives.elbo import ELBO
+from pyrovae.objectives.fivo import FIVO
 from pyrovae.objectives.free_bits import FreeBits
 from pyrovae.objectives.iwae import IWAE
 from pyrovae.objectives.schedules import Constant, Cyclical, LinearWarmUp, Schedule
@@ -14,6 +15,7 @@ from pyrovae.objectives.wake_sleep import ReweightedWakeSleep
 
 __all__ = [
     "ELBO",
+    "FIVO",
     "IWAE",
     "Constant",
     "Cyclical",

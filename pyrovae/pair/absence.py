@@ -1,15 +1,15 @@
 """What a row does not have is integrated out of it: a NaN that reaches `obs=` does not count.
 
 Where the entries of an event are independent (`.to_event()`), the absent ones are masked. Those of a multivariate
-normal are integrated out by its marginal, and mixtures are those of their components' marginals. All other events count
-as a whole or not at all.
+normal are integrated out by its marginal, and mixtures are those of their components' marginals. Sequences of
+independent steps are those of their steps' marginals. All other events count as a whole or not at all.
 """
 
 from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import ClassVar, TypeAlias, cast
+from typing import ClassVar, Protocol, TypeAlias, cast, runtime_checkable
 
 import torch
 from pyro.distributions import Independent, MaskedDistribution, TorchDistribution
@@ -30,6 +30,20 @@ from pyrovae.pair.true_support import true_support
 
 Observation: TypeAlias = tuple[Distribution, Tensor]
 """A distribution, and a value of it without NaN: what an observation with absent entries stands for."""
+
+
+@runtime_checkable
+class IndependentSteps(Protocol):
+    """A sequence whose steps are independent, such as `pyrovae.models.sequences.PaddedSequence`.
+
+    `steps` is what they are drawn from, of batch [..., T]; `present` is None until absent entries are left out.
+    """
+
+    steps: TorchDistribution
+    present: Tensor | None
+
+    def marginal(self, steps: TorchDistribution, present: Tensor) -> TorchDistribution:
+        """The distribution of what is present, [..., T, *step], given that of the steps' present parts."""
 
 
 class AbsentEntries(Messenger):
@@ -55,8 +69,7 @@ class PartlyAbsent(Messenger):
         value, distribution = msg["value"], msg["fn"]
         if not msg["is_observed"] or subsampling(msg) or not isinstance(value, Tensor):
             return
-        while isinstance(distribution, MaskedDistribution | torch.distributions.Independent):
-            distribution = distribution.base_dist
+        distribution = innermost_events(distribution)
         if has_marginals(distribution):
             return
         event_dim = len(distribution.event_shape)
@@ -130,6 +143,8 @@ def has_marginals(distribution: Distribution) -> bool:
         return has_marginals(distribution.base_dist)
     if isinstance(distribution, MixtureSameFamily):
         return has_marginals(distribution.component_distribution)
+    if isinstance(distribution, IndependentSteps):
+        return has_marginals(distribution.steps)
     return not distribution.event_shape or isinstance(
         distribution, MultivariateNormal | LowRankMultivariateNormal
     )
@@ -140,6 +155,11 @@ def present_part(distribution: Distribution, value: Tensor) -> Observation:
     if isinstance(distribution, PresentNormal | PresentMixture):
         return distribution, value  # what is absent has been left out already
     present = ~value.isnan()
+    if isinstance(distribution, IndependentSteps):
+        if distribution.present is not None:
+            return distribution, value
+        steps, filled = present_part(distribution.steps, value)
+        return distribution.marginal(cast(TorchDistribution, steps), present), filled
     event_dim = len(distribution.event_shape)
     if isinstance(distribution, MaskedDistribution):
         inside, filled = present_part(distribution.base_dist, value)
@@ -157,6 +177,17 @@ def present_part(distribution: Distribution, value: Tensor) -> Observation:
     entries = cast(TorchDistribution, distribution).mask(present)
     whole = present.reshape(present.shape + (1,) * event_dim)
     return entries, torch.where(whole, value, _inside(distribution, value))
+
+
+def innermost_events(distribution: Distribution) -> Distribution:
+    """What the entries of an event, or of a step, are drawn from."""
+    while True:
+        if isinstance(distribution, MaskedDistribution | torch.distributions.Independent):
+            distribution = distribution.base_dist
+        elif isinstance(distribution, IndependentSteps):
+            distribution = distribution.steps
+        else:
+            return distribution
 
 
 def _inside(distribution: Distribution, like: Tensor) -> Tensor:

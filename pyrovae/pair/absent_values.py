@@ -5,12 +5,11 @@ from __future__ import annotations
 from contextlib import suppress
 
 import torch
-from pyro.distributions import MaskedDistribution
 from torch import Tensor
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution
 
 from pyrovae.data import Batch
-from pyrovae.pair.absence import AbsentEntries, has_marginals
+from pyrovae.pair.absence import AbsentEntries, has_marginals, innermost_events
 from pyrovae.pair.handlers import Message
 from pyrovae.pair.programs import Program
 from pyrovae.pair.traces import given, sites_of
@@ -80,8 +79,7 @@ def _wholly(absent: Tensor, distribution: Distribution) -> Tensor:
     """Which entries lie in an event that lacks some, of which a part alone may be no value."""
     if has_marginals(distribution):
         return absent
-    while isinstance(distribution, MaskedDistribution | Independent):
-        distribution = distribution.base_dist
+    distribution = innermost_events(distribution)
     return absent.any(tuple(range(-len(distribution.event_shape), 0)), keepdim=True)
 
 

@@ -22,7 +22,7 @@ from torch.distributions import (
 )
 
 from pyrovae.data import Batch
-from pyrovae.pair.absence import PresentNormal, has_marginals, present_part
+from pyrovae.pair.absence import IndependentSteps, PresentNormal, has_marginals, present_part
 from pyrovae.pair.handlers import Message, RowsAsGiven, subsampling
 from pyrovae.pair.layout import SiteLayout, as_the_program_takes, canonical, rows_first
 from pyrovae.pair.observed import statements
@@ -129,6 +129,8 @@ def _given_present(distribution: Distribution, value: Tensor) -> tuple[Tensor, T
     """
     if isinstance(distribution, MaskedDistribution | Independent):
         return _given_present(distribution.base_dist, value)
+    if isinstance(distribution, IndependentSteps):
+        return _given_present(distribution.steps, value)
     if isinstance(distribution, MultivariateNormal | LowRankMultivariateNormal):
         return _conditional_normal(distribution, value)
     if (

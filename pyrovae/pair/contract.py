@@ -9,7 +9,7 @@ once on a few rows, names whatever breaks these rules and says what to do about 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from pyrovae.data import Batch
@@ -154,6 +154,7 @@ def _of_rows(
         enumerated=_layouts(site for name, site in model_sites.items() if name in enumerated),
         without_density=without_density(model_sites, guide_sites),
         marked=tuple(name for name in latents if guide_sites[name].marked),
+        num_steps=num_steps_of(model_sites),
     )
     check_rows_stand_alone(model, guide, batch, latents, guide_sites, layout)
     return find_broadcasting(model, guide, batch, layout)
@@ -169,6 +170,16 @@ def check_absence(model: Program, guide: Program, batch: Batch) -> None:
                     f"the {which}'s density of site '{site.name}' is NaN. {absence_advice(which, batch)}"
                 )
     check_absent_values_unread(model, batch)
+
+
+def num_steps_of(sites: Mapping[str, Site]) -> int | None:
+    """Of the sequences that a model observes, if it observes nothing else and all have as many."""
+    found = {
+        site.value.shape[site.row_dim + 1] if site.sequence else None
+        for site in sites.values()
+        if site.observed and not site.factor
+    }
+    return found.pop() if len(found) == 1 else None
 
 
 def _layouts(sites: Iterable[Site]) -> dict[str, SiteLayout]:

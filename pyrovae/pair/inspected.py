@@ -16,8 +16,16 @@ from pyrovae.pair.layout import Layout
 from pyrovae.pair.parameters import PairParameters
 from pyrovae.pair.programs import Program
 from pyrovae.pair.reachable import modules_of
-from pyrovae.pair.row_specs import RowSpecs, check_columns, check_specs, specs_of, with_columns
+from pyrovae.pair.row_specs import (
+    RowSpecs,
+    check_columns,
+    check_specs,
+    specs_of,
+    with_columns,
+    with_steps,
+)
 from pyrovae.pair.support import check_support
+from pyrovae.pair.traces import sites_of
 from pyrovae.random_state import fixed_seed, same_random_state
 from pyrovae.turn import TURN
 
@@ -97,6 +105,7 @@ class InspectedPair(PairParameters):
         self._follow_parameters(given)
         if self._row_specs is not None:
             check_columns(given.columns, self._row_specs)
+            self._follow_steps(given, self._row_specs)
             check_specs(given.arguments, self._row_specs)
         seen_complete = self._inspected and not self._saw_absence
         if not self._inspected:
@@ -142,7 +151,10 @@ class InspectedPair(PairParameters):
 
     def check_rows(self, batch: Batch) -> None:
         """Raise ValueError or TypeError unless a batch has the dtypes and shapes of the first; values are not read."""
-        check_specs(batch.arguments, self.row_specs)
+        specs = (
+            self.row_specs if self.layout.num_steps is None else with_steps(self.row_specs, batch.arguments)
+        )
+        check_specs(batch.arguments, specs or self.row_specs)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -175,6 +187,20 @@ class InspectedPair(PairParameters):
         ]
         self._row_specs = [*followed, *self._row_specs[len(followed) :]]
         self._inspected, self._floats_seen = False, now
+
+    def _follow_steps(self, given: Rows, known: RowSpecs) -> None:
+        """Take sequences padded to another number of steps, and look at the pair anew, where the model takes them."""
+        specs = with_steps(known, given.arguments)
+        if specs is None or (self._inspected and self.layout.num_steps is None):
+            return
+        few = given.take(given.places_to_try(contract.PROBE_ROWS), self.device)
+        try:
+            with same_random_state(self.device), self.evaluating():
+                taken = contract.num_steps_of(sites_of(self.model, few)) == given.x.shape[1]
+        except Exception:  # rows of another shape, of which `check_specs` says what is wrong
+            return
+        if taken:
+            self._row_specs, self._inspected = specs, False
 
     def _inspect(self, data: Rows) -> None:
         # Without a seed, what comes into being here goes on from torch's random state.

@@ -67,7 +67,8 @@ class Layout:
     broadcast over it runs on repeated rows instead, with the same results. `latents` are what the guide
     samples; `enumerated` are the model's discrete latents that are summed out instead. `without_density` says
     why the guide has no density of them (see `pyrovae.pair.guide_density`), and is empty where it has one.
-    `marked` are those latents that the guide itself marks for enumeration.
+    `marked` are those latents that the guide itself marks for enumeration. `num_steps` is that of the sequences that
+    the model observed, of which other batches may have another; None where it observes others.
 
     `shared` are the latents above the rows, and `shared_statements` the guide's statements that stand for them, its
     auxiliary ones among them; `shared_without_density` is to them what `without_density` is to those of rows. All
@@ -82,6 +83,7 @@ class Layout:
     model_broadcasts: bool = True
     without_density: str = ""
     marked: tuple[str, ...] = ()
+    num_steps: int | None = None
     shared: Mapping[str, SharedLayout] = field(default_factory=dict)
     shared_statements: tuple[str, ...] = ()
     shared_without_density: str = ""

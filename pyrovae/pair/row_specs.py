@@ -77,6 +77,26 @@ def with_columns(specs: RowSpecs, given: RowSpecs) -> RowSpecs:
     ]
 
 
+def with_steps(specs: RowSpecs, arguments: tuple[object, ...]) -> RowSpecs | None:
+    """These specs for sequences of another number of steps, where the arguments differ from them in nothing else.
+
+    Steps lie along the first dimension of a row; arguments that have as many as `x` have them too, if they change.
+    """
+    if len(arguments) != len(specs) or specs[0] is None or not isinstance(arguments[0], ARRAYS):
+        return None
+    before, now = specs[0].shape[:1], arguments[0].shape[1:2]
+    if len(before) != 1 or len(now) != 1 or before == now:
+        return None
+    found: RowSpecs = []
+    for spec, argument in zip(specs, arguments, strict=True):
+        if spec is not None and isinstance(argument, ARRAYS) and argument.shape[1:] != spec.shape:
+            if spec.shape[:1] != before or argument.shape[1:] != now + spec.shape[1:]:
+                return None
+            spec = spec._replace(shape=argument.shape[1:], columns=None)
+        found.append(spec)
+    return found
+
+
 def check_columns(given: tuple[Columns | None, ...], specs: RowSpecs) -> None:
     """Raise ValueError unless frames have the columns of those that were first, in their order; others have none."""
     for place, (columns, spec) in enumerate(zip(given, specs, strict=False)):

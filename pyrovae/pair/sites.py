@@ -13,7 +13,7 @@ from pyro.poutine.runtime import InferDict
 from torch import Tensor
 from torch.distributions import Distribution, Independent, constraints
 
-from pyrovae.pair.absence import PresentMixture, PresentNormal
+from pyrovae.pair.absence import IndependentSteps, PresentMixture, PresentNormal
 from pyrovae.pair.handlers import Frame, Mask
 from pyrovae.pair.layout import Layout, by_row, canonical, rows_first
 from pyrovae.pair.true_support import true_support
@@ -97,6 +97,11 @@ class Site:
         inside = _without_masks(self.distribution)
         return inside.real_steps if isinstance(inside, Ragged) else None
 
+    @property
+    def sequence(self) -> bool:
+        """Whether its event is a sequence, which other rows may have padded to another number of steps."""
+        return isinstance(_without_masks(self.distribution), Ragged)
+
     # Its place in the program
 
     @property
@@ -158,7 +163,10 @@ class Site:
             if isinstance(distribution, MaskedDistribution):
                 masks.append((distribution._mask, len(distribution.batch_shape)))
             distribution = distribution.base_dist
-        if isinstance(distribution, PresentNormal | PresentMixture):
+        if (
+            isinstance(distribution, PresentNormal | PresentMixture | IndependentSteps)
+            and distribution.present is not None
+        ):
             kept = kept & distribution.present
         for mask, end in masks:
             if mask is not None:
@@ -199,7 +207,9 @@ class ScoredSite(Site):
         """What the run gives of each entry of a latent, as [S, B, *inner plates, *event]."""
         (S, B), site = self.log_prob.shape, layout.latents[self.name]
         inside = canonical(entries, S, layout, self.event_dim, broadcasts=broadcasts)
-        return rows_first(inside, site).expand(S, B, *site.inner_sizes, *site.event_shape)
+        # Of a sequence the event is as long as this batch's, which other batches need not be.
+        event = self.value.shape[self.value.dim() - self.event_dim :]
+        return rows_first(inside, site).expand(S, B, *site.inner_sizes, *event)
 
 
 @dataclass(frozen=True, eq=False)
