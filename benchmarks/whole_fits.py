@@ -27,12 +27,11 @@ from pyrovae.models import (
     Bernoulli,
     Categorical,
     LatentVariableModel,
-    MissingAsZero,
     MixedTableModel,
     Normal,
     StandardNormal,
 )
-from pyrovae.nn import MLP, ConvDecoder, ConvEncoder
+from pyrovae.nn import MLP, ConvDecoder, ConvEncoder, MissingAsZero
 
 ROWS, BATCH, SEED, MOST = 320, 32, 0, 1.1
 ROUNDS = {20: 5, 200: 5, 600: 1, 2000: 1}  # by steps
@@ -108,9 +107,10 @@ def images() -> pv.VAE:
 
 
 def columns() -> tuple[Tensor, ...]:
-    """Rows for `table`, and which entries are there."""
+    """Rows for `table`, a tenth of their entries absent."""
     whole = [torch.randn(ROWS, 6), torch.randint(2, (ROWS, 2)), torch.randint(3, (ROWS, 2))]
-    return torch.cat([part.float() for part in whole], 1), torch.rand(ROWS, 10) > 0.1
+    rows = torch.cat([part.float() for part in whole], 1)
+    return (rows.where(torch.rand(ROWS, 10) > 0.1, torch.nan),)
 
 
 def _bits(*shape: int) -> tuple[Tensor, ...]:
