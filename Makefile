@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+RIVALS = PYTHONPATH=$(VENV)/rivals PYROVAE_NUMPYRO=$$(ls $(VENV)/numpyro/bin/python 2>/dev/null)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test robustness test-arviz1 bench gpu rivals lint types build tutorials docs clean
+.PHONY: demo test robustness test-arviz1 bench gpu rivals published published-gpu lint types build tutorials docs clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -36,13 +37,24 @@ test-arviz1: $(VENV)/.installed
 rivals: $(VENV)/.installed
 	-$(BIN)/python -m pip install --quiet --target $(VENV)/rivals --upgrade --no-deps lightning torchmetrics pythae
 	-$(BIN)/python -m pip install --quiet --target $(VENV)/rivals --upgrade pydantic pyyaml
+	-$(PYTHON) -m venv $(VENV)/numpyro && $(VENV)/numpyro/bin/python -m pip install --quiet --upgrade numpyro
 
-# PYROVAE_DATA may name the folder of data sets. ARGUMENTS="--write" keeps the tables.
+# PYROVAE_DATA may name the folder of data sets. ARGUMENTS="--write" keeps the tables, and "--threads 2 --write" those of
+# two threads. NumPyro has an environment of its own.
 bench: rivals
-	PYTHONPATH=$(VENV)/rivals $(BIN)/python -m benchmarks.training $(ARGUMENTS)
+	$(RIVALS) $(BIN)/python -m benchmarks.training $(ARGUMENTS)
+	$(RIVALS) $(BIN)/python -m benchmarks.first_fits $(ARGUMENTS)
 
 gpu: rivals
 	PYTHONPATH=$(VENV)/rivals $(BIN)/python -m benchmarks.gpu
+
+# Figures of the literature, made again: hours on one core. It goes on where it was stopped, and PYROVAE_DATA names the
+# folder of data sets; ARGUMENTS="m2 --minutes 30" runs one entry for so long.
+published: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.published $(ARGUMENTS)
+
+published-gpu: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.published iwae
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import subprocess
 import tempfile
 import time
 import warnings
@@ -19,13 +20,15 @@ from contextlib import contextmanager
 from typing import Any, Literal
 from unittest import mock
 
+import numpy as np
 import pyro
 import torch
 from torch import Tensor
 
 import pyrovae as pv
+from benchmarks import in_numpyro
 from benchmarks.in_pythae import pythae_vae
-from benchmarks.training_tasks import K, Task
+from benchmarks.training_tasks import HIDDEN, K, Task
 
 RATE = 1e-3
 
@@ -134,6 +137,32 @@ def by_hand(task: Task, rows: Rows, device: torch.device) -> Epoch:
             optimizer.zero_grad()
             log_likelihood, rate = model(*batch)
             loss = (rate - log_likelihood).mean()
+            loss.backward()
+            optimizer.step()
+            total += loss.detach()
+        return total.item()
+
+    return timed(train, device)
+
+
+def by_hand_compiled(task: Task, rows: Rows, device: torch.device) -> Epoch:
+    """Plain PyTorch, its loss through `torch.compile`, forward and backward; compiled before it is timed."""
+    model = task.hand(rows, device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=RATE, fused=True)
+
+    def mean_loss(*batch: Tensor) -> Tensor:
+        log_likelihood, rate = model(*batch)
+        return (rate - log_likelihood).mean()
+
+    loss_of = torch.compile(mean_loss, dynamic=False)
+    with _quiet():
+        loss_of(*(values[: task.batch] for values in rows)).backward()
+
+    def train() -> float:
+        total = torch.zeros((), device=device)
+        for batch in batches(task, rows, device):
+            optimizer.zero_grad()
+            loss = loss_of(*batch)
             loss.backward()
             optimizer.step()
             total += loss.detach()
@@ -308,6 +337,53 @@ def pythae(*, fused: bool) -> Rival:
     return prepare
 
 
+# NumPyro
+
+
+def numpyro(task: Task, rows: Rows, device: torch.device) -> Epoch:
+    """The same perceptrons in NumPyro, an epoch of steps as one call compiled by XLA, in a process of its own.
+
+    PYROVAE_NUMPYRO names a Python that has NumPyro; weights and draws are its own.
+    """
+    python = os.environ.get("PYROVAE_NUMPYRO")
+    if not task.in_pythae or rows[0].dim() != 2:
+        raise AbsentError("measured with perceptrons only")
+    if not python:
+        raise AbsentError("PYROVAE_NUMPYRO names no Python that has NumPyro")
+    if device.type != "cpu":
+        raise AbsentError("measured on the CPU only")
+    threads = torch.get_num_threads()
+    flags = f"--xla_cpu_multi_thread_eigen={str(threads > 1).lower()} intra_op_parallelism_threads={threads}"
+    environment = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "OMP_NUM_THREADS": str(threads)}
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "rows.npy")
+        np.save(path, rows[0].numpy())
+        served = subprocess.Popen(
+            [python, in_numpyro.__file__, path, str(task.batch), str(HIDDEN), str(K), str(RATE)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment},
+            preexec_fn=None if threads > 1 else _on_one_core,
+        )
+        assert served.stdin is not None
+        assert served.stdout is not None
+        asked, answers = served.stdin, served.stdout
+        if answers.readline().strip() != "ready":
+            raise AbsentError("NumPyro did not start; its messages are above")
+
+    def epoch() -> float:
+        print(file=asked, flush=True)
+        return float(answers.readline().split()[0])
+
+    return epoch
+
+
+def _on_one_core() -> None:
+    """XLA takes as many threads as there are cores, whatever it is told."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without the notices and warnings of a rival's start."""
@@ -326,10 +402,12 @@ RIVALS: Mapping[str, Rival] = {
     "traced": ours("traced"),
     "plain": ours("plain"),
     "by hand": by_hand,
+    "by hand, torch.compile": by_hand_compiled,
     "by hand, CUDA graph": by_hand_graphed,
     "pyro.infer.SVI": svi(validation=True),
     "SVI without validation": svi(validation=False),
     "Pyro in Lightning": in_lightning,
     "pythae": pythae(fused=False),
     "pythae, fused Adam": pythae(fused=True),
+    "NumPyro": numpyro,
 }

@@ -107,10 +107,10 @@ def images() -> pv.VAE:
 
 
 def columns() -> tuple[Tensor, ...]:
-    """Rows for `table`, a tenth of whose entries are absent."""
+    """Rows for `table`, a tenth of their entries absent."""
     whole = [torch.randn(ROWS, 6), torch.randint(2, (ROWS, 2)), torch.randint(3, (ROWS, 2))]
-    entries = torch.cat([part.float() for part in whole], 1)
-    return (entries.masked_fill(torch.rand(ROWS, 10) < 0.1, torch.nan),)
+    rows = torch.cat([part.float() for part in whole], 1)
+    return (rows.where(torch.rand(ROWS, 10) > 0.1, torch.nan),)
 
 
 def _bits(*shape: int) -> tuple[Tensor, ...]:

@@ -28,6 +28,13 @@ def clean_slate():
     assert not dict(pyro.get_param_store()), "the test left parameters in the global store"
 
 
+@pytest.fixture(autouse=True)
+def nothing_compiled_before(monkeypatch, tmp_path_factory, request):
+    """What is compiled in a test depends on no earlier one, nor on the machine."""
+    remembered = tmp_path_factory.getbasetemp() / "compiled" / str(abs(hash(request.node.nodeid)))
+    monkeypatch.setattr("pyrovae.traced.compiled_before._folder", lambda: remembered)
+
+
 if DEVICE is not None:
 
     @pytest.fixture(autouse=True)

@@ -61,7 +61,7 @@ def predictive_density(
     for first, batch in data.in_blocks(vae.device):
         densities = []
         for _ in shared:
-            densities.append(log_density_given(weigh, batch, row_samples, seeds))
+            densities.append(log_density_given(weigh, batch, seeds))
             bar.update(row_samples * len(batch))
         log_densities = torch.stack(densities)
         tally = Tally(num_samples, num_samples)
@@ -79,7 +79,7 @@ def predictive_density(
     )
 
 
-def log_density_given(weigh: Weigh, batch: Batch, row_samples: int, seeds: Iterator[int]) -> Tensor:
+def log_density_given(weigh: Weigh, batch: Batch, seeds: Iterator[int]) -> Tensor:
     """An estimate of log p(x|theta) at the theta at which the VAE of `weigh` is held, [B] in float64."""
     weights = torch.cat([log_weights.double() for _, log_weights in weigh(batch, seeds)])
     return weights.logsumexp(0) - math.log(len(weights))

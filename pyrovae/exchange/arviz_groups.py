@@ -113,7 +113,7 @@ def _log_likelihood(
         of_draws: list[dict[str, Tensor]] = []
         for _ in shared:
             if weigh is not None:
-                density = log_density_given(weigh, batch, row_samples, seeds)
+                density = log_density_given(weigh, batch, seeds)
                 of_draws.append({"+".join(held.layout.observed): density.cpu()})
                 continue
             with held.evaluating():

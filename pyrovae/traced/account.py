@@ -1,4 +1,4 @@
-"""What tracing and compiling cost and save: for a choice that is the same each time, and so needs no clock.
+"""What tracing and compiling cost and save, told from counts and from what was compiled before, and by no clock.
 
 Seconds are those of two cores, in one thread. They are chosen so as to promise no more than was measured: on a faster
 machine both sides of a comparison shrink alike.
@@ -16,6 +16,8 @@ from torch.fx import GraphModule
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pyrovae.traced.compiled_before import Before
+
 # Seconds to trace (beside a second in which torch imports its compiler, which its optimizers make it do too), and for
 # each operation; seconds saved a call, by Pyro's work around any program, by each of torch's functions that
 # Python calls no more, around which more of it lies, by each operation, and by each number.
@@ -32,7 +34,12 @@ SAVED_PER_LAUNCH = 5e-6
 #   compiling, after 12 s for torch's first import of its compiler: 129 operations 2.6 to 5 s, 249 5.4 s, 3984 74 s;
 #   saved per call: 129 operations that give 0.9 million numbers 0.3 to 0.5 ms, 2 million 0.7 ms, 11 million 3 ms;
 #   3984 operations that give 31 million 9 to 15 ms.
-SECONDS_TO_COMPILE, SECONDS_PER_OPERATION = 15.0, 0.02
+# Seconds to compile, by what is there: nothing that was compiled before; other graphs; this very graph.
+SECONDS_TO_COMPILE: Mapping[Before, tuple[float, float]] = {
+    Before.NOTHING: (15.0, 0.02),
+    Before.OTHERS: (5.0, 0.02),
+    Before.THIS: (1.5, 0.002),
+}
 SAVED_PER_OPERATION, SAVED_PER_NUMBER = 1e-6, 2e-10
 
 Made = TypeVar("Made")
@@ -79,8 +86,8 @@ def tracing_pays_off(work: Work, calls: int, *, in_cuda_graph: bool = False) -> 
     return calls * saved > SECONDS_TO_TRACE + SECONDS_PER_TRACED * work.operations
 
 
-def pays_off(graph: GraphModule, calls: int) -> bool:
-    """Whether compiling a graph saves more time over so many calls than it takes."""
+def pays_off(graph: GraphModule, calls: int, before: Before = Before.NOTHING) -> bool:
+    """Whether compiling a graph saves more time over so many calls than it takes, by what was compiled before."""
     operations, numbers = 0, 0
     for node in graph.graph.nodes:
         if node.op == "call_function":
@@ -89,7 +96,8 @@ def pays_off(graph: GraphModule, calls: int) -> bool:
             if node.target not in _PRODUCTS and hasattr(made, "shape"):
                 numbers += made.shape.numel()
     saved = calls * (SAVED_PER_OPERATION * operations + SAVED_PER_NUMBER * numbers)
-    return saved > SECONDS_TO_COMPILE + SECONDS_PER_OPERATION * operations
+    seconds, seconds_per_operation = SECONDS_TO_COMPILE[before]
+    return saved > seconds + seconds_per_operation * operations
 
 
 class _Functions(TorchFunctionMode):

@@ -21,6 +21,7 @@ from torch.fx import GraphModule
 from pyrovae.pair.parameters import PairParameters
 from pyrovae.traced.account import Work, pays_off, tracing_pays_off
 from pyrovae.traced.compilation import Run, compiled, cuda_graphed, faster
+from pyrovae.traced.compiled_before import compiled_before, remember
 from pyrovae.traced.outcome import Outcome
 from pyrovae.traced.policy import Policy
 from pyrovae.traced.program_state import PLAIN, ProgramState
@@ -246,10 +247,14 @@ class Traced:
         in_cuda_graph = self.policy.in_cuda_graph and self.device.type == "cuda"
         if self.outcome.compiled is None:
             may_pay = self.policy.in_cuda_graph or self.device.type == "cpu"
-            self.outcome = replace(self.outcome, compiled=may_pay and pays_off(graph, self.policy.calls))
+            before = compiled_before(graph, reference.inputs)
+            pays = may_pay and pays_off(graph, self.policy.calls, before)
+            self.outcome = replace(self.outcome, compiled=pays)
         if self.outcome.compiled:
             run, why_not = faster(run, lambda: compiled(graph, reference.inputs), reference)
-            if why_not is not None:
+            if why_not is None:
+                remember(graph, reference.inputs)
+            else:
                 self._do_not_compile(why_not)
         if not in_cuda_graph:
             return run

@@ -95,8 +95,8 @@ def fit(
         precision: "bf16-mixed" or "16-mixed" do matrix products and convolutions in 16 bits, and all densities
             in 32; "16-mixed" also scales losses.
         compile: False runs plain Pyro; "auto" traces and compiles where each saves more time over the steps to come
-            than it takes, by the number of a step's operations and not by a clock; True compiles, and warns
-            where that cannot be.
+            than it takes, by the number of a step's operations and by what was compiled on this machine before, and
+            not by a clock; True compiles, and warns where that cannot be.
         checkpoint: a file, or `Checkpoint(file, ...)`, in which the training is saved, after each epoch if
             nothing else is said. An interrupted training goes on from it exactly.
         resume: go on from `checkpoint` if it is there, else begin. What is compared with what it was started

@@ -100,7 +100,9 @@ def test_one_shape_alone():
 
 
 def test_rare_shapes_are_traced_where_they_come_often_enough_and_not_compiled(monkeypatch):
-    monkeypatch.setattr(module, "pays_off", lambda graph, calls: pytest.fail("asked for a rare shape"))
+    monkeypatch.setattr(
+        module, "pays_off", lambda graph, calls, before: pytest.fail("asked for a rare shape")
+    )
     f = Scaled(rare_calls=200)
     assert f(torch.rand(3), 2) is Kind.TRACED
     assert len(f.traced.traces) == 1
@@ -116,7 +118,7 @@ def test_few_calls_run_plainly():
 @pytest.mark.parametrize("in_cuda_graph", [False, True])
 def test_what_is_compiled_where_it_pays(monkeypatch, device, in_cuda_graph):
     """On a GPU what becomes a CUDA graph alone."""
-    monkeypatch.setattr(module, "pays_off", lambda graph, calls: calls == MANY)
+    monkeypatch.setattr(module, "pays_off", lambda graph, calls, before: calls == MANY)
     monkeypatch.setattr(module, "compiled", lambda graph, inputs: graph.forward)
     moving = []
 
