@@ -23,6 +23,7 @@ from pyrovae.evidence.refinement import Refinement, refine
 from pyrovae.evidence.results import Elbo, LogConditional, LogMarginal
 from pyrovae.evidence.reverse_check import ReverseCheck, reverse_check
 from pyrovae.evidence.simulated_bounds import SimulatedBounds, simulated_bounds
+from pyrovae.exchange.anndata import from_anndata
 from pyrovae.exchange.arviz_bridge import to_arviz
 from pyrovae.exchange.cluster import Clustering, cluster
 from pyrovae.exchange.features import features
@@ -60,6 +61,7 @@ __all__ = [
     "elbo",
     "features",
     "fit",
+    "from_anndata",
     "guides",
     "impute",
     "log_marginal",
