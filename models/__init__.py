@@ -15,12 +15,22 @@ from pyrovae.models.flow import FlowPrior, affine_flow, spline_flow
 from pyrovae.models.gaussian_mixture import GaussianMixture
 from pyrovae.models.hierarchical import HierarchicalModel
 from pyrovae.models.latent_variable import LatentVariableModel
-from pyrovae.models.likelihoods import Bernoulli, Categorical, ContinuousBernoulli, Laplace, Normal, StudentT
+from pyrovae.models.likelihoods import (
+    Bernoulli,
+    Categorical,
+    ContinuousBernoulli,
+    Laplace,
+    LogNormal,
+    Normal,
+    StudentT,
+)
 from pyrovae.models.linear_gaussian import LinearGaussian
 from pyrovae.models.linear_gaussian_chain import LinearGaussianChain
 from pyrovae.models.mixed_table import MixedTableModel
 from pyrovae.models.mixture import NormalMixture, VampPrior
+from pyrovae.models.ordered import Ordered
 from pyrovae.models.priors import LearnedNormal, StandardNormal
+from pyrovae.models.truncated import TruncatedNormal
 
 __all__ = [
     "AutoregressiveCategorical",
@@ -37,14 +47,17 @@ __all__ = [
     "LearnedNormal",
     "LinearGaussian",
     "LinearGaussianChain",
+    "LogNormal",
     "MixedTableModel",
     "Multinomial",
     "NegativeBinomial",
     "Normal",
     "NormalMixture",
+    "Ordered",
     "Poisson",
     "StandardNormal",
     "StudentT",
+    "TruncatedNormal",
     "VampPrior",
     "ZeroInflatedNegativeBinomial",
     "affine_flow",

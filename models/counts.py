@@ -78,9 +78,11 @@ class NegativeBinomial(nn.Module):
             number, per feature a tensor), or None if the network gives it. Its inverse is what single-cell
             packages call theta.
         library_size, exposure: what the last input is, as in `Poisson`.
+        typical: means that go with a raw mean of 0, [*event]: the mean is `typical * positive(raw)`. 1 if None.
 
     Raises:
-        ValueError: a dispersion that is not positive; both a library size and an exposure.
+        ValueError: a dispersion that is not positive; both a library size and an exposure; typical means that are not
+            positive.
         ValueError, TypeError: at a call, as `Poisson`; a network that gives too few or too many tensors.
 
     Example:
@@ -98,12 +100,17 @@ class NegativeBinomial(nn.Module):
         *,
         library_size: bool = False,
         exposure: bool = False,
+        typical: Tensor | None = None,
     ) -> None:
         super().__init__()
         check_positive("dispersion", dispersion)
+        if typical is not None and not bool((typical > 0).all()):
+            raise ValueError(f"typical is {typical.min():g}: expected positive means.")
         self.network = network
         self.dispersion = dispersion
         self.library_size, self.exposure = library_size, exposure
+        self.typical: Tensor | None
+        self.register_buffer("typical", typical)
         _refuse_both(self)
 
     def forward(self, *inputs: Tensor) -> dist.TorchDistribution:
@@ -113,6 +120,8 @@ class NegativeBinomial(nn.Module):
         raw, *others = outputs_of(self, self.network(*inputs), names)
         events = event_dim(raw, inputs)
         mean = _mean(self, raw, size, events)
+        if self.typical is not None:
+            mean = mean * self.typical.to(mean.dtype)
         return independent(distributions.NegativeBinomial(mean, spread(self.dispersion, others)), events)
 
 

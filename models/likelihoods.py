@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pyrovae.models import distributions
 from pyrovae.models.parameters import Spread, check_positive, independent, outputs_of, spread
+from pyrovae.nn import Units
 
 
 class Bernoulli(nn.Module):
@@ -110,20 +111,23 @@ class LocationScale(nn.Module, ABC):
     The network gives the location alone, [..., *event], beside a `scale` that is fixed (a number) or learned
     (`pyrovae.nn.PositiveParameter`: per model a number, per feature a tensor); or, without `scale`, the pair
     (location, raw scale), the scale being `pyrovae.nn.positive(raw)`: finite and positive for any finite
-    output.
+    output. With `units` both are in units of the data, as `pyrovae.nn.Units` says.
     """
 
-    def __init__(self, network: nn.Module, scale: Spread = None) -> None:
+    def __init__(self, network: nn.Module, scale: Spread = None, *, units: Units | None = None) -> None:
         super().__init__()
         check_positive("scale", scale)
         self.network = network
         self.scale = scale
+        self.units = units
 
     def forward(self, *inputs: Tensor) -> dist.TorchDistribution:
         """The distribution of x given the inputs."""
         names = ["location", *["raw scale"] * (self.scale is None)]
         location, *raw = outputs_of(self, self.network(*inputs), names)
         scale = spread(self.scale, raw)
+        if self.units is not None:
+            location, scale = self.units.location(location), self.units.scale(scale)
         return self.family(location, scale).to_event(event_dim(location, inputs))
 
     @abstractmethod
@@ -141,6 +145,7 @@ class Normal(LocationScale):
     Args:
         network: from the inputs to the location, or to (location, raw scale).
         scale: standard deviation: a positive number, a module that returns one, or None.
+        units: of the data, if location and scale are not to be in them; see `pyrovae.nn.Units`.
 
     Raises:
         ValueError: a scale that is not positive.
@@ -161,12 +166,39 @@ class Normal(LocationScale):
         return dist.Normal(location, scale)
 
 
+class LogNormal(LocationScale):
+    """Independent positive entries whose logarithms are normal.
+
+        log p(x) = log N(log x; location, scale) - log x
+
+    Args:
+        network: from the inputs to the location of log x, or to (location, raw scale).
+        scale: standard deviation of log x: a positive number, a module that returns one, or None, as in `Normal`.
+        units: of log x, see `pyrovae.nn.Units`.
+
+    Raises:
+        ValueError, TypeError: as `Normal`.
+
+    Example:
+        >>> import torch
+        >>> from pyrovae.nn import MLP
+        >>> LogNormal(MLP(2, (64, 64)))(torch.zeros(5, 2)).event_shape
+        torch.Size([64])
+
+    """
+
+    def family(self, location: Tensor, scale: Tensor | float) -> dist.TorchDistribution:
+        """The log-normal distribution of one entry."""
+        return dist.LogNormal(location, scale)
+
+
 class Laplace(LocationScale):
     """Independent Laplace entries, p(x) = exp(-|x - location| / scale) / (2 scale): absolute errors.
 
     Args:
         network: from the inputs to the location, or to (location, raw scale).
         scale: mean absolute deviation: a positive number, a module that returns one, or None, as in `Normal`.
+        units: of the data, see `pyrovae.nn.Units`.
 
     Raises:
         ValueError, TypeError: as `Normal`.
@@ -193,6 +225,7 @@ class StudentT(LocationScale):
             is scale * sqrt(df / (df - 2)).
         df: degrees of freedom: a positive number, or a module that returns one. There is no mean at 1 and
             below, no variance at 2 and below.
+        units: of the data, see `pyrovae.nn.Units`.
 
     Raises:
         ValueError, TypeError: as `Normal`; `df` that is not positive.
@@ -205,8 +238,15 @@ class StudentT(LocationScale):
 
     """
 
-    def __init__(self, network: nn.Module, scale: Spread = None, df: float | nn.Module = 4.0) -> None:
-        super().__init__(network, scale)
+    def __init__(
+        self,
+        network: nn.Module,
+        scale: Spread = None,
+        df: float | nn.Module = 4.0,
+        *,
+        units: Units | None = None,
+    ) -> None:
+        super().__init__(network, scale, units=units)
         check_positive("df", df)
         self.df = df
 

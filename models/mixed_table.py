@@ -26,7 +26,9 @@ class MixedTableModel(nn.Module):
     Args:
         prior: a conditional distribution of the context c.
         parts: (columns, likelihood) each: which columns of x, and their conditional distribution given z and
-            the context, with independent entries.
+            the context, with independent entries. Columns of one family and one number of options share a part.
+        decoder: of z and the context, run once for all parts: the likelihoods are then given what it gives, in place of
+            z and the context.
 
     Raises:
         ValueError: columns that overlap, leave gaps or are missing; at a call, x of another number of columns, a
@@ -44,7 +46,10 @@ class MixedTableModel(nn.Module):
     """
 
     def __init__(
-        self, prior: ConditionalDistribution, parts: Sequence[tuple[Sequence[int], ConditionalDistribution]]
+        self,
+        prior: ConditionalDistribution,
+        parts: Sequence[tuple[Sequence[int], ConditionalDistribution]],
+        decoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
         every = sorted(column for columns, _ in parts for column in columns)
@@ -56,6 +61,7 @@ class MixedTableModel(nn.Module):
         self.prior = prior
         self.columns = [list(columns) for columns, _ in parts]
         self.likelihoods = nn.ModuleList(as_module(likelihood) for _, likelihood in parts)
+        self.decoder = decoder
         self.num_columns = len(every)
 
     def forward(self, x: Tensor, *context: Tensor) -> None:
@@ -67,8 +73,9 @@ class MixedTableModel(nn.Module):
             )
         with pyro.plate("rows", len(x)):
             z = pyro.sample("z", self.prior(*context))
+            given = (z, *context) if self.decoder is None else (self.decoder(z, *context),)
             for part, (columns, likelihood) in enumerate(zip(self.columns, self.likelihoods, strict=True)):
-                row = likelihood(z, *context)
+                row = likelihood(*given)
                 self._check(part, row)
                 pyro.sample(f"x_{part}", row, obs=x[..., columns])
 

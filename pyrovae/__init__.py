@@ -26,6 +26,7 @@ from pyrovae.evidence.reverse_check import ReverseCheck, reverse_check
 from pyrovae.evidence.sequential import SequentialMonteCarlo
 from pyrovae.evidence.sequential_results import SequentialLogMarginal
 from pyrovae.evidence.simulated_bounds import SimulatedBounds, simulated_bounds
+from pyrovae.exchange.anndata import from_anndata
 from pyrovae.exchange.arviz_bridge import to_arviz
 from pyrovae.exchange.cluster import Clustering, cluster
 from pyrovae.exchange.features import features
@@ -67,6 +68,7 @@ __all__ = [
     "features",
     "fit",
     "forecast",
+    "from_anndata",
     "guides",
     "impute",
     "log_marginal",

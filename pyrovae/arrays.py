@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pyrovae.frames import numbers_of
+from pyrovae.frames import is_anndata, numbers_of
 
 if TYPE_CHECKING:
     from scipy import sparse
@@ -79,7 +79,7 @@ ARRAYS = (Tensor, OnDemand)
 def as_tensor(
     argument: object, name: str, *, truth_is_number: bool, floats: torch.dtype | None = None
 ) -> object:
-    """An array, a frame or a column of one as rows; what is none of these as it is.
+    """An array, a frame or a column of one, or AnnData's X, as rows; what is none of these as it is.
 
     Truth values of arrays become numbers, 0 and 1, or stay what they are, as masks are. Floating-point numbers of
     arrays become `floats`, torch's default if None.
@@ -91,6 +91,8 @@ def as_tensor(
     """
     if isinstance(argument, Tensor):
         return _usable(argument, name)
+    if is_anndata(argument):
+        argument = _matrix_of(argument, name)
     if hasattr(argument, "to_numpy"):
         argument = numbers_of(argument, name)
     if _is_sparse(argument):
@@ -124,6 +126,27 @@ def _without_mask(array: np.ma.MaskedArray, name: str) -> _Array:
             "numbers can be: convert it first, x.astype(float)."
         )
     return np.asarray(array.filled(np.nan))
+
+
+def _matrix_of(cells: object, name: str) -> object:
+    """The matrix of AnnData, [cells, genes]: NumPy's or SciPy's.
+
+    Raises:
+        ValueError: it has none.
+        TypeError: one that lies in a file.
+
+    """
+    matrix: object = getattr(cells, "X")  # noqa: B009 - anndata is not imported here
+    if matrix is None:
+        raise ValueError(
+            f"{name} is an AnnData without X: name a layer, pyrovae.from_anndata(adata, layer=...)."
+        )
+    if not (isinstance(matrix, np.ndarray) or _is_sparse(matrix)):
+        raise TypeError(
+            f"{name} is an AnnData whose X is {type(matrix).__name__}, which lies in a file: adata.to_memory() reads "
+            "it, and leaves sparse counts sparse."
+        )
+    return matrix
 
 
 def _is_sparse(argument: object) -> TypeGuard[sparse.sparray]:

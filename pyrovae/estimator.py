@@ -1,5 +1,6 @@
-"""The public name of `pyrovae.exchange.estimator`: `from pyrovae.estimator import VAEEstimator`."""
+"""The public names of what needs scikit-learn: `from pyrovae.estimator import TabularVAE, VAEEstimator`."""
 
 from pyrovae.exchange.estimator import VAEEstimator
+from pyrovae.tables.estimator import TabularVAE
 
-__all__ = ["VAEEstimator"]
+__all__ = ["TabularVAE", "VAEEstimator"]

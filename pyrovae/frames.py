@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from typing import TypeAlias, cast
 
 import numpy as np
@@ -14,9 +16,15 @@ Columns: TypeAlias = tuple[str | int, ...]
 MOST_NAMES = 5
 
 
+def is_anndata(table: object) -> bool:
+    """Whether it is AnnData; whoever has some has imported the package."""
+    loaded = sys.modules.get("anndata")
+    return loaded is not None and isinstance(table, loaded.AnnData)
+
+
 def columns_of(table: object) -> Columns | None:
-    """The names of a frame's columns; None of what has none, or none but 0, 1, 2, ..."""
-    labels = getattr(table, "columns", None)
+    """The names of a frame's columns, or of AnnData's genes; None of what has none, or none but 0, 1, 2, ..."""
+    labels = getattr(table, "var_names" if is_anndata(table) else "columns", None)
     if labels is None or (isinstance(labels, pd.RangeIndex) and (labels.start, labels.step) == (0, 1)):
         return None
     return tuple(
@@ -25,7 +33,7 @@ def columns_of(table: object) -> Columns | None:
     )
 
 
-def in_words(columns: Columns | list[str | int]) -> str:
+def in_words(columns: Sequence[str | int]) -> str:
     """The names, the first few of many."""
     shown = ", ".join(map(repr, columns[:MOST_NAMES]))
     return shown + (f" and {len(columns) - MOST_NAMES} more" if len(columns) > MOST_NAMES else "")

@@ -27,6 +27,7 @@ from pyrovae.nn import (
     MissingAsZero,
     PositiveParameter,
     SequenceEncoder,
+    Units,
 )
 
 K = 2  # latent dimensions
@@ -93,6 +94,10 @@ def net(in_features: int, out_features: int | tuple[int, ...]) -> MLP:
 
 def per_feature(value: float) -> PositiveParameter:
     return PositiveParameter(torch.full((D,), value))
+
+
+def units(centre: float = 20.0, size: float = 3.0) -> Units:
+    return Units(torch.full((D,), centre), torch.full((D,), size), torch.full((D,), 0.01))
 
 
 def real(rows: int) -> Tensor:
@@ -168,6 +173,32 @@ LIKELIHOODS = {
         values=torch.arange(float(OPTIONS)),
         has_mean=False,
     ),
+    "Ordered": Likelihood(
+        lambda k: models.Ordered(net(k, D), OPTIONS, D),
+        lambda B: torch.randint(OPTIONS, (B, D)).float(),
+        bad=lambda: [-1.0, OPTIONS, 0.5],
+        values=torch.arange(float(OPTIONS)),
+        has_mean=False,
+    ),
+    "Normal, in units": Likelihood(
+        lambda k: models.Normal(net(k, (D, D)), units=units()), lambda B: 20 + 3 * real(B)
+    ),
+    "LogNormal, by network": Likelihood(
+        lambda k: models.LogNormal(net(k, (D, D))), lambda B: real(B).exp(), bad=lambda: [-1.0]
+    ),
+    "LogNormal, in units": Likelihood(
+        lambda k: models.LogNormal(net(k, (D, D)), units=units(2.0, 0.3)),
+        lambda B: (2 + 0.3 * real(B)).exp(),
+        bad=lambda: [-1.0],
+    ),
+    "TruncatedNormal": Likelihood(
+        lambda k: models.TruncatedNormal(net(k, (D, D))), lambda B: torch.rand(B, D), bad=lambda: [-0.1, 1.1]
+    ),
+    "TruncatedNormal, other ends": Likelihood(
+        lambda k: models.TruncatedNormal(net(k, (D, D)), torch.tensor([0.0, -1.0, 5.0]), 7.0, 0.1),
+        lambda B: 5 + 2 * torch.rand(B, D),
+        bad=lambda: [-2.0, 7.1],
+    ),
     "DiscretizedLogistic, by network": Likelihood(
         lambda k: models.DiscretizedLogistic(net(k, (D, D))),
         lambda B: torch.randint(256, (B, D)).float(),
@@ -186,6 +217,12 @@ LIKELIHOODS = {
     ),
     "NegativeBinomial, per feature": Likelihood(
         lambda k: models.NegativeBinomial(net(k, D), per_feature(0.5)), counts, bad=_WHOLE, values=MANY
+    ),
+    "NegativeBinomial, typical means": Likelihood(
+        lambda k: models.NegativeBinomial(net(k, (D, D)), typical=torch.tensor([1.0, 3.0, 0.5])),
+        counts,
+        bad=_WHOLE,
+        values=MANY,
     ),
     "NegativeBinomial, near Poisson": Likelihood(
         lambda k: models.NegativeBinomial(net(k, D), PositiveParameter(1e-3)), counts, bad=_WHOLE, values=MANY

@@ -7,6 +7,7 @@ of `pyrovae.models` put networks in front of them.
 from pyrovae.models.distributions.bounded import ContinuousBernoulli
 from pyrovae.models.distributions.counts import Multinomial, NegativeBinomial, Poisson, ZeroInflated
 from pyrovae.models.distributions.discretized import DiscretizedLogistic
+from pyrovae.models.distributions.truncated import TruncatedNormal
 
 __all__ = [
     "ContinuousBernoulli",
@@ -14,5 +15,6 @@ __all__ = [
     "Multinomial",
     "NegativeBinomial",
     "Poisson",
+    "TruncatedNormal",
     "ZeroInflated",
 ]

@@ -11,6 +11,8 @@ from pyrovae.vae import VAE
 def features(vae: VAE, x: object, *context: object) -> Tensor:
     """Posterior means E[z|x] of all latent sites of the guide side by side, [N, K].
 
+    Beside AnnData's cells: `adata.obsm["X_vae"] = pv.features(vae, adata).numpy()`.
+
     Args:
         vae: the pair.
         x: [N, ...]

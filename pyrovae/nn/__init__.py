@@ -9,6 +9,7 @@ from pyrovae.nn.positive import PositiveParameter, positive
 from pyrovae.nn.ragged import step_mask
 from pyrovae.nn.recurrent import GRU, SequenceEncoder
 from pyrovae.nn.standardize import Standardize
+from pyrovae.nn.units import Units
 
 __all__ = [
     "GRU",
@@ -21,6 +22,7 @@ __all__ = [
     "PositiveParameter",
     "SequenceEncoder",
     "Standardize",
+    "Units",
     "join",
     "positive",
     "step_mask",

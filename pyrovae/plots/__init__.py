@@ -12,6 +12,7 @@ from pyrovae.plots.panel import Panel
 from pyrovae.plots.panels import *  # noqa: F403 - a picture is made public where its panel is listed, and only there
 from pyrovae.plots.panels import PANELS
 from pyrovae.plots.report import report
+from pyrovae.plots.tables import table_panels
 
-__all__ = ["PANELS", "Panel", "Report", "image_grid", "report"]
+__all__ = ["PANELS", "Panel", "Report", "image_grid", "report", "table_panels"]
 __all__ += panels.__all__
