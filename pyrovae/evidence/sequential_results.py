@@ -14,7 +14,7 @@ from pyrovae.evidence.results import BAD_ROWS_ALLOWED, LogMarginal
 LARGEST_ERROR_OF_RUN = 1.0
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class SequentialLogMarginal(LogMarginal):
     """What `log_marginal` gives by `SequentialMonteCarlo`, per row.
 
