@@ -168,7 +168,7 @@ class AutoGuide(nn.Module):
         values = {} if self.shared is None else self.shared.draw(x, *context)
         if not self.sites:
             return
-        features = self._encode(x, *context)
+        features = x.new_zeros(len(x), 0) if self.encoder is None else self._encode(x, *context)
         if self.shared is not None and self.reads_shared:
             features = torch.cat([features, self.shared.features(values).expand(len(x), -1)], -1)
         model_sites = self._model_sites(values, x, *context) if self._reads_model else {}
@@ -232,6 +232,8 @@ class AutoGuide(nn.Module):
                 layers = (self.hidden[-1],) if latent else ()
                 self.heads[as_key(name)] = self._site_head(hidden[name], x, max(in_features, 1), layers)
         self.heads.to(x.device)
+        if not self._encoder_is_given and all(isinstance(h, MarkovPosterior) for h in self.heads.values()):
+            self.encoder = None  # chains read the steps themselves
 
     def _site_head(self, of_model: Site, x: Tensor, in_features: int, layers: Sequence[int]) -> nn.Module:
         site, fn = self.sites[of_model.name], of_model.distribution

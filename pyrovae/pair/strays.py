@@ -1,8 +1,10 @@
-"""Tensors that want gradients, on which a pair's densities depend, and which are no parameters of the pair."""
+"""Tensors that want gradients and will get none: no module of the pair holds them, or no density depends on them."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FunctionType
 
 import torch
@@ -17,15 +19,16 @@ from pyrovae.random_state import same_random_state
 
 
 def warn_of_strays(pair: InspectedPair, batch: Batch) -> None:
-    """Warn of tensors that are not trained, for no module of the pair holds them: free ones, those of modules in lists.
+    """Warn of tensors that want gradients and are not trained.
 
-    Only of those on which the densities of these few rows depend.
+    Those on which the densities of these few rows depend and that no module of the pair holds: free ones, those of
+    modules in lists. And those of modules that run and on which no density depends: their output is detached.
     """
     held = {id(p) for p in pair.parameters()}
     known = {id(p) for m in reachable_modules(pair.model, pair.guide).values() for p in m.parameters()}
     if not isinstance(pair.model, nn.Module):
         held |= known  # of which `InspectedPair` warns
-    with same_random_state(pair.device), pair.evaluating(), torch.enable_grad():
+    with same_random_state(pair.device), pair.evaluating(), torch.enable_grad(), _calls(pair) as called:
         terms = row_terms(pair, batch, 1)
         leaves = _leaves(terms.log_weights.sum() + terms.log_guide.sum() + terms.added_loss.sum())
     strays = [leaf for leaf in leaves if id(leaf) not in held]
@@ -39,6 +42,36 @@ def warn_of_strays(pair: InspectedPair, batch: Batch) -> None:
             "several in nn.ModuleList or nn.ModuleDict; or freeze them with requires_grad_(False).",
             stacklevel=2,
         )
+    reached = {id(leaf) for leaf in leaves}
+    detached = [
+        name
+        for name, module in called.items()
+        if all(id(p) not in reached for p in module.parameters(recurse=False))
+    ]
+    if detached:
+        more = f" and {len(detached) - 3} more" * (len(detached) > 3)
+        warnings.warn(
+            f"the pair runs {', '.join(map(repr, detached[:3]))}{more}, and no density depends on their parameters, as "
+            "where what comes out is detached, unused, or taken under torch.no_grad(): they will not be trained. "
+            "If that is meant, freeze them with requires_grad_(False).",
+            stacklevel=2,
+        )
+
+
+@contextmanager
+def _calls(pair: InspectedPair) -> Iterator[dict[str, nn.Module]]:
+    """By name, the modules with trained parameters of their own that run inside."""
+    called: dict[str, nn.Module] = {}
+    hooks = [
+        module.register_forward_pre_hook(lambda module, _, name=name: called.update({name: module}))
+        for name, module in pair.named_modules()
+        if any(p.requires_grad for p in module.parameters(recurse=False))
+    ]
+    try:
+        yield called
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _leaves(root: Tensor) -> list[Tensor]:

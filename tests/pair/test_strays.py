@@ -25,7 +25,8 @@ class Model(nn.Module):
         with pyro.plate("rows", len(x)):
             z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
             layer = OUTSIDE if self.way == "global" else self.layers[0]
-            pyro.sample("x", dist.Bernoulli(logits=layer(z) + self.bias + self.free).to_event(1), obs=x)
+            logits = layer(z).detach() if self.way == "detached" else layer(z)
+            pyro.sample("x", dist.Bernoulli(logits=logits + self.bias + self.free).to_event(1), obs=x)
 
 
 def train(way):
@@ -38,6 +39,7 @@ def train(way):
 SAID = {
     "list": r"use 'Model.layers\[0\].weight', 'Model.layers\[0\].bias', which want gradients",
     "global": "use 'OUTSIDE.weight', 'OUTSIDE.bias', which want gradients",
+    "detached": "the pair runs 'model.layers.0', and no density depends on .* freeze them",
     "free": "use 'Model.free', which want gradients .* nn.Parameter",
 }
 
