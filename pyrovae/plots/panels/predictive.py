@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
-from pyrovae.exchange.arviz_bridge import Tree, to_arviz
+from pyrovae.exchange.arviz_bridge import Tree
 from pyrovae.plots.panel import Content
 from pyrovae.plots.style import BLACK, SKY, axes_or_new
 from pyrovae.plots.subject import Subject
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FALSE_ALARMS = 0.05  # of a panel whose model is right
-NUM_DRAWS = 100  # data sets of the panel
+MOST_DATA_SETS = 200  # of the panel, for its figures
 
 Statistic = Callable[[np.ndarray], np.ndarray]
 Group = Literal["posterior_predictive", "prior_predictive"]
@@ -135,7 +135,7 @@ def statistics_of(
 def of_predictive(tree: Tree, site: str) -> Content:
     """Does the model generate data like these?"""
     group: Group = "prior_predictive"
-    observed, drawn = statistics_of(tree, group, site, row_mean, 200)
+    observed, drawn = statistics_of(tree, group, site, row_mean, MOST_DATA_SETS)
     means, spreads = np.array([one.mean() for one in drawn]), np.array([one.std() for one in drawn])
     pairs = (observed.mean(), means), (observed.std(), spreads)
     rounding = 1e-6 * (abs(observed.mean()) + observed.std())
@@ -159,7 +159,8 @@ def of_predictive(tree: Tree, site: str) -> Content:
         if odd
         else "Mean and spread over rows are such as the model draws."
     )
-    return Content(lambda ax: predictive_check(tree, group=group, site=site, ax=ax), sentence, table)
+    of = f"{len(observed)} rows, {len(drawn)} data sets of as many drawn from the model, {min(50, len(drawn))} shown"
+    return Content(lambda ax: predictive_check(tree, group=group, site=site, ax=ax), sentence, table, of)
 
 
 def _share_above(drawn: np.ndarray, observed: float, rounding: float) -> float:
@@ -169,6 +170,12 @@ def _share_above(drawn: np.ndarray, observed: float, rounding: float) -> float:
 
 
 def predictive_panel(subject: Subject) -> Content:
-    """Of the first site, by data sets drawn from the prior."""
-    tree = to_arviz(subject.vae, subject.few, num_samples=NUM_DRAWS, seed=subject.seed)
-    return of_predictive(tree, str(next(iter(tree.observed_data.data_vars))))
+    """Of a site, by data sets drawn from the prior."""
+    tree = subject.tree()
+    names = [str(name) for name in tree.observed_data.data_vars]
+    # ArviZ has other names for sites with a slash in theirs.
+    site = names[0] if subject.site is None else subject.site.replace("/", ".")
+    content = of_predictive(tree, site)
+    if len(subject.data) > len(subject.few):
+        content = content._replace(of=f"the first {content.of}")
+    return content

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from pyrovae.criticism.activity import DRAWS
 from pyrovae.criticism.diagnosis import Diagnosis
 from pyrovae.plots.panel import Content
 from pyrovae.plots.style import BLUE, GREY, SKY, VERMILLION, axes_or_new, columns_of
@@ -89,7 +90,8 @@ def of_rates(diagnosis: Diagnosis) -> Content:
             sentence += f" {verdict.capitalize()}: {count}."
     shown = _with_whole_sites(diagnosis)
     table = rates.sort_values("rate", ascending=False).head(20).set_index("site")
-    return Content(lambda ax: rate_per_dimension(shown, ax=ax), sentence, table)
+    of = f"{len(diagnosis.quality)} rows, {DRAWS} draws a row where there is no closed form"
+    return Content(lambda ax: rate_per_dimension(shown, ax=ax), sentence, table, of)
 
 
 def _with_whole_sites(diagnosis: Diagnosis) -> pd.DataFrame:
