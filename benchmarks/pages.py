@@ -1,6 +1,7 @@
 """The page of a report: how large it is and how long it takes beside the sheet, and pictures of it in a browser.
 
-`PYROVAE_DATA=folder python -m benchmarks.pages`; `--pictures` takes those of `docs/`, which needs Chromium.
+`PYROVAE_DATA=folder python -m benchmarks.pages`; with names of rows only these, and no table is written. `--pictures`
+takes those of `docs/`, which needs Chromium.
 """
 
 from __future__ import annotations
@@ -95,14 +96,16 @@ def main() -> None:
     """Make and measure all; with --pictures also take those of docs/."""
     table = []
     PAGES.mkdir(parents=True, exist_ok=True)
-    for name, make in CASES.items():
+    chosen = [name for name in CASES if name in sys.argv] or list(CASES)
+    for name in chosen:
         torch.manual_seed(SEED)
         path = PAGES / f"{name}.html"
-        table.append(measured(name, *make(), path))
+        table.append(measured(name, *CASES[name](), path))
         print(table[-1], flush=True)
         if "--pictures" in sys.argv and name in PICTURES:
             take_pictures(path, PICTURES[name])
-    report.write("pages", "The page of a report", pd.DataFrame(table), SETTINGS, NOTE)
+    if len(chosen) == len(CASES):
+        report.write("pages", "The page of a report", pd.DataFrame(table), SETTINGS, NOTE)
 
 
 def measured(
@@ -115,7 +118,6 @@ def measured(
     started = time.process_time()
     made.save(path.with_suffix(".png"))
     sheet = time.process_time() - started
-    made.save(path)  # what comes once: imports, and Bokeh's scripts from the disk
     started = time.process_time()
     made.save(path)
     page = time.process_time() - started
@@ -158,7 +160,8 @@ def take_pictures(path: Path, name: str) -> None:
 
 NOTE = (
     "CPU seconds on one thread: what both forms need (diagnosis, calibration, panels), then the sheet as PNG, and the "
-    "page as HTML with all that its browser shows. Bokeh's scripts are 2.0 MB of every page."
+    "page as HTML with all that its browser shows. Bokeh's scripts are 2.0 MB of every page. The first page of a "
+    "process, here that of digits, takes about a second more, for Bokeh's imports."
 )
 SETTINGS = {
     "digits": "the demo's pair after 60 epochs, its 397 test rows",

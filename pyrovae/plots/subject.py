@@ -82,7 +82,8 @@ class Subject:
         """The same about one observed site, with what was said of rows where it is of such rows."""
         numel = self.vae.layout.observed[site].numel
         fits = self.image_shape is not None and math.prod(self.image_shape) == numel
-        named = self.columns is not None and len(self.columns) == numel
+        width = self.data.x.shape[1] if len(self.data.x.shape) == 2 else numel
+        named = self.columns is not None and len(self.columns) in (numel, width)
         return replace(
             self,
             site=site,

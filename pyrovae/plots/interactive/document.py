@@ -22,6 +22,7 @@ from pyrovae.plots.interactive.rows import PageRows, page_rows
 from pyrovae.plots.interactive.sliders import Walks, as_json, walks_of
 from pyrovae.plots.interactive.widgets import style, table_of_frame
 from pyrovae.plots.panel import Panel
+from pyrovae.plots.panels.rates import rates_shown
 from pyrovae.plots.subject import Subject, views
 from pyrovae.random_state import fixed_seed
 
@@ -189,7 +190,8 @@ def _training_section(parts: _Parts, subject: Subject) -> None:
 
 def _latents_section(parts: _Parts, subject: Subject) -> None:
     rates = subject.diagnosis.rates
-    if len(rates) and rates["rate"].notna().any():
+    if len(rates) and (rates["rate"].notna().any() or subject.diagnosis.sites["rate"].notna().any()):
+        rates = rates_shown(subject.diagnosis)
         text = f"""<p class="of">{len(subject.data)} rows, {subject.draws_of_rates} draws a row where there is no closed
 form.</p>{parts.place("rates", rate_bars(rates))}"""
         parts.sections.append(("latents", "Rate by latent dimension", text))

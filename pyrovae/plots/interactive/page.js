@@ -115,7 +115,9 @@ const pyrovae = (() => {
 
   // -- colours --
 
+  let coloured = null; // the field by which points are coloured
   function colourBy(key) {
+    coloured = key;
     const { renderers, mappers, legend, bar, keys } = models;
     const mapper = mappers[key];
     const classes = mapper.factors !== undefined;
@@ -195,7 +197,7 @@ const pyrovae = (() => {
     const colour = (name) => style.getPropertyValue(`--${name}`).trim();
     const [text, paper, lines, faint] = ["text", "paper", "lines", "faint"].map(colour);
     for (const figure of models.figures) {
-      figure.setv({ background_fill_color: paper, border_fill_color: paper, outline_line_color: lines });
+      figure.setv({ background_fill_color: paper, border_fill_color: paper, outline_line_color: faint });
       if (figure.title) figure.title.text_color = text;
       for (const axis of [...figure.below, ...figure.left].filter((one) => "axis_label_text_color" in one))
         axis.setv({
@@ -218,6 +220,7 @@ const pyrovae = (() => {
     for (const mapper of Object.values(models.mappers))
       if (mapper.factors !== undefined)
         mapper.palette = mapper.palette.map((one) => (one === ink ? other : one));
+    if (coloured !== null) colourBy(coloured); // glyphs keep the colours that they were drawn in
     models.marker.glyph.line_color = text;
     for (const rule of models.rules) rule.line_color = text;
   }

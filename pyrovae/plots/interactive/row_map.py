@@ -188,7 +188,9 @@ def _pictures(rows: PageRows, source: ColumnDataSource) -> tuple[figure, figure,
 
 def _tip(rows: PageRows) -> str:
     """What stands beside the pointer: Bokeh puts values in the places of @names, and escapes them."""
-    lines = ["<div style='max-width:340px'><div><b>row @row</b></div>"]
+    lines = [
+        "<div style='max-width:340px;padding:6px;color:var(--text);background:var(--paper)'><div><b>row @row</b></div>"
+    ]
     if rows.size is not None and rows.pictures is not None:
         width, height = rows.size
         for key, name in (("picture", "x"), ("mean_picture", "E[x|z]")):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FALSE_ALARMS = 0.05  # of a panel whose model is right
+MOST_NAMED = 3  # columns, beside the axis
 MOST_DATA_SETS = 200  # of the panel, for its figures
 
 Statistic = Callable[[np.ndarray], np.ndarray]
@@ -132,8 +133,8 @@ def statistics_of(
     return observed[known], replicated
 
 
-def of_predictive(tree: Tree, site: str) -> Content:
-    """Does the model generate data like these?"""
+def of_predictive(tree: Tree, site: str, name: str | None = None) -> Content:
+    """Does the model generate data like these? `name` is that of the statistic, the mean of a row's entries."""
     group: Group = "prior_predictive"
     observed, drawn = statistics_of(tree, group, site, row_mean, MOST_DATA_SETS)
     means, spreads = np.array([one.mean() for one in drawn]), np.array([one.std() for one in drawn])
@@ -151,16 +152,17 @@ def of_predictive(tree: Tree, site: str) -> Content:
     # The observed data set is as extreme as one of n + 1; two figures, each on two sides.
     tail = np.minimum(above, 1 - np.array(above)) * len(drawn)
     odd = [str(name) for name in table.index[(tail + 1) / (len(drawn) + 1) <= FALSE_ALARMS / 4]]
-    sentence = (
-        f"Data sets drawn from the prior against {len(observed)} rows, by the mean of a row's entries. "
-    )
+    said = "the mean of a row's entries" if name is None else name
+    sentence = f"Data sets drawn from the prior against {len(observed)} rows, by {said}. "
     sentence += (
         f"The model misses the statistic's {' and '.join(odd)}: few data sets that it draws have one so extreme."
         if odd
         else "Mean and spread over rows are such as the model draws."
     )
     of = f"{len(observed)} rows, {len(drawn)} data sets of as many drawn from the model, {min(50, len(drawn))} shown"
-    return Content(lambda ax: predictive_check(tree, group=group, site=site, ax=ax), sentence, table, of)
+    return Content(
+        lambda ax: predictive_check(tree, group=group, site=site, name=name, ax=ax), sentence, table, of
+    )
 
 
 def _share_above(drawn: np.ndarray, observed: float, rounding: float) -> float:
@@ -175,7 +177,16 @@ def predictive_panel(subject: Subject) -> Content:
     names = [str(name) for name in tree.observed_data.data_vars]
     # ArviZ has other names for sites with a slash in theirs.
     site = names[0] if subject.site is None else subject.site.replace("/", ".")
-    content = of_predictive(tree, site)
+    content = of_predictive(tree, site, _of_columns(subject.names if subject.site is not None else None))
     if len(subject.data) > len(subject.few):
         content = content._replace(of=f"the first {content.of}")
     return content
+
+
+def _of_columns(names: Sequence[str] | None) -> str | None:
+    """What the mean over a site's columns is called; None where they have no names."""
+    if names is None:
+        return None
+    if len(names) == 1:
+        return names[0]
+    return f"mean of {', '.join(names)}" if len(names) <= MOST_NAMED else f"mean of {len(names)} columns"

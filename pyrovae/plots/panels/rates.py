@@ -88,13 +88,13 @@ def of_rates(diagnosis: Diagnosis) -> Content:
     for verdict in ("constant", "unknown"):
         if count := int((verdicts == verdict).sum()):
             sentence += f" {verdict.capitalize()}: {count}."
-    shown = _with_whole_sites(diagnosis)
+    shown = rates_shown(diagnosis)
     table = rates.sort_values("rate", ascending=False).head(20).set_index("site")
     of = f"{len(diagnosis.quality)} rows, {DRAWS} draws a row where there is no closed form"
     return Content(lambda ax: rate_per_dimension(shown, ax=ax), sentence, table, of)
 
 
-def _with_whole_sites(diagnosis: Diagnosis) -> pd.DataFrame:
+def rates_shown(diagnosis: Diagnosis) -> pd.DataFrame:
     """The rates by dimension, and of sites as a whole where there are none by dimension."""
     rates, lines = diagnosis.rates, []
     for site, rate in zip(diagnosis.sites["site"], diagnosis.sites["rate"], strict=True):

@@ -76,7 +76,7 @@ def reconstructions(
 
 
 def of_reconstructions(
-    originals: Values, means: Values, reconstruction: float, draw: Callable[[Axes], Axes], of: str = ""
+    originals: Values, means: Values, reconstruction: float, draw: Callable[[Axes], Axes]
 ) -> Content:
     """What the latents keep of a row."""
     x, mean = as_array(originals).astype(float), as_array(means).astype(float)
@@ -92,7 +92,7 @@ def of_reconstructions(
         if spread > 0
         else f"E_q[log p(x|z)] is {reconstruction:.2f} nats."
     )
-    return Content(draw, sentence, of=of)
+    return Content(draw, sentence)
 
 
 def reconstructions_panel(subject: Subject) -> Content:
@@ -104,20 +104,24 @@ def reconstructions_panel(subject: Subject) -> Content:
     strips = is_strips(means[:1], subject.image_shape)
     shown = rows_drawn(len(means), strips)
     said = in_context(vae, subject.data, range(shown))
-    of = f"drawn: {rows_in_words(0, shown)}, E[x|z] at their posterior means"
-    of += f" ({said})" if said else ""
+    of = f"{rows_in_words(0, shown)}, E[x|z] at their posterior means" + (f" ({said})" if said else "")
     if subject.by_column:
         of += "; each column from its least number, white, to its greatest"
         # Columns have units of their own, and shares of variance would be those of the largest.
         originals, means = by_column([originals.reshape(means.shape), means])
-    return of_reconstructions(
+    content = of_reconstructions(
         originals,
         means,
         reconstruction,
         lambda ax: reconstructions(vae, subject.data, site=site, **subject.grid, ax=ax),
-        f"{of}. In the text: variance over {rows_in_words(0, len(means))}, E_q[log p(x|z)] over all "
-        f"{len(subject.data)}, {subject.draws_of_rates} draws a row",
     )
+    figures = (
+        f"The former is of {rows_in_words(0, len(means))}, the latter"
+        if "; " in content.sentence
+        else "It is"
+    )
+    figures += f" of all {len(subject.data)} rows, {subject.draws_of_rates} draws each."
+    return content._replace(sentence=f"{content.sentence} {figures}", of=of)
 
 
 def rows_drawn(count: int, strips: bool, num_columns: int = 8) -> int:

@@ -256,3 +256,38 @@ def test_training_curves_have_toggles(opened):
     page.run("const toggles = model('toggles'); toggles.active = [0]")
     assert page.run(shown) != before
     assert sum(page.run(shown)) == 1
+
+
+FIRST_CELLS = """
+const found = [];
+const walk = (node, inside) => {
+  if (inside && node.classList?.contains("slick-row") && node.style.top === "0px")
+    found.push([...node.querySelectorAll(".slick-cell")].map((one) => one.textContent));
+  for (const child of node.children ?? []) walk(child, inside);
+  if (node.shadowRoot) walk(node.shadowRoot, inside);
+};
+walk(document.getElementById("rows"), true);
+return found[0];
+"""
+
+
+def test_a_table_sorts_by_its_heads(opened, made):
+    page = opened("images")
+    log_px = made["images"].report.subject.diagnosis.quality.log_marginal
+    assert page.run(FIRST_CELLS)[0] == "0"
+    page.run(HEADS.replace("found.push(node.textContent)", "node.textContent === 'log p(x)' && node.click()"))
+    assert page.run(FIRST_CELLS)[0] == str(int(log_px.argmin()))
+
+
+def test_a_notebooks_frame_shows_the_page(driver, made, tmp_path):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    notebook = tmp_path / "notebook.html"
+    notebook.write_text(f"<!DOCTYPE html><meta charset='utf-8'>{made['images'].report.page()._repr_html_()}")
+    driver.get(notebook.as_uri())
+    driver.switch_to.frame(0)
+    WebDriverWait(driver, 30).until(
+        lambda d: d.execute_script("return document.documentElement.dataset.ready") == "yes"
+    )
+    assert driver.find_element("id", "listed").text == "All 40 rows on this page"
+    driver.switch_to.default_content()

@@ -99,6 +99,8 @@ def test_a_table_of_several_sites_keeps_its_columns(made):
     axes = {ax.get_title(): ax for ax in report.figure().axes if ax.get_title()}
     ticks = [tick.get_text() for tick in axes["Rows and their reconstructions"].get_xticklabels()]
     assert ticks == ["visits", "@height $x", "<img src=x on…", "kind"]
+    checked = [axes[f"Prior predictive check of x_{n}"].get_xlabel() for n in range(3)]
+    assert checked == ["visits", f"mean of @height $x, {WORSE}", "kind"]
 
 
 def test_every_panel_says_which_rows_and_draws(made):
