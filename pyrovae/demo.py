@@ -25,6 +25,7 @@ from pyrovae.exchange.arviz_bridge import to_arviz
 from pyrovae.exchange.cluster import cluster
 from pyrovae.exchange.probe import probe
 from pyrovae.files import write_atomically
+from pyrovae.plots.interactive.need import need_bokeh
 from pyrovae.random_state import fixed_seed
 from pyrovae.training.fitting import fit
 from pyrovae.vae import VAE
@@ -40,6 +41,7 @@ MC_ERROR, LOW_BY, GOOD = "Monte Carlo error", "errs low by at least", f"Pareto k
 def run(out: Path, *, epochs: int = EPOCHS, seed: int = 0) -> pd.DataFrame:
     """Train, evaluate and show; writes the report, history and digits.nc into `out`; returns the table."""
     started = time.perf_counter()
+    need_bokeh("report.html")
     out.mkdir(parents=True, exist_ok=True)
     train, valid, test, labels = digits()
     _print_job(train, valid, test)
@@ -68,7 +70,10 @@ def run(out: Path, *, epochs: int = EPOCHS, seed: int = 0) -> pd.DataFrame:
         )
         tree = to_arviz(vae, test[:100], num_samples=100, dims={"x": ["pixel"], "z": ["latent"]})
     _print_table(table, baselines(train, valid, test), marginal.log_marginal.numpy())
-    print(f"\n{diagnosis}")
+    print(
+        f"\nThe diagnosis and the report take {NUM_SAMPLES} draws of their own: their figures differ by chance."
+    )
+    print(diagnosis)
     _print_calibration(calibration)
     print(f"\nRepresentation: {probe(vae, test, labels=labels)}")
     print(f"                {cluster(vae, test, num_clusters=10, truth=labels)}")

@@ -21,7 +21,7 @@ def text_of(page):
 
 
 @pytest.mark.parametrize(
-    "page", ["choose.md", "contract.md", "evaluation.md", "extend.md", "parts.md", "training.md"]
+    "page", ["choose.md", "contract.md", "evaluation.md", "extend.md", "parts.md", "report.md", "training.md"]
 )
 def test_the_pages_code_runs(page, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

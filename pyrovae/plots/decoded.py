@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from pyrovae.data import Rows
 from pyrovae.pair.latents import Latents
+from pyrovae.pair.layout import SiteLayout
 from pyrovae.pair.means import NoMeanError
 from pyrovae.pair.observed import observations_of
 from pyrovae.plots.style import as_array
@@ -56,13 +58,8 @@ def decoded(
     }
     found = vae.decode(latents, *context)
     if isinstance(found, Tensor):
-        return as_array(one_site(found.mean(0), vae, site))
-    return as_array(one_site({name: means.mean(0) for name, means in found.items()}, vae, site))
-
-
-def site_of(vae: VAE, site: str | None) -> str:
-    """The observed site that is meant: the only one, unless one is named."""
-    return chosen_name(site, vae.layout.observed, "site")
+        return as_array(shown_values(found.mean(0), vae, site))
+    return as_array(shown_values({name: means.mean(0) for name, means in found.items()}, vae, site))
 
 
 def chosen_name(name: str | None, among: Mapping[str, object], argument: str) -> str:
@@ -81,16 +78,49 @@ def chosen_name(name: str | None, among: Mapping[str, object], argument: str) ->
     return name
 
 
-def one_site(values: Latents, vae: VAE, site: str | None) -> Tensor:
-    """What `VAE.decode` and its like gave for one observed site.
+def is_flat(site: SiteLayout) -> bool:
+    """Whether a row of a site is a number or a vector."""
+    return len(site.inner_dims) + len(site.event_shape) <= 1
+
+
+def sites_shown(vae: VAE, site: str | None) -> tuple[str, ...]:
+    """The observed sites that a picture shows: the one that is meant, or side by side all those of a table.
+
+    A table's columns of several families are several sites, each of numbers or vectors, and one row.
 
     Raises:
-        NoMeanError: probabilities of categories, which are no values of the site.
+        ValueError: no such site, or none is named and one of several is no vector.
 
     """
-    name = site_of(vae, site)
-    found = values if isinstance(values, Tensor) else values[name]
-    layout = vae.layout.observed[name]
-    if found.dim() > 1 + len(layout.inner_dims) + len(layout.event_shape):
-        raise NoMeanError(f"site '{name}' has no mean to show: its values are labels of categories.")
-    return found
+    observed = vae.layout.observed
+    if site is None and len(observed) > 1 and all(map(is_flat, observed.values())):
+        return tuple(observed)
+    return (chosen_name(site, observed, "site"),)
+
+
+def shown_values(values: Latents, vae: VAE, site: str | None) -> Tensor:
+    """Of values by site, as `VAE.decode` and its like give them, those that a picture shows, [n, ...].
+
+    Several sites stand side by side, [n, entries]; of probabilities of categories the most probable one is shown there.
+
+    Raises:
+        NoMeanError: probabilities of categories where these are the only site, which has no other value.
+
+    """
+    names = sites_shown(vae, site)
+    found = {name: values if isinstance(values, Tensor) else values[name] for name in names}
+    if len(names) > 1:
+        floats = torch.get_default_dtype()
+        return torch.cat([_labels(found[n], vae.layout.observed[n]).to(floats) for n in names], -1)
+    if _has_options(found[names[0]], vae.layout.observed[names[0]]):
+        raise NoMeanError(f"site '{names[0]}' has no mean to show: its values are labels of categories.")
+    return found[names[0]]
+
+
+def _has_options(values: Tensor, site: SiteLayout) -> bool:
+    return values.dim() > 1 + len(site.inner_dims) + len(site.event_shape)
+
+
+def _labels(values: Tensor, site: SiteLayout) -> Tensor:
+    """[n, entries], the most probable option where there are probabilities."""
+    return (values.argmax(-1) if _has_options(values, site) else values).reshape(len(values), -1)

@@ -54,7 +54,7 @@ def image_grid(
         ''
 
     """
-    images = [_as_images(as_array(line), image_shape) for line in lines]
+    images = [as_images(as_array(line), image_shape) for line in lines]
     ax = axes_or_new(ax)
     if images[0].shape[1] == 1:
         _draw_strips(ax, images, labels, columns, scale_of_strips(images, log), cmap)
@@ -123,10 +123,12 @@ def name_lines(ax: Axes, labels: Sequence[str], step: float) -> None:
     ax.tick_params(axis="y", length=0)
 
 
-def columns_for(line: np.ndarray, given: Sequence[str] | None, x: object = None) -> Sequence[str] | None:
-    """The names of a row's entries: those given, or a data frame's where it has as many columns."""
-    own = [str(name) for name in x.columns] if given is None and hasattr(x, "columns") else given
-    return own if given is not None or own is None or len(own) == math.prod(line.shape[1:]) else None
+def by_column(lines: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Each entry from 0, its least number in all the lines, to 1, its greatest: columns have units of their own."""
+    numbers = [line.astype(float) for line in lines]
+    low, high = (reduce(np.concatenate(numbers)) for reduce in (np.fmin.reduce, np.fmax.reduce))
+    width = np.where(high > low, high - low, 1.0)
+    return [(line - low) / width for line in numbers]
 
 
 def _short(name: str) -> str:
@@ -150,10 +152,10 @@ def divide(ax: Axes, groups: int, strips: int) -> None:
 
 def is_strips(line: np.ndarray, image_shape: ImageShape | None) -> bool:
     """Whether rows are no images, but lines of pixels."""
-    return _as_images(line, image_shape).shape[1] == 1
+    return as_images(line, image_shape).shape[1] == 1
 
 
-def _as_images(line: np.ndarray, image_shape: ImageShape | None) -> np.ndarray:
+def as_images(line: np.ndarray, image_shape: ImageShape | None) -> np.ndarray:
     """[n, H, W], or [n, H, W, 3] in colour; a row that is no image is one line of pixels."""
     shape = tuple(image_shape) if image_shape is not None else line.shape[1:]
     if math.prod(shape) != math.prod(line.shape[1:]):

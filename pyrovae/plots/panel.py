@@ -25,11 +25,14 @@ class Content(NamedTuple):
     draw: Callable[[Axes], Axes]
     sentence: str
     table: pd.DataFrame | None = None
+    of: str = ""
 
 
 @dataclass(frozen=True, repr=False)
 class Panel(Shown):
     """One panel: `draw(ax)` draws the picture; a table is shown on the HTML page.
+
+    `of` says which rows it shows and how many draws; it stands under the title.
 
     Example:
         >>> panel = Panel("A line", lambda ax: ax.plot([0, 1]) and ax, "It rises.")
@@ -40,6 +43,7 @@ class Panel(Shown):
     draw: Callable[[Axes], Axes]
     sentence: str
     table: pd.DataFrame | None = None
+    of: str = ""
 
     def __str__(self) -> str:
         return f"{self.title}: {self.sentence}"
@@ -47,14 +51,19 @@ class Panel(Shown):
     def _repr_html_(self) -> str:
         return within_a_page([self.html()])
 
-    def html(self) -> str:
-        """Its picture, what it shows, and its table."""
+    def picture(self, dpi: int = 100) -> str:
+        """The picture alone, as HTML."""
         from pyrovae.plots.pictures import png_of
 
         ax = axes_or_new(None, SIZE)
         self.draw(ax)
-        source = "data:image/png;base64," + base64.b64encode(png_of(ax, dpi=130)).decode("ascii")
+        source = "data:image/png;base64," + base64.b64encode(png_of(ax, dpi=dpi)).decode("ascii")
+        return f'<img alt="{html.escape(f"{self.title}: {self.sentence}")}" src="{source}">'
+
+    def html(self) -> str:
+        """Its picture, what it shows, and its table."""
         name, sentence = html.escape(self.title), html.escape(self.sentence)
-        picture = f'<img alt="{name}: {sentence}" src="{source}">'
+        of = f"\n<p><small>{html.escape(self.of)}</small></p>" if self.of else ""
         table = "" if self.table is None else table_of(self.table)
-        return "\n".join(["<section>", f"<h2>{name}</h2>\n<p>{sentence}</p>", picture, table, "</section>"])
+        head = f"<h2>{name}</h2>{of}\n<p>{sentence}</p>"
+        return "\n".join(["<section>", head, self.picture(dpi=130), table, "</section>"])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import functools
+import warnings
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -14,19 +15,24 @@ from pyrovae.checks import check_count
 from pyrovae.criticism.calibration import Calibration, calibrate
 from pyrovae.criticism.diagnosis import Diagnosis, diagnose
 from pyrovae.data import Rows
+from pyrovae.exchange.arviz_bridge import Tree, to_arviz
 from pyrovae.pair.inspected import refuse_other_than_vae
-from pyrovae.plots.grids import ImageShape, columns_for
+from pyrovae.plots.entries import entry_names
+from pyrovae.plots.grids import ImageShape
+from pyrovae.plots.interactive.need import HOW, has_bokeh
 from pyrovae.plots.page import Report
 from pyrovae.plots.panel import Panel
-from pyrovae.plots.panels import PANELS
+from pyrovae.plots.panels import EACH_SITE, EACH_VIEW, PANELS
 from pyrovae.plots.style import Values, as_array, axes_or_new
-from pyrovae.plots.subject import Subject
+from pyrovae.plots.subject import FEW_ROWS, Subject, views
 from pyrovae.progress import Bar
 from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.vae import VAE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+DATA_SETS = 100  # drawn from the prior, for predictive checks
 
 
 def report(
@@ -91,11 +97,13 @@ def report(
     """
     check_count("num_samples", num_samples)
     chosen = _chosen(panels)
+    _say_without_bokeh()
     refuse_other_than_vae(vae)
     data = vae.rows(x, *context)
     _check_same_rows(data, labels, diagnosis)
     seeds = seeds_from(seed)
     of_panels = next(seeds)
+    _check_columns(vae, data, columns)
     if diagnosis is None:
         diagnosis = diagnose(vae, data, num_samples=num_samples, seed=next(seeds), progress=progress)
     of_calibration = next(seeds)
@@ -105,29 +113,42 @@ def report(
             return calibration
         return calibrate(vae, *data.arguments[1:], seed=of_calibration, progress=progress)
 
+    @functools.cache
+    def tree() -> Tree:
+        return to_arviz(vae, data[:FEW_ROWS], num_samples=DATA_SETS, seed=of_panels)
+
     subject = Subject(
         vae,
         data,
         diagnosis,
         simulations,
+        tree,
         history=history,
         rate_distortion=rate_distortion,
         labels=labels,
         image_shape=image_shape,
-        columns=_columns(vae, columns, x),
+        columns=columns,
         cmap=cmap,
         seed=of_panels,
+        frame=x if isinstance(x, pd.DataFrame) else None,
     )
     made, left_out = _panels(subject, chosen, progress)
-    return Report(title, _summary(diagnosis), str(diagnosis), (*made, *extra), left_out)
+    return Report(title, _summary(diagnosis), str(diagnosis), (*made, *extra), left_out, subject)
 
 
-def _columns(vae: VAE, given: Sequence[str] | None, x: object) -> Sequence[str] | None:
-    """Names of the entries of the site that is shown, if they are known."""
-    site = next(iter(vae.layout.observed.values()))
-    if given is not None and len(given) != site.numel:
-        raise ValueError(f"columns has {len(given)} names: a row has {site.numel} entries.")
-    return columns_for(np.empty((1, site.numel)), given, x)
+def _say_without_bokeh() -> None:
+    """Before work starts: the page cannot be made afterwards."""
+    if not has_bokeh():
+        warnings.warn(
+            f"report.html needs Bokeh, which is not there: {HOW}. The printable sheet, report.png, goes without.",
+            stacklevel=3,
+        )
+
+
+def _check_columns(vae: VAE, data: Rows, columns: Sequence[str] | None) -> None:
+    """Raise ValueError where names are given that no site's entries can have."""
+    if columns is not None and all(len(columns) != site.numel for site in vae.layout.observed.values()):
+        entry_names(vae, data, views(vae)[0], columns)
 
 
 def _check_same_rows(data: Rows, labels: Values | None, diagnosis: Diagnosis | None) -> None:
@@ -155,17 +176,29 @@ def _panels(subject: Subject, chosen: list[str], progress: bool) -> tuple[list[P
     with Bar("report", " panel", shown=progress, total=len(chosen)) as bar:
         for title in chosen:
             bar.say(title)
-            try:
-                with fixed_seed(subject.seed, subject.vae.device):
-                    content = PANELS[title](subject)
-                if content is not None:
-                    panel = _from_seed(Panel(title, *content), subject.seed, subject.vae.device)
-                    panel.draw(axes_or_new(None))
-                    made.append(panel)
-            except ValueError as error:
-                left_out.setdefault(str(error), []).append(title)
+            for named, shown in _by_site(title, subject):
+                try:
+                    with fixed_seed(subject.seed, subject.vae.device):
+                        content = PANELS[title](shown)
+                    if content is not None:
+                        panel = _from_seed(Panel(named, *content), subject.seed, subject.vae.device)
+                        panel.draw(axes_or_new(None))
+                        made.append(panel)
+                except ValueError as error:
+                    left_out.setdefault(str(error), []).append(named)
             bar.update()
     return made, tuple(f"{', '.join(titles)}. {why}" for why, titles in left_out.items())
+
+
+def _by_site(title: str, subject: Subject) -> Iterator[tuple[str, Subject]]:
+    """The panels of one title and what they are about: one, or one for each of several observed sites."""
+    sites: tuple[str | None, ...] = (None,)
+    if title in EACH_VIEW:
+        sites = views(subject.vae)
+    elif title in EACH_SITE and len(subject.vae.layout.observed) > 1:
+        sites = tuple(subject.vae.layout.observed)
+    for site in sites:
+        yield (title, subject) if site is None else (f"{title}: {site}", subject.of_site(site))
 
 
 def _from_seed(panel: Panel, seed: int, device: torch.device) -> Panel:
@@ -181,13 +214,18 @@ def _from_seed(panel: Panel, seed: int, device: torch.device) -> Panel:
 def _summary(diagnosis: Diagnosis) -> pd.DataFrame:
     """One line on all the rows."""
     means, quality = diagnosis.summary["value"], diagnosis.quality
+    unknown = int(quality.unknown.sum())
     return pd.DataFrame(
         {
             "rows": [len(quality)],
+            "draws a row": [quality.num_samples],
             **{name: [float(means[name])] for name in ("ELBO", "reconstruction", "rate", "log p(x)")},
             "Monte Carlo error": [quality.total[1] / len(quality)],
             "errs low by at least": [-quality.total_bias / len(quality)],
-            f"Pareto k below {quality.good_k:.2f}": [quality.share_good],
+            f"Pareto k below {quality.good_k:.2f}" + (" where known" if unknown else ""): [
+                quality.share_good
+            ],
+            **({"Pareto k unknown": [unknown / len(quality)]} if unknown else {}),
         },
         index=["these rows"],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,3 +44,22 @@ def columns_of(frame: pd.DataFrame, needed: tuple[str, ...], maker: str) -> None
     """
     if lacking := [name for name in needed if name not in frame]:
         raise ValueError(f"the table lacks the columns {lacking}: expected what {maker} gives.")
+
+
+def note_above(ax: Axes, text: str) -> None:
+    """Small print between a picture and its title."""
+    if not text:
+        return
+    lines = textwrap.wrap(text, 84)
+    ax.set_title(ax.get_title(), pad=8 + 10 * len(lines))
+    ax.annotate(
+        "\n".join(lines),
+        (0.5, 1.0),
+        xycoords="axes fraction",
+        xytext=(0, 5),
+        textcoords="offset points",
+        ha="center",
+        va="bottom",
+        fontsize=7.5,
+        color="#555555",
+    )

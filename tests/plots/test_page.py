@@ -25,9 +25,8 @@ class Balanced(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_page_is_one_file(page, tmp_path):
-    page.save(tmp_path / "page.html")
-    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+def test_the_sheet_is_one_file(page):
+    text = page.html()
     parser = Balanced()
     parser.feed(text)
     assert parser.open == []

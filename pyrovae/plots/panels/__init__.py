@@ -35,6 +35,11 @@ PANELS: dict[str, Callable[[Subject], Content | None]] = {
     "Rate and distortion": rate_distortion_panel,
 }
 
+# Of several observed sites each has panels of these of its own, but for those of a table, which stand side by side; and
+# of these each site has one in any case.
+EACH_VIEW = ("Reconstructions", "Samples", "Traversals", "Interpolation")
+EACH_SITE = ("Predictive check",)
+
 # The pictures that users draw by themselves, as `pyrovae.plots.khat(...)`.
 __all__ = [
     "calibration_ranks",

@@ -164,13 +164,13 @@ def of_calibration(result: Calibration) -> Content:
             ax=ax,
         )
 
-    return Content(
-        draw,
-        sentence,
-        frame.head(10),
-    )
+    of = f"{M} rows simulated from the model, {result.num_draws} draws each"
+    return Content(draw, sentence, frame.head(10), of)
 
 
 def calibration_panel(subject: Subject) -> Content:
     """If rows can be simulated."""
-    return of_calibration(subject.calibration())
+    content = of_calibration(subject.calibration())
+    if len(subject.data.arguments) > 1:
+        content = content._replace(of=f"{content.of}, in the context of rows of the data")
+    return content

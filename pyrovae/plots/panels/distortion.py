@@ -78,7 +78,8 @@ def of_rate_distortion(curve: pd.DataFrame) -> Content:
         f"{high['rate']:.2f} nats; the "
         f"ELBO is best, {bound.max():.2f}, at beta = {best['beta']:g}."
     )
-    return Content(lambda ax: rate_distortion(curve, ax=ax), sentence, curve.set_index("beta"))
+    of = f"{len(curve)} models, one for each beta; rows and draws are those that the table was made of"
+    return Content(lambda ax: rate_distortion(curve, ax=ax), sentence, curve.set_index("beta"), of)
 
 
 def rate_distortion_panel(subject: Subject) -> Content | None:

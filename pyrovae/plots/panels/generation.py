@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from pyrovae.checks import check_count
 from pyrovae.pair.means import NoMeanError
-from pyrovae.plots.decoded import one_site, site_of
-from pyrovae.plots.grids import ImageShape, columns_for, image_grid, is_strips
+from pyrovae.plots.decoded import shown_values, sites_shown
+from pyrovae.plots.entries import in_context, rows_in_words
+from pyrovae.plots.grids import ImageShape, by_column, image_grid, is_strips
 from pyrovae.plots.panel import Content
 from pyrovae.plots.style import as_array
 from pyrovae.plots.subject import Subject
@@ -61,9 +62,9 @@ def samples(
     check_count("num_columns", num_columns)
     with fixed_seed(next(seeds_from(seed)), vae.device):
         latents, draws = vae.sample_prior(num_rows, *context)
-    drawn = as_array(draws[site_of(vae, site)])
+    drawn = as_array(shown_values(draws, vae, site))
     try:
-        means = as_array(one_site(vae.decode(latents, *context), vae, site))
+        means = as_array(shown_values(vae.decode(latents, *context), vae, site))
     except NoMeanError:
         means = None
     lines, labels = [], []
@@ -74,14 +75,19 @@ def samples(
         labels += ([] if means is None else ["E[x|z]"]) + ["draw"]
     if is_strips(drawn, image_shape):
         lines, labels = ([drawn], ["draw"]) if means is None else ([means, drawn], ["E[x|z]", "draw"])
+    if len(sites_shown(vae, site)) > 1:
+        lines = by_column(lines)
     title = "Drawn from the model: z ~ p(z)" if title is None else title
-    columns = columns_for(drawn, columns)
     return image_grid(lines, image_shape, labels=labels, columns=columns, title=title, cmap=cmap, ax=ax)
 
 
 def samples_panel(subject: Subject) -> Content:
     """With the context of the first rows."""
     first = subject.data.take(slice(0, NUM_ROWS))
+    of = f"{len(first)} rows of the model's own, one draw each"
+    if len(subject.data.arguments) > 1:
+        said = in_context(subject.vae, subject.data, range(len(first)))
+        of += f", in the context of {rows_in_words(0, len(first))}" + (f" ({said})" if said else "")
     return Content(
         lambda ax: samples(
             subject.vae,
@@ -89,9 +95,12 @@ def samples_panel(subject: Subject) -> Content:
             num_rows=len(first),
             site=subject.site,
             seed=subject.seed,
-            **subject.grid,
+            image_shape=subject.image_shape,
+            columns=subject.names,
+            cmap=subject.cmap,
             ax=ax,
         ),
         "Rows that the model makes up, z from the prior. If reconstructions look right and these do not, the prior "
         "gives mass where no row's posterior lies: try another prior, or less rate.",
+        of=of,
     )

@@ -45,10 +45,13 @@ def khat(result: LogMarginal, *, title: str | None = None, ax: Axes | None = Non
     shown = np.where(np.isnan(values), high, np.clip(values, low, high))
     ax = axes_or_new(ax)
     place = np.arange(len(values))
+    known = max(1, len(values) - int(unknown.sum()))
+    # The shares that `LogMarginal.share_good` and the tables beside the picture have.
+    rows = "of rows" if not unknown.any() else f"of {known} known"
     for chosen, colour, marker, label in (
-        (~bad & ~unknown, BLUE, "o", f"below {limit:.2f}"),
-        (bad, VERMILLION, "x", f"{limit:.2f} or above"),
-        (unknown, GREY, "+", "unknown"),
+        (~bad & ~unknown, BLUE, "o", f"below {limit:.2f}: {(~bad & ~unknown).sum() / known:.1%} {rows}"),
+        (bad, VERMILLION, "x", f"{limit:.2f} or above: {bad.sum() / known:.1%} {rows}"),
+        (unknown, GREY, "+", f"unknown: {unknown.sum()} of {len(values)} rows"),
     ):
         if chosen.any():
             round_one = marker == "o"
@@ -59,7 +62,7 @@ def khat(result: LogMarginal, *, title: str | None = None, ax: Axes | None = Non
                 c=colour,
                 marker=marker,
                 linewidths=0 if round_one else 1.5,
-                label=f"{label}: {chosen.mean():.1%} of rows",
+                label=label,
             )
     ax.axhline(limit, color=GREY, linestyle="--", linewidth=1)
     ax.set_ylim(low - 0.05, high + 0.25 * (high - low))  # room for the legend
@@ -89,7 +92,8 @@ def of_weights(result: LogMarginal, reverse: ReverseCheck | None = None) -> Cont
         .describe()
         .loc[["mean", "min", "25%", "50%", "75%", "max"]]
     )
-    return Content(lambda ax: khat(result, ax=ax), sentence, table)
+    of = f"{len(result)} rows, {result.num_samples} draws each"
+    return Content(lambda ax: khat(result, ax=ax), sentence, table, of)
 
 
 def weights_panel(subject: Subject) -> Content:

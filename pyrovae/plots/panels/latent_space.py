@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_CLASSES, LONGEST_NAME = 20, 20
+MOST_LARGEST = MOST_CLASSES - 1  # of more classes than these, that are told apart
 MARKERS = "osD^vP*X<>"
 
 
@@ -60,7 +61,7 @@ def latent_map(
     if len(names) != points.shape[1]:
         raise ValueError(f"got {len(names)} names for {points.shape[1]} columns.")
     ax = axes_or_new(ax)
-    points, axis_names = _in_the_plane(points, names)
+    points, axis_names = in_the_plane(points, names)
     if classes is None:
         ax.scatter(points[:, 0], points[:, 1], s=12, color=BLUE, alpha=0.7, linewidths=0)
     else:
@@ -78,7 +79,8 @@ def principal_shares(means: Values) -> np.ndarray:
     return singular**2 / max((singular**2).sum(), np.finfo(float).tiny)
 
 
-def _in_the_plane(points: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+def in_the_plane(points: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """Posterior means [N, K] as two numbers a row, and what these are: principal components where K > 2."""
     if points.shape[1] == 1:
         height = np.random.default_rng(0).uniform(size=len(points))  # so that rows do not hide each other
         return np.column_stack([points[:, 0], height]), [f"E[{names[0]}|x]", ""]
@@ -102,7 +104,7 @@ def _by_label(ax: Axes, points: np.ndarray, labels: np.ndarray, cmap: str) -> No
         return
     short = all(len(str(label)) == 1 for label in classes)
     if len(classes) > MOST_CLASSES and not short:
-        largest = np.sort(np.argsort(-sizes, kind="stable")[: MOST_CLASSES - 1])
+        largest = np.sort(np.argsort(-sizes, kind="stable")[:MOST_LARGEST])
         others = points[~np.isin(labels, classes[largest])]
         said = f"{len(classes) - len(largest)} others"
         ax.scatter(others[:, 0], others[:, 1], s=8, color=GREY, alpha=0.6, linewidths=0, label=said)
@@ -140,7 +142,8 @@ def of_latents(means: Tensor, labels: Values | None, names: list[str]) -> Conten
     table = pd.DataFrame(
         {"share of variance": shares}, index=[f"component {i + 1}" for i in range(len(shares))]
     )
-    return Content(lambda ax: latent_map(means, labels, names=names, ax=ax), sentence, table.head(10))
+    of = f"{len(means)} rows, posterior means (over 100 draws a row where there is no closed form)"
+    return Content(lambda ax: latent_map(means, labels, names=names, ax=ax), sentence, table.head(10), of)
 
 
 def latent_map_panel(subject: Subject) -> Content:

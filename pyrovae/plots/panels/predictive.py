@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
 
-from pyrovae.exchange.arviz_bridge import Tree, to_arviz
+from pyrovae.exchange.arviz_bridge import Tree
 from pyrovae.plots.panel import Content
 from pyrovae.plots.style import BLACK, SKY, axes_or_new
 from pyrovae.plots.subject import Subject
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FALSE_ALARMS = 0.05  # of a panel whose model is right
-NUM_DRAWS = 100  # data sets of the panel
+MOST_NAMED = 3  # columns, beside the axis
+MOST_DATA_SETS = 200  # of the panel, for its figures
 
 Statistic = Callable[[np.ndarray], np.ndarray]
 Group = Literal["posterior_predictive", "prior_predictive"]
@@ -132,10 +133,10 @@ def statistics_of(
     return observed[known], replicated
 
 
-def of_predictive(tree: Tree, site: str) -> Content:
-    """Does the model generate data like these?"""
+def of_predictive(tree: Tree, site: str, name: str | None = None) -> Content:
+    """Does the model generate data like these? `name` is that of the statistic, the mean of a row's entries."""
     group: Group = "prior_predictive"
-    observed, drawn = statistics_of(tree, group, site, row_mean, 200)
+    observed, drawn = statistics_of(tree, group, site, row_mean, MOST_DATA_SETS)
     means, spreads = np.array([one.mean() for one in drawn]), np.array([one.std() for one in drawn])
     pairs = (observed.mean(), means), (observed.std(), spreads)
     rounding = 1e-6 * (abs(observed.mean()) + observed.std())
@@ -151,15 +152,17 @@ def of_predictive(tree: Tree, site: str) -> Content:
     # The observed data set is as extreme as one of n + 1; two figures, each on two sides.
     tail = np.minimum(above, 1 - np.array(above)) * len(drawn)
     odd = [str(name) for name in table.index[(tail + 1) / (len(drawn) + 1) <= FALSE_ALARMS / 4]]
-    sentence = (
-        f"Data sets drawn from the prior against {len(observed)} rows, by the mean of a row's entries. "
-    )
+    said = "the mean of a row's entries" if name is None else name
+    sentence = f"Data sets drawn from the prior against {len(observed)} rows, by {said}. "
     sentence += (
         f"The model misses the statistic's {' and '.join(odd)}: few data sets that it draws have one so extreme."
         if odd
         else "Mean and spread over rows are such as the model draws."
     )
-    return Content(lambda ax: predictive_check(tree, group=group, site=site, ax=ax), sentence, table)
+    of = f"{len(observed)} rows, {len(drawn)} data sets of as many drawn from the model, {min(50, len(drawn))} shown"
+    return Content(
+        lambda ax: predictive_check(tree, group=group, site=site, name=name, ax=ax), sentence, table, of
+    )
 
 
 def _share_above(drawn: np.ndarray, observed: float, rounding: float) -> float:
@@ -169,6 +172,21 @@ def _share_above(drawn: np.ndarray, observed: float, rounding: float) -> float:
 
 
 def predictive_panel(subject: Subject) -> Content:
-    """Of the first site, by data sets drawn from the prior."""
-    tree = to_arviz(subject.vae, subject.few, num_samples=NUM_DRAWS, seed=subject.seed)
-    return of_predictive(tree, str(next(iter(tree.observed_data.data_vars))))
+    """Of a site, by data sets drawn from the prior."""
+    tree = subject.tree()
+    names = [str(name) for name in tree.observed_data.data_vars]
+    # ArviZ has other names for sites with a slash in theirs.
+    site = names[0] if subject.site is None else subject.site.replace("/", ".")
+    content = of_predictive(tree, site, _of_columns(subject.names if subject.site is not None else None))
+    if len(subject.data) > len(subject.few):
+        content = content._replace(of=f"the first {content.of}")
+    return content
+
+
+def _of_columns(names: Sequence[str] | None) -> str | None:
+    """What the mean over a site's columns is called; None where they have no names."""
+    if names is None:
+        return None
+    if len(names) == 1:
+        return names[0]
+    return f"mean of {', '.join(names)}" if len(names) <= MOST_NAMED else f"mean of {len(names)} columns"

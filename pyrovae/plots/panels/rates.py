@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from pyrovae.criticism.activity import DRAWS
 from pyrovae.criticism.diagnosis import Diagnosis
 from pyrovae.plots.panel import Content
 from pyrovae.plots.style import BLUE, GREY, SKY, VERMILLION, axes_or_new, columns_of
@@ -87,12 +88,13 @@ def of_rates(diagnosis: Diagnosis) -> Content:
     for verdict in ("constant", "unknown"):
         if count := int((verdicts == verdict).sum()):
             sentence += f" {verdict.capitalize()}: {count}."
-    shown = _with_whole_sites(diagnosis)
+    shown = rates_shown(diagnosis)
     table = rates.sort_values("rate", ascending=False).head(20).set_index("site")
-    return Content(lambda ax: rate_per_dimension(shown, ax=ax), sentence, table)
+    of = f"{len(diagnosis.quality)} rows, {DRAWS} draws a row where there is no closed form"
+    return Content(lambda ax: rate_per_dimension(shown, ax=ax), sentence, table, of)
 
 
-def _with_whole_sites(diagnosis: Diagnosis) -> pd.DataFrame:
+def rates_shown(diagnosis: Diagnosis) -> pd.DataFrame:
     """The rates by dimension, and of sites as a whole where there are none by dimension."""
     rates, lines = diagnosis.rates, []
     for site, rate in zip(diagnosis.sites["site"], diagnosis.sites["rate"], strict=True):

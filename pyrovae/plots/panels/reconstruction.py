@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyrovae.checks import check_count
-from pyrovae.plots.decoded import observed_rows, one_site, site_of
-from pyrovae.plots.grids import ImageShape, columns_for, image_grid, is_strips
+from pyrovae.plots.decoded import shown_values, sites_shown
+from pyrovae.plots.entries import entry_names, in_context, rows_in_words, shown_rows
+from pyrovae.plots.grids import ImageShape, by_column, image_grid, is_strips
 from pyrovae.plots.panel import Content
 from pyrovae.plots.style import Values, as_array
 from pyrovae.plots.subject import Subject
@@ -56,8 +57,8 @@ def reconstructions(
     """
     check_count("num_columns", num_columns)
     shown = vae.rows(x, *context)[: 2 * num_columns]
-    means = as_array(one_site(vae.reconstruct(shown), vae, site))
-    originals = as_array(observed_rows(vae, shown)[site_of(vae, site)]).reshape(means.shape)
+    means = as_array(shown_values(vae.reconstruct(shown), vae, site))
+    originals = shown_rows(vae, shown, site).reshape(means.shape)
     lines = []
     whole = max(1, len(means) // num_columns)
     across = min(num_columns, len(means))
@@ -67,8 +68,10 @@ def reconstructions(
     if is_strips(lines[0], image_shape):
         labels = ["x", "E[x|z]"]
         lines = [originals[:across], means[:across]]
+    if len(sites_shown(vae, site)) > 1:
+        lines = by_column(lines)
     title = "Rows and their reconstructions" if title is None else title
-    columns = columns_for(lines[0], columns, x)
+    columns = entry_names(vae, shown, site, columns)
     return image_grid(lines, image_shape, labels=labels, columns=columns, title=title, cmap=cmap, ax=ax)
 
 
@@ -95,10 +98,33 @@ def of_reconstructions(
 def reconstructions_panel(subject: Subject) -> Content:
     """If p(x|z) has a mean."""
     vae, site = subject.vae, subject.site
-    means = one_site(vae.reconstruct(subject.few), vae, site)
-    return of_reconstructions(
-        observed_rows(vae, subject.few)[site],
+    means = as_array(shown_values(vae.reconstruct(subject.few), vae, site))
+    originals = shown_rows(vae, subject.few, site)
+    reconstruction = float(subject.diagnosis.summary["value"]["reconstruction"])
+    strips = is_strips(means[:1], subject.image_shape)
+    shown = rows_drawn(len(means), strips)
+    said = in_context(vae, subject.data, range(shown))
+    of = f"{rows_in_words(0, shown)}, E[x|z] at their posterior means" + (f" ({said})" if said else "")
+    if subject.by_column:
+        of += "; each column from its least number, white, to its greatest"
+        # Columns have units of their own, and shares of variance would be those of the largest.
+        originals, means = by_column([originals.reshape(means.shape), means])
+    content = of_reconstructions(
+        originals,
         means,
-        float(subject.diagnosis.summary["value"]["reconstruction"]),
+        reconstruction,
         lambda ax: reconstructions(vae, subject.data, site=site, **subject.grid, ax=ax),
     )
+    figures = (
+        f"The former is of {rows_in_words(0, len(means))}, the latter"
+        if "; " in content.sentence
+        else "It is"
+    )
+    figures += f" of all {len(subject.data)} rows, {subject.draws_of_rates} draws each."
+    return content._replace(sentence=f"{content.sentence} {figures}", of=of)
+
+
+def rows_drawn(count: int, strips: bool, num_columns: int = 8) -> int:
+    """How many of so many rows are drawn: whole lines of images, or one line's worth of strips."""
+    across = min(num_columns, count)
+    return across if strips else max(1, min(count, 2 * num_columns) // num_columns) * across

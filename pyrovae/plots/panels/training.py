@@ -66,7 +66,8 @@ def of_history(history: pd.DataFrame) -> Content:
         else:
             sentence += f" Smoothed, it was best at epoch {best.epoch:.0f}, and has lost {lost:.2f} since."
     table = pd.DataFrame(chosen).T[["epoch", "elbo", "reconstruction", "rate", "elbo_valid"]]
-    return Content(lambda ax: training_history(history, ax=ax), sentence, table)
+    of = f"{len(history)} epochs; training rows while they were trained on, validation rows after each, one draw a row"
+    return Content(lambda ax: training_history(history, ax=ax), sentence, table, of)
 
 
 def training_panel(subject: Subject) -> Content | None:

@@ -14,14 +14,13 @@ from pyrovae.plots.decoded import (
     chosen_name,
     context_of_row,
     decoded,
-    observed_rows,
     posterior_means,
-    site_of,
+    sites_shown,
     summed_out,
 )
-from pyrovae.plots.grids import ImageShape, columns_for, divide, image_grid, is_strips, name_lines
+from pyrovae.plots.entries import entry_names, in_context, rows_in_words, shown_rows
+from pyrovae.plots.grids import ImageShape, by_column, divide, image_grid, is_strips, name_lines
 from pyrovae.plots.panel import Content
-from pyrovae.plots.style import as_array
 from pyrovae.plots.subject import Subject
 from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.vae import DRAWS, VAE
@@ -103,7 +102,9 @@ def traversals(
         lines.append(decoded(vae, given, context_of_row(data, 0, num_steps), site))
         labels.append(f"{site_names(vae, latent)[k]}\n{ends[0, k]:.2g} to {ends[1, k]:.2g}")
     title = "One latent dimension at a time" if title is None else title
-    columns = columns_for(lines[0], columns, x)
+    if len(sites_shown(vae, site)) > 1:
+        lines = by_column(lines)
+    columns = entry_names(vae, data, site, columns)
     if is_strips(lines[0], image_shape):
         ax = image_grid([np.concatenate(lines)], image_shape, columns=columns, title=title, cmap=cmap, ax=ax)
         name_lines(ax, labels, num_steps)
@@ -159,7 +160,7 @@ def interpolation(
         raise ValueError("interpolation needs two rows at least.")
     shown = data[: 2 * num_pairs]
     means, drawn_labels = posterior_means(vae, shown), summed_out(vae, shown)
-    originals = as_array(observed_rows(vae, shown)[site_of(vae, site)])
+    originals = shown_rows(vae, shown, site)
     lines = []
     for a in range(0, len(originals) - 1, 2):
         share = torch.linspace(0, 1, num_steps, device=vae.device)
@@ -175,7 +176,9 @@ def interpolation(
         first, last = (originals[i : i + 1].reshape(1, *between.shape[1:]) for i in (a, a + 1))
         lines.append(np.concatenate([first, between, last]))
     title = "From row to row, by way of z" if title is None else title
-    columns = columns_for(lines[0], columns, x)
+    if len(sites_shown(vae, site)) > 1:
+        lines = by_column(lines)
+    columns = entry_names(vae, data, site, columns)
     if is_strips(lines[0], image_shape):
         ax = image_grid([np.concatenate(lines)], image_shape, columns=columns, title=title, cmap=cmap, ax=ax)
         divide(ax, len(lines), num_steps + 2)
@@ -185,6 +188,7 @@ def interpolation(
 
 def traversals_panel(subject: Subject) -> Content:
     """Of the first latent site, if latents have means."""
+    said = in_context(subject.vae, subject.data, [0])
     return Content(
         lambda ax: traversals(
             subject.vae,
@@ -197,13 +201,20 @@ def traversals_panel(subject: Subject) -> Content:
         ),
         "The first row's reconstruction while one latent dimension goes through the range that posteriors fill. "
         "A line in which nothing changes belongs to a dimension that the decoder does not use.",
+        of="row 0"
+        + (f" ({said})" if said else "")
+        + f"; from the 1% to the 99% quantile of one posterior draw of each of {len(subject.data)} rows",
     )
 
 
 def interpolation_panel(subject: Subject) -> Content:
     """Of two rows at least, if latents have means."""
+    pairs = min(4, len(subject.data) // 2)
+    said = in_context(subject.vae, subject.data, range(0, 2 * pairs, 2))
     return Content(
         lambda ax: interpolation(subject.vae, subject.data, site=subject.site, **subject.grid, ax=ax),
         "Steps on the straight line between two rows' posterior means. Where the middle looks like neither row nor "
         "any other, the line leaves what the decoder has been trained on.",
+        of=f"{rows_in_words(0, 2 * pairs)}, two a line, at their posterior means"
+        + (f"; in the context of the first of the two ({said})" if said else ""),
     )
