@@ -188,9 +188,7 @@ def schools(y: torch.Tensor, error: torch.Tensor) -> None:
 def eight_schools() -> pd.DataFrame:
     """Eight schools by NUTS, and by guides of theta with rows that read it."""
     torch.manual_seed(0)
-    sampler = MCMC(
-        NUTS(schools, jit_compile=False), num_samples=4000, warmup_steps=1000, disable_progbar=True
-    )
+    sampler = MCMC(NUTS(schools), num_samples=SAMPLES, warmup_steps=WARM_UP, disable_progbar=True)
     sampler.run(Y, ERROR)
     exact = sampler.get_samples()
     exact["effects"] = exact["mu"][:, None] + exact["tau"][:, None] * exact["eta"]
