@@ -174,9 +174,10 @@ def test_each_rival_trains(name, monkeypatch):
             method,
             lambda task, rows, device, make=make: trained.append(make(task, rows, device)) or trained[-1],
         )
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)  # which takes long
     task = tiny_task()
     rows = task.rows(CPU)
-    if name in ("by hand, CUDA graph", "Pyro in Lightning") or name.startswith(
+    if name in ("by hand, CUDA graph", "Pyro in Lightning", "NumPyro") or name.startswith(
         "pythae"
     ):  # which may be absent
         with contextlib.suppress(rivals.AbsentError):
