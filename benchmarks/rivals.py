@@ -154,8 +154,8 @@ def by_hand_compiled(task: Task, rows: Rows, device: torch.device) -> Epoch:
         log_likelihood, rate = model(*batch)
         return (rate - log_likelihood).mean()
 
-    loss_of = torch.compile(mean_loss, dynamic=False)
     with _quiet():
+        loss_of = torch.compile(mean_loss, dynamic=False)
         loss_of(*(values[: task.batch] for values in rows)).backward()
 
     def train() -> float:

@@ -241,9 +241,10 @@ def write(taken: pd.DataFrame) -> None:
 
 TITLE = 'Whole trainings with compile="auto" against compile=False'
 NOTE = (
-    "Whether a trace pays is decided by the operations of a step and the number of steps to come, and never by "
-    "a clock: a training runs the same way each time. Where auto ran plain Pyro it did what plain did, but for one "
-    "counted call from 200 steps on, which takes as long as two or three steps. Losses agree to what rounding grows to."
+    "Whether a trace pays is decided by the operations of a step and the number of steps to come, whether compiling "
+    "does also by what was compiled before, and neither by a clock. Where auto ran plain Pyro it did what plain did, "
+    "but for one counted call from 200 steps on, which takes as long as two or three steps. Losses agree to what "
+    "rounding grows to."
 )
 
 if __name__ == "__main__":

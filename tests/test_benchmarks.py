@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 
 import pyrovae as pv
 from benchmarks import (
+    auto_choice,
     by_hand,
     data,
     evidence,
@@ -27,6 +29,7 @@ from benchmarks import (
 )
 from pyrovae.models import FlowPrior, affine_flow, spline_flow
 from pyrovae.nn import MLP
+from pyrovae.traced import traced
 
 CPU = torch.device("cpu")
 
@@ -174,9 +177,10 @@ def test_each_rival_trains(name, monkeypatch):
             method,
             lambda task, rows, device, make=make: trained.append(make(task, rows, device)) or trained[-1],
         )
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)  # which takes long
     task = tiny_task()
     rows = task.rows(CPU)
-    if name in ("by hand, CUDA graph", "Pyro in Lightning") or name.startswith(
+    if name in ("by hand, CUDA graph", "Pyro in Lightning", "NumPyro") or name.startswith(
         "pythae"
     ):  # which may be absent
         with contextlib.suppress(rivals.AbsentError):
@@ -212,6 +216,26 @@ def test_ratios_are_medians_by_pair():
     assert measured.milliseconds()["compiled"] == pytest.approx(1500.0)
     page = training.findings([measured])
     assert "- pythae: it is elsewhere: tiny (20)\n- traced: failed, OSError: no such thing: tiny (20)" in page
+
+
+def test_a_choice_is_compared_with_the_better_of_two(monkeypatch, tmp_path):
+    seen = []
+
+    def whole_fit(task, steps, compile):
+        seen.append((compile, traced.pays_off is not pays, os.listdir(os.environ["TORCHINDUCTOR_CACHE_DIR"])))
+        clock = {"auto": 6.0 if len(seen) == 1 else 8.0, True: 5.0}[compile]
+        return {"clock": clock, "engine": "traced (not compiled)", "loss": 2.0}
+
+    pays = traced.pays_off
+    monkeypatch.setattr(auto_choice, "whole_fit", whole_fit)
+    line = auto_choice.compared("images", 10, str(tmp_path))
+    assert (line["auto / the better"], line["at most 1.1"], line["auto ran"]) == (1.2, "no", "traced")
+    assert line["compiled before"] == "nothing"
+    (tmp_path / "graph").touch()
+    assert auto_choice.compared("images", 10, str(tmp_path))["compiled before"] == "this graph"
+    assert [what for what, _, _ in seen] == ["auto", "auto", True] * 2
+    assert [patched for _, patched, _ in seen] == [False, True, False] * 2
+    assert [held for _, _, held in seen] == [[]] * 3 + [["graph"]] * 3
 
 
 def test_epochs_are_longer_on_a_gpu(monkeypatch):

@@ -190,7 +190,11 @@ def main(run: Run, seeds: Sequence[int] = SEEDS, names: Sequence[str] = tuple(TR
                 higher_is_better=True,
             )
         )
-        findings = FINDINGS + "\n\n" + report.markdown(pd.DataFrame(oracle).T.reset_index(names="seed 0"))
+        findings = (
+            FINDINGS
+            + "\n\n"
+            + report.markdown(pd.DataFrame(oracle).set_index("set").T.reset_index(names="seed 0"))
+        )
         write("binary_sets", "Binary density sets", figures, SETTINGS, findings)
         pd.DataFrame(oracle).round(6).to_csv(RESULTS / "binary_sets_oracle.csv", index=False)
 

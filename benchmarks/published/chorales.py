@@ -160,6 +160,7 @@ def main(run: Run) -> None:
             weight_decay=WEIGHT_DECAY / BATCH,
         ),
         seed=SEED,
+        compile=False,  # chains of 129 steps are hundreds of kernels, which take longer to compile than they save
         callbacks=[best],
     )
     if best.weights:
