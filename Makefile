@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test robustness test-arviz1 bench gpu rivals lint types build tutorials docs clean
+.PHONY: demo test robustness test-arviz1 bench bench-tables table-rivals gpu rivals lint types build tutorials docs clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +39,15 @@ rivals: $(VENV)/.installed
 # PYROVAE_DATA may name the folder of data sets. ARGUMENTS="--write" keeps the tables.
 bench: rivals
 	PYTHONPATH=$(VENV)/rivals $(BIN)/python -m benchmarks.training $(ARGUMENTS)
+
+# What tables are measured against; what cannot be installed is a lost cell.
+table-rivals: $(VENV)/.installed
+	-$(BIN)/python -m pip install --quiet --target $(VENV)/table_rivals --upgrade --no-deps \
+		ctgan rdt sdmetrics copulas pyod faker plotly narwhals numba llvmlite tzdata statsmodels patsy
+
+# ARGUMENTS="imputation coverage" for some of the tables; "rows" for a million rows from parquet.
+bench-tables: table-rivals
+	PYTHONPATH=$(VENV)/table_rivals OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.tables $(ARGUMENTS)
 
 gpu: rivals
 	PYTHONPATH=$(VENV)/rivals $(BIN)/python -m benchmarks.gpu
