@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RIVALS = PYTHONPATH=$(VENV)/rivals PYROVAE_NUMPYRO=$$(ls $(VENV)/numpyro/bin/python 2>/dev/null)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test robustness test-arviz1 bench gpu rivals published published-gpu lint types build tutorials docs clean
+.PHONY: demo test robustness test-arviz1 bench bench-tables table-rivals gpu rivals published published-gpu lint types build tutorials docs clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -44,6 +44,15 @@ rivals: $(VENV)/.installed
 bench: rivals
 	$(RIVALS) $(BIN)/python -m benchmarks.training $(ARGUMENTS)
 	$(RIVALS) $(BIN)/python -m benchmarks.first_fits $(ARGUMENTS)
+
+# What tables are measured against; what cannot be installed is a lost cell.
+table-rivals: $(VENV)/.installed
+	-$(BIN)/python -m pip install --quiet --target $(VENV)/table_rivals --upgrade --no-deps \
+		ctgan rdt sdmetrics copulas pyod faker plotly narwhals numba llvmlite tzdata statsmodels patsy
+
+# ARGUMENTS="imputation coverage" for some of the tables; "rows" for a million rows from parquet.
+bench-tables: table-rivals
+	PYTHONPATH=$(VENV)/table_rivals OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.tables $(ARGUMENTS)
 
 gpu: rivals
 	PYTHONPATH=$(VENV)/rivals $(BIN)/python -m benchmarks.gpu

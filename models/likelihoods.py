@@ -10,11 +10,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import pyro.distributions as dist
+import torch
 from torch import Tensor, nn
 
 from pyrovae.models import distributions
 from pyrovae.models.parameters import Spread, check_positive, independent, outputs_of, spread
 from pyrovae.nn import Units
+
+# Of a log-normal distribution, whose mean grows with the exponential of both.
+LARGEST_LOGARITHM, LARGEST_SPREAD = 40.0, 8.0
 
 
 class Bernoulli(nn.Module):
@@ -171,6 +175,8 @@ class LogNormal(LocationScale):
 
         log p(x) = log N(log x; location, scale) - log x
 
+    The mean exp(location + scale^2 / 2) is finite for any output: locations are kept within 40, scales below 8.
+
     Args:
         network: from the inputs to the location of log x, or to (location, raw scale).
         scale: standard deviation of log x: a positive number, a module that returns one, or None, as in `Normal`.
@@ -189,7 +195,10 @@ class LogNormal(LocationScale):
 
     def family(self, location: Tensor, scale: Tensor | float) -> dist.TorchDistribution:
         """The log-normal distribution of one entry."""
-        return dist.LogNormal(location, scale)
+        return dist.LogNormal(
+            location.clamp(-LARGEST_LOGARITHM, LARGEST_LOGARITHM),
+            torch.as_tensor(scale).clamp(max=LARGEST_SPREAD),
+        )
 
 
 class Laplace(LocationScale):

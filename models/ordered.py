@@ -63,8 +63,10 @@ class Ordered(nn.Module):
                 "entry."
             )
         below = self.cutpoints - location[..., None]
-        # log(sigmoid(b) - sigmoid(a)) = log sigmoid(b) + log sigmoid(-a) + log(1 - exp(a - b))
-        between = torch.log(-torch.expm1(below[..., :-1] - below[..., 1:]))
-        inside = logsigmoid(below[..., 1:]) + logsigmoid(-below[..., :-1]) + between
-        logits = torch.cat([logsigmoid(below[..., :1]), inside, logsigmoid(-below[..., -1:])], -1)
+        parts = [logsigmoid(below[..., :1]), logsigmoid(-below[..., -1:])]
+        if self.steps is not None:
+            # log(sigmoid(b) - sigmoid(a)) = log sigmoid(b) + log sigmoid(-a) + log(1 - exp(a - b))
+            between = torch.log(-torch.expm1(-self.steps()))
+            parts.insert(1, logsigmoid(below[..., 1:]) + logsigmoid(-below[..., :-1]) + between)
+        logits = torch.cat(parts, -1)
         return dist.Categorical(logits=logits).to_event(event_dim(location, inputs))

@@ -36,8 +36,8 @@ def make_vae(schema: Schema, values: Tensor, latent_size: int, hidden: Sequence[
 
     The model is a `MixedTableModel`: "real" and "date" columns are normal, "positive" ones log-normal, "bounded" ones
     truncated normal, "count" negative binomial, "ordered" cumulative logits, "category" and "boolean" categorical,
-    all locations and scales by the decoder. The guide is a `FullNormal` of `TableFeatures`, and so takes rows that
-    lack entries.
+    all locations and scales by the decoder, linearly in the latents and by its hidden layers. The guide is a
+    `FullNormal` of `TableFeatures`, and so takes rows that lack entries.
 
     Args:
         schema: of the table.
@@ -67,14 +67,16 @@ def make_vae(schema: Schema, values: Tensor, latent_size: int, hidden: Sequence[
     for place, column in enumerate(schema.modelled):
         groups[_FAMILY[column.kind], column.options if column.is_label else 0].append(place)
     parts = [
-        (places, _likelihood(family, options, schema, places, values, width))
+        (places, _likelihood(family, options, schema, places, values, width + latent_size))
         for (family, options), places in groups.items()
     ]
-    decoder = nn.Sequential(MLP(latent_size, width, hidden=others[::-1], activation=nn.SiLU), nn.SiLU())
+    deep = nn.Sequential(MLP(latent_size, width, hidden=others[::-1], activation=nn.SiLU), nn.SiLU())
+    decoder = Beside(deep)
     model = MixedTableModel(StandardNormal(latent_size), parts, decoder)
     features = TableFeatures(schema, values)
     sizes = FullNormal.head_sizes(latent_size)
-    encoder = nn.Sequential(features, MLP(features.size, sizes, hidden=hidden, activation=nn.SiLU))
+    deep = nn.Sequential(MLP(features.size, hidden[-1], hidden=hidden[:-1], activation=nn.SiLU), nn.SiLU())
+    encoder = nn.Sequential(features, Beside(deep), MLP(features.size + hidden[-1], sizes))
     return VAE(model, AmortizedGuide(FullNormal(encoder)))
 
 
@@ -88,6 +90,18 @@ _FAMILY = {
     "category": "categories",
     "boolean": "categories",
 }
+
+
+class Beside(nn.Module):
+    """What a network gives, beside its input: [..., in + out], so that what follows may be linear in the input."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., in] to [..., in + out]."""
+        return torch.cat([x, self.network(x)], -1)
 
 
 def _likelihood(

@@ -126,15 +126,17 @@ def _kind_of_numbers(numbers: Numbers, distinct: Numbers, whole: bool) -> Kind:
         return "constant"
     if count == 2:
         return "category"
-    if whole:
-        if count <= _FEW and len(numbers) >= _ROWS_A_LEVEL * count:
-            return "ordered"
-        return "count" if least >= 0 and _as_counts(numbers) > _as_normal(numbers) else "real"
-    if least >= 0 and most <= 1 and least < 0.1 and most > 0.9:
+    if whole and count <= _FEW and len(numbers) >= _ROWS_A_LEVEL * count:
+        return "ordered"
+    if not whole and least >= 0 and most <= 1 and least < 0.1 and most > 0.9:
         return "bounded"
-    if least > 0 and _as_normal(np.log(numbers)) - float(np.log(numbers).sum()) > _as_normal(numbers):
-        return "positive"
-    return "real"
+    fits: dict[Kind, float] = {"real": _as_normal(numbers)}
+    if least > 0:
+        logarithms = np.log(numbers)
+        fits["positive"] = _as_normal(logarithms) - float(logarithms.sum())
+    if whole and least >= 0 and numbers.mean() < 2 * numbers.std():
+        fits["count"] = _as_counts(numbers)
+    return max(fits, key=lambda kind: fits[kind])
 
 
 def _as_normal(numbers: Numbers) -> float:

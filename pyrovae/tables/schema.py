@@ -27,11 +27,11 @@ from pyrovae.tables.kinds import column_of
 class Schema(Shown):
     """What each column of a data frame holds, by name and in the frame's order.
 
-    Numbers are "real"; "positive" where a log-normal distribution fits them better than a normal; "count" where they
-    are whole, not negative, and a negative binomial distribution does; "bounded" where they fill the interval from 0 to
-    1; "ordered" where they are whole and few; "category" where there are two. Text and categories are "category", or
-    "ordered" where their dtype says so, truth values "boolean", dates "date". A column of one value is "constant", and
-    no part of the model.
+    Numbers are "real"; "positive" where a log-normal distribution fits them better than a normal; "count" where
+    they are whole, not negative, near enough to 0 for it to matter, and a negative binomial distribution does;
+    "bounded" where they fill the interval from 0 to 1; "ordered" where they are whole and few; "category" where
+    there are two. Text and categories are "category", or "ordered" where their dtype says so, truth values
+    "boolean", dates "date". A column of one value is "constant", and no part of the model.
 
     As numbers, labels are places among their levels and dates are steps since the first one, as long as all dates allow
     (days, say). What is absent (NaN, None, NaT) is NaN.

@@ -234,9 +234,16 @@ def points_of(name, p, x):
     values = LIKELIHOODS[name].values
     if values is not None:
         values, weights = values.to(x), torch.ones(len(values), dtype=x.dtype)
-    elif name == "ContinuousBernoulli":
-        values = (torch.arange(20_000, dtype=x.dtype) + 0.5) / 20_000
-        weights = torch.full_like(values, 1 / 20_000)
+    elif name.startswith(("ContinuousBernoulli", "TruncatedNormal")):
+        low, high = (getattr(base_of(p).support, end) for end in ("lower_bound", "upper_bound"))
+        low, high = (torch.as_tensor(end, dtype=x.dtype).expand(1, D)[0, 0] for end in (low, high))
+        values = low + (high - low) * (torch.arange(20_000, dtype=x.dtype) + 0.5) / 20_000
+        weights = torch.full_like(values, (high - low) / 20_000)
+    elif name.startswith("LogNormal"):  # the real line of logarithms
+        entry = p.base_dist.base_dist
+        reach = torch.linspace(-12, 12, 20_000, dtype=x.dtype)
+        values = (entry.loc[0, 0] + entry.scale[0, 0] * reach).exp()
+        weights = values * entry.scale[0, 0] * (reach[1] - reach[0])
     else:  # the real line, by tan
         angle = ((torch.arange(200_000, dtype=x.dtype) + 0.5) / 200_000 - 0.5) * torch.pi
         values = p.mean[0, 0] + torch.tan(angle)

@@ -13,6 +13,7 @@ from pyrovae.models.distributions import (
     Multinomial,
     NegativeBinomial,
     Poisson,
+    TruncatedNormal,
     ZeroInflated,
 )
 
@@ -182,3 +183,36 @@ def test_poisson_and_negative_binomial_of_large_counts_are_right_at_float32(mean
         exact = scipy.stats.nbinom.logpmf(x.double(), r, 1 / (1 + float(torch.tensor(mean)) / r))
         np.testing.assert_allclose(found, exact, rtol=1e-6, atol=1e-6)
         assert found.dtype == torch.float32
+
+
+@pytest.mark.parametrize("loc", [-300.0, -40.0, -1.0, 0.2, 0.5, 3.0, 50.0, 300.0])
+@pytest.mark.parametrize("scale", [1e-3, 0.1, 1.0, 300.0])
+def test_truncated_normal_far_out_and_near_uniform(loc, scale):
+    p = TruncatedNormal(*(torch.tensor(v, dtype=torch.float64) for v in (loc, scale)), 0.0, 1.0)
+    exact = scipy.stats.truncnorm((0 - loc) / scale, (1 - loc) / scale, loc, scale)
+    x = np.linspace(0, 1, 9)
+    with np.errstate(all="ignore"):
+        expected, mean = exact.logpdf(x), exact.mean()
+    found = p.log_prob(torch.as_tensor(x)).numpy()
+    known = np.isfinite(expected)  # scipy's own loses the mass far out
+    np.testing.assert_allclose(found[known], expected[known], rtol=1e-6, atol=1e-4)
+    assert np.isfinite(found).all()
+    if np.isfinite(mean) and 0 <= mean <= 1 and abs(loc) < 100:
+        assert float(p.mean) == pytest.approx(mean, abs=1e-6)
+    torch.manual_seed(0)
+    drawn = p.sample([20_000]).numpy()
+    assert drawn.min() >= 0
+    assert drawn.max() <= 1
+    grid = (np.arange(200_000) + 0.5) / 200_000
+    log_density = p.log_prob(torch.as_tensor(grid)).numpy()
+    share = np.exp(log_density - log_density.max()).cumsum()
+    share /= share[-1]
+    median = np.interp(0.5, share, grid)
+    # A density of a width below the grid's has its median within a cell.
+    assert abs((drawn < median).mean() - 0.5) < 0.02 or np.abs(drawn - median).max() < 1e-4
+
+
+def test_truncated_normal_gradients():
+    loc, scale = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (1.3, 0.4))
+    x = torch.linspace(0, 1, 5, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda m, s: TruncatedNormal(m, s, 0.0, 1.0).log_prob(x), (loc, scale))

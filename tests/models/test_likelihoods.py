@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pyrovae import models
-from pyrovae.nn import MLP, PositiveParameter, positive
+from pyrovae.nn import MLP, PositiveParameter, Units, positive
 
 
 @pytest.mark.parametrize(
@@ -178,3 +178,29 @@ def test_discretized_logistic_maps_the_networks_range_to_8_bits():
     p = models.DiscretizedLogistic(torch.nn.Identity(), scale=0.01)(torch.tensor([[-1.0, 0.0, 1.0]]))
     torch.testing.assert_close(p.base_dist.loc, torch.tensor([[0.0, 127.5, 255.0]]))
     torch.testing.assert_close(p.base_dist.scale, torch.full((1, 3), 1.275))
+
+
+def test_ordered_options_have_cumulative_logits():
+    torch.manual_seed(0)
+    part, z = models.Ordered(MLP(2, 2), num_options=4, num_entries=2), torch.randn(5, 2)
+    probabilities = part(z).base_dist.probs
+    exact = torch.sigmoid(part.cutpoints - part.network(z)[..., None])
+    torch.testing.assert_close(probabilities.cumsum(-1)[..., :-1], exact)
+    with torch.no_grad():
+        part.network.heads[0].weight.zero_()
+        part.network.heads[0].bias.zero_()
+    torch.testing.assert_close(part(z).base_dist.probs, torch.full((5, 2, 4), 0.25))
+
+
+def test_units_are_those_of_the_data():
+    torch.manual_seed(0)
+    z, network = torch.randn(5, 2), MLP(2, (3, 3))
+    units = Units(torch.tensor([5.0, 0.0, -1e6]), torch.tensor([2.0, 1e-3, 1e4]))
+    u, x = torch.randn(5, 3).double(), models.Normal(network, units=units)(z)
+    standard = models.Normal(network)(z).base_dist.log_prob(u).detach()
+    found = x.base_dist.log_prob(units.location(u)).detach()
+    torch.testing.assert_close(found, standard - units.size.log(), rtol=1e-4, atol=1e-4)
+    rounded = Units(torch.zeros(1), torch.ones(1), torch.tensor([0.6]))
+    assert float(rounded.scale(torch.tensor(1e-9))) == pytest.approx(0.6 / 12**0.5)
+    with pytest.raises(ValueError, match="expected finite numbers, positive sizes"):
+        Units(torch.zeros(2), torch.tensor([1.0, 0.0]))

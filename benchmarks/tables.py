@@ -1,0 +1,329 @@
+"""Tables side by side with what people use: imputation, outliers, synthetic rows; on real tables, by seeds.
+
+`python -m benchmarks.tables imputation outliers synthetic coverage`, or some of them; each writes its own page. What is
+not installed is a lost cell, and says so.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.compose import make_column_transformer
+from sklearn.ensemble import IsolationForest, RandomForestClassifier, RandomForestRegressor
+from sklearn.experimental import enable_iterative_imputer  # noqa: F401
+from sklearn.impute import IterativeImputer, KNNImputer, SimpleImputer
+from sklearn.metrics import roc_auc_score
+from sklearn.mixture import GaussianMixture
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+from benchmarks import report
+from benchmarks.real_tables import TABLES, halves, hidden, is_number
+from pyrovae.estimator import TabularVAE
+
+SEEDS = range(5)
+ABSENT = 0.3
+LOST = "not installed"
+
+
+def median(lines: list[dict[str, object]], by: list[str]) -> pd.DataFrame:
+    """Medians over seeds."""
+    frame = pd.DataFrame(lines)
+    numbers = [column for column in frame if column not in (*by, "seed", "lost")]
+    table = frame.groupby(by, sort=False)[numbers].median().reset_index()
+    if "lost" in frame:
+        why = frame.groupby(by, sort=False)["lost"].first().reset_index(drop=True)
+        table["lost"] = why.fillna("")
+    return table
+
+
+# Imputation
+
+
+class Coded:
+    """A frame as numbers for imputers of scikit-learn: standardized, labels one by one as options of 0 and 1."""
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        self.numbers = [name for name in frame if is_number(frame[name])]
+        self.labels = {
+            name: sorted(frame[name].dropna().unique()) for name in frame if name not in self.numbers
+        }
+        self.centre, self.size = frame[self.numbers].mean(), frame[self.numbers].std().replace(0, 1)
+
+    def code(self, frame: pd.DataFrame) -> np.ndarray:
+        """Numbers [N, C], NaN where there is none."""
+        parts = [((frame[self.numbers] - self.centre) / self.size).to_numpy()]
+        for name, levels in self.labels.items():
+            options = (frame[name].to_numpy(dtype=object)[:, None] == np.array(levels, dtype=object)).astype(
+                float
+            )
+            parts.append(np.where(frame[name].isna().to_numpy()[:, None], np.nan, options))
+        return np.concatenate(parts, 1)
+
+    def decode(self, codes: np.ndarray, like: pd.DataFrame) -> pd.DataFrame:
+        """A frame again: of labels the largest option."""
+        made = pd.DataFrame(codes[:, : len(self.numbers)], like.index, self.numbers) * self.size + self.centre
+        place = len(self.numbers)
+        for name, levels in self.labels.items():
+            made[name] = np.array(levels, dtype=object)[codes[:, place : place + len(levels)].argmax(1)]
+            place += len(levels)
+        return made[list(like.columns)]
+
+
+def by_scikit_learn(make: Callable[[], object]) -> Callable[..., tuple[pd.DataFrame, None]]:
+    def impute(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, None]:
+        coded = Coded(train)
+        imputer = make().set_params(keep_empty_features=True)
+        return coded.decode(imputer.fit(coded.code(train)).transform(coded.code(test)), test), None
+
+    return impute
+
+
+def by_tabular_vae(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, object]:
+    table = TabularVAE(random_state=seed, calibration_fraction=0).fit(train)
+    found = table.impute(test)
+    return found.frame, (table.schema_, found)
+
+
+IMPUTERS = {
+    "TabularVAE": by_tabular_vae,
+    "IterativeImputer": by_scikit_learn(lambda: IterativeImputer(max_iter=20, random_state=0)),
+    "KNNImputer(10)": by_scikit_learn(lambda: KNNImputer(n_neighbors=10)),
+    "column means": by_scikit_learn(lambda: SimpleImputer()),
+}
+
+
+def imputation() -> None:
+    """Entries taken away from test rows: squared errors in the columns' variances, labels, intervals, seconds."""
+    lines: list[dict[str, object]] = []
+    for name, (load, _) in TABLES.items():
+        for seed in SEEDS:
+            train, test = halves(load(), seed)
+            if len(test) > 500:
+                test = test.iloc[:500]
+            gone = hidden(test, ABSENT, 100 + seed)
+            holes = test.mask(gone)
+            train = train.mask(hidden(train, ABSENT, 200 + seed))
+            for method, impute in IMPUTERS.items():
+                started = time.perf_counter()
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    found, more = impute(train, holes, seed)
+                seconds = time.perf_counter() - started
+                lines.append(
+                    {"table": name, "method": method, "seed": seed, **scored(test, found, gone, train, more)}
+                    | {"seconds": seconds}
+                )
+                print(lines[-1], flush=True)
+        write_imputation(lines)
+
+
+def write_imputation(lines: list[dict[str, object]]) -> None:
+    report.write(
+        "tables_imputation", "Imputation of real tables", median(lines, ["table", "method"]), IMPUTATION, NOTE
+    )
+
+
+def scored(
+    truth: pd.DataFrame, found: pd.DataFrame, gone: pd.DataFrame, train: pd.DataFrame, more: object
+) -> dict[str, object]:
+    squares, right, inside = [], [], []
+    for name in truth:
+        rows = gone[name].to_numpy()
+        if is_number(truth[name]):
+            error = (found[name][rows].astype(float) - truth[name][rows]) / train[name].std()
+            squares.append((error**2).to_numpy())
+            if more is not None and not more[0][name].is_label:
+                ends = (end[name][rows].astype(float) for end in (more[1].low, more[1].high))
+                low, high = ends
+                inside.append(((low <= truth[name][rows]) & (truth[name][rows] <= high)).to_numpy())
+        else:
+            right.append((found[name][rows] == truth[name][rows]).to_numpy())
+    return {
+        "squared error": float(np.concatenate(squares).mean()),
+        "labels right": float(np.concatenate(right).mean()) if right else np.nan,
+        "in 90% intervals": float(np.concatenate(inside).mean()) if inside else np.nan,
+    }
+
+
+# Outliers
+
+
+def encoded(train: pd.DataFrame, test: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    numbers = [name for name in train if is_number(train[name])]
+    labels = [name for name in train if name not in numbers]
+    encoder = make_column_transformer(
+        (StandardScaler(), numbers), (OneHotEncoder(handle_unknown="ignore", sparse_output=False), labels)
+    )
+    return encoder.fit_transform(train), encoder.transform(test)
+
+
+def of_tabular_vae(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> np.ndarray:
+    table = TabularVAE(random_state=seed).fit(train)
+    return -table.score_samples(test)
+
+
+def of_forest(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> np.ndarray:
+    x, y = encoded(train, test)
+    return -IsolationForest(random_state=seed).fit(x).score_samples(y)
+
+
+def of_mixture(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> np.ndarray:
+    """Of as many components as the BIC asks for, at most five."""
+    x, y = encoded(train, test)
+    fits = [GaussianMixture(k, reg_covar=1e-3, random_state=seed).fit(x) for k in range(1, 6)]
+    return -min(fits, key=lambda fit: fit.bic(x)).score_samples(y)
+
+
+def of_pyod(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> np.ndarray:
+    from pyod.models.vae import VAE
+
+    x, y = encoded(train, test)
+    torch.manual_seed(seed)
+    detector = VAE(random_state=seed, verbose=0, batch_size=min(32, len(x)))
+    return detector.fit(x).decision_function(y)
+
+
+DETECTORS = {
+    "TabularVAE": of_tabular_vae,
+    "IsolationForest": of_forest,
+    "GaussianMixture, by BIC": of_mixture,
+    "PyOD's VAE": of_pyod,
+}
+
+
+def planted(test: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
+    """A tenth of the rows get a third of their entries from other rows, each from another: no value is strange."""
+    rng = np.random.default_rng(seed)
+    strange = np.zeros(len(test), bool)
+    strange[rng.choice(len(test), max(1, len(test) // 10), replace=False)] = True
+    made = test.copy()
+    for place in range(test.shape[1]):
+        rows = np.flatnonzero(strange & (rng.random(len(test)) < 1 / 3))
+        made.iloc[rows, place] = test.iloc[rng.integers(len(test), size=len(rows)), place].to_numpy()
+    return made, strange
+
+
+def outliers() -> None:
+    """Rows planted among test rows: the area under the curve."""
+    lines: list[dict[str, object]] = []
+    for name, (load, _) in TABLES.items():
+        for seed in SEEDS:
+            train, test = halves(load(), seed)
+            test, strange = planted(test.iloc[:1000], seed)
+            for method, detect in DETECTORS.items():
+                line: dict[str, object] = {"table": name, "method": method, "seed": seed}
+                try:
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore")
+                        line["area under curve"] = float(roc_auc_score(strange, detect(train, test, seed)))
+                except ImportError as error:
+                    line |= {"area under curve": np.nan, "lost": f"{LOST}: {error}"[:60]}
+                lines.append(line)
+                print(line, flush=True)
+        report.write("tables_outliers", "Planted outliers", median(lines, ["table", "method"]), OUTLIERS)
+
+
+# Synthetic rows
+
+
+def rows_of_tabular_vae(train: pd.DataFrame, seed: int) -> pd.DataFrame:
+    return TabularVAE(random_state=seed, calibration_fraction=0).fit(train).sample(len(train))
+
+
+def rows_of_tvae(train: pd.DataFrame, seed: int) -> pd.DataFrame:
+    from ctgan import TVAE
+
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    labels = [name for name in train if not is_number(train[name])]
+    model = TVAE(epochs=300)
+    model.fit(train, discrete_columns=labels)
+    return model.sample(len(train))
+
+
+SYNTHESIZERS = {
+    "TabularVAE": rows_of_tabular_vae,
+    "CTGAN's TVAE": rows_of_tvae,
+    "the real rows": lambda train, seed: train,
+}
+
+
+def trained_on(rows: pd.DataFrame, test: pd.DataFrame, target: str, seed: int) -> float:
+    """R2, or the share of right labels, of a forest trained on these rows, on real test rows."""
+    features = [name for name in rows if name != target]
+    x, y = encoded(rows[features], test[features])
+    kind = RandomForestRegressor if is_number(test[target]) else RandomForestClassifier
+    if rows[target].nunique() < 2:
+        return float((test[target] == rows[target].iloc[0]).mean())
+    return float(kind(n_estimators=200, random_state=seed).fit(x, rows[target]).score(y, test[target]))
+
+
+def by_sdmetrics(real: pd.DataFrame, rows: pd.DataFrame) -> dict[str, float]:
+    from sdmetrics.reports.single_table import QualityReport
+
+    kinds = {n: {"sdtype": "numerical" if is_number(real[n]) else "categorical"} for n in real}
+    made = QualityReport()
+    made.generate(real, rows, {"columns": kinds}, verbose=False)
+    shapes, trends = made.get_properties()["Score"]
+    return {"column shapes": float(shapes), "pair trends": float(trends)}
+
+
+def synthetic() -> None:
+    """Rows drawn: what a forest learns from them, and sdmetrics' scores against test rows."""
+    lines: list[dict[str, object]] = []
+    for name, (load, target) in TABLES.items():
+        for seed in SEEDS:
+            train, test = halves(load(), seed)
+            train = train.iloc[:2000]
+            for method, make in SYNTHESIZERS.items():
+                line: dict[str, object] = {"table": name, "method": method, "seed": seed}
+                try:
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore")
+                        started = time.perf_counter()
+                        rows = make(train, seed)
+                        line["seconds"] = time.perf_counter() - started
+                        line["trained on it, tested on real"] = trained_on(rows, test, target, seed)
+                        line |= by_sdmetrics(test, rows)
+                except ImportError as error:
+                    line["lost"] = f"{LOST}: {error}"[:60]
+                lines.append(line)
+                print(line, flush=True)
+        report.write("tables_synthetic", "Synthetic rows", median(lines, ["table", "method"]), SYNTHETIC)
+
+
+COMMON = {
+    "tables": "scikit-learn's diabetes, wine and breast cancer; statsmodels' anes96 and fair",
+    "split": "70 % of the rows to train on, by seed; medians over seeds 0 to 4",
+    "TabularVAE": "its defaults",
+    "threads": 1,
+}
+IMPUTATION = COMMON | {
+    "absent": f"{ABSENT:.0%} of the entries of training and of test rows, at random; 500 test rows at most",
+    "squared error": "of numbers, in the variance of the column's training rows",
+    "others": "on standardized columns, labels as options of 0 and 1",
+}
+NOTE = (
+    "Seconds are those of fit and imputation together, beside other load on the machine: orders of magnitude."
+)
+OUTLIERS = COMMON | {
+    "planted": "a tenth of the test rows, 1000 at most: a third of their entries each come from another row"
+}
+SYNTHETIC = COMMON | {
+    "rows": "as many as the training rows, 2000 at most",
+    "trained on it, tested on real": "a random forest of 200 trees: R2, or the share of right labels",
+    "column shapes, pair trends": "sdmetrics' quality report against test rows, 1 is best",
+    "TVAE": "300 epochs, its default",
+}
+TASKS = {"imputation": imputation, "outliers": outliers, "synthetic": synthetic}
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for task in sys.argv[1:] or TASKS:
+        TASKS[task]()
