@@ -50,7 +50,7 @@ table-rivals: $(VENV)/.installed
 	-$(BIN)/python -m pip install --quiet --target $(VENV)/table_rivals --upgrade --no-deps \
 		ctgan rdt sdmetrics copulas pyod faker plotly narwhals numba llvmlite tzdata statsmodels patsy
 
-# ARGUMENTS="imputation coverage" for some of the tables; "rows" for a million rows from parquet.
+# ARGUMENTS="imputation outliers" for some of the tables.
 bench-tables: table-rivals
 	PYTHONPATH=$(VENV)/table_rivals OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.tables $(ARGUMENTS)
 

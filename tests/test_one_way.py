@@ -74,7 +74,7 @@ VERBS = {
     ),
 }
 # These make their rows themselves, or make rows, or take chains alone.
-WITHOUT_DATA = {"calibrate", "forecast", "reverse_check", "simulated_bounds", "stacked"}
+WITHOUT_DATA = {"calibrate", "forecast", "from_anndata", "reverse_check", "simulated_bounds", "stacked"}
 
 
 def same(a, b):
