@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import pyrovae as pv
-from benchmarks import data
+from benchmarks import annealed, data
 from benchmarks.published import __main__ as published
 from benchmarks.published import (
     binary_sets,
@@ -227,3 +227,24 @@ def test_digits_keep_ten_labels_of_each_class(monkeypatch):
     assert torch.equal(y[known].long(), known.nonzero()[:, 0] % 10)
     assert x.shape == (m2.ROWS, 2)
     assert len(m2.held_out("valid")[0]) == 20
+
+
+def test_annealing_beside_importance_sampling_comes_nearer_to_the_truth(monkeypatch):
+    """Of a guide that is too narrow: its draws miss most of p(x)."""
+    for name, size in (("TEMPERATURES", 15), ("LEAPFROGS", 3), ("CHAINS", 8)):
+        monkeypatch.setattr(annealed, name, size)
+    torch.manual_seed(0)
+    decoder = nn.Linear(4, 12)
+    nn.init.normal_(decoder.weight, 0.0, 2.0)
+    model = pv.models.LatentVariableModel(pv.models.StandardNormal(4), pv.models.Bernoulli(decoder))
+    guide = pv.guides.AmortizedGuide(pv.guides.DiagonalNormal(nn.Linear(12, 4), scale=0.3))
+    vae = pv.VAE(model, guide, example=torch.zeros(3, 12))
+    x = vae.generate(16, seed=0)
+    exact = float(binary_sets.nearly_exact(decoder, x)[0].mean())
+    sampled = pv.log_marginal(vae, x, num_samples=100, seed=0)
+    found = annealed.beside(vae, x, sampled, rows=16)
+    assert not found.stands
+    short = exact - float(sampled.log_marginal.mean())
+    assert short > 0.5
+    assert abs(found.log_marginal - exact) < 0.5 * short
+    assert float(found.more.mean()) == pytest.approx(short, abs=0.5 * short)
