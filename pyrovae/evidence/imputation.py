@@ -19,11 +19,12 @@ from pyrovae.evidence.imputed import Imputation, ImputedSite
 from pyrovae.evidence.marginal import log_marginal
 from pyrovae.evidence.results import LogMarginal
 from pyrovae.evidence.sequential import SequentialMonteCarlo
+from pyrovae.evidence.smoothed_draws import smoothed_draws
 from pyrovae.evidence.weighted_draws import WeightedDraws, spread_places, weighted_draws
 from pyrovae.evidence.weights import WITHOUT_DENSITY, Estimates, Tally, estimates, rounding_of
 from pyrovae.pair.completion import Completion, completions
 from pyrovae.pair.draws import enumerated_draws
-from pyrovae.pair.layout import pyro_layout, slice_latents
+from pyrovae.pair.layout import slice_latents
 from pyrovae.pair.running import row_terms
 from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.vae import VAE
@@ -116,14 +117,11 @@ def _of_chains(
 ) -> Imputation:
     """By equally weighted chains traced back through a particle filter."""
     seeds, blocks = seeds_from(seed), []
-    of_evidence, layout = next(seeds), vae.layout
+    of_evidence = next(seeds)
     for _, batch in data.in_blocks(vae.device):
         with vae.evaluating(), fixed_seed(next(seeds), vae.device):
-            chains = method.posterior_draws(vae, batch, num_samples)
-            latents = {n: pyro_layout(z, layout.latents[n], layout.sample_dim) for n, z in chains.items()}
-            even = torch.zeros(num_samples, len(batch), dtype=torch.float64, device=vae.device)
-            drawn = WeightedDraws(latents, {}, even, even[0])
-            blocks.append(_imputed(vae, batch, drawn, even.softmax(0), num_samples))
+            drawn = smoothed_draws(vae, batch, method, num_samples)
+            blocks.append(_imputed(vae, batch, drawn, drawn.log_weights.softmax(0), num_samples))
     num_particles = num_particles or 100 * method.num_runs
     evidence = log_marginal(vae, data, num_samples=num_particles, method=method, seed=of_evidence)
     return Imputation({name: _joined([block[name] for block in blocks]) for name in blocks[0]}, evidence)

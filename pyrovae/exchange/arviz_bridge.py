@@ -16,6 +16,8 @@ from torch import Tensor
 from pyrovae.checks import check_count
 from pyrovae.data import Rows
 from pyrovae.evidence.checked_data import checked_data, refuse_without_density
+from pyrovae.evidence.sequential import SequentialMonteCarlo
+from pyrovae.evidence.smoothed_draws import smoothed_draws
 from pyrovae.evidence.weighted_draws import weighted_draws
 from pyrovae.exchange.arviz_groups import Groups, drawn_groups, groups_over_shared, joined_rows
 from pyrovae.exchange.named_arrays import Names
@@ -34,6 +36,7 @@ def to_arviz(
     *context: object,
     num_samples: int = 200,
     resample_from: int | None = None,
+    method: SequentialMonteCarlo | None = None,
     row_samples: int = 100,
     seed: int | None = None,
     coords: Mapping[str, Collection[object]] | None = None,
@@ -66,6 +69,8 @@ def to_arviz(
         context: what the pair takes beside `x`.
         num_samples: S, draws for each row; the groups hold S * N times the size of a row.
         resample_from: M, at least S; None takes the guide's draws as they are.
+        method: None draws from the guide. Of chains `pyrovae.SequentialMonteCarlo` draws from p(z|x), in place of
+            `resample_from`; `log_weight` is then 0 and `khat` NaN.
         row_samples: K, draws of each row at each draw of shared latents; not used where there are none.
         seed: draws are the same for the same seed; None takes one from torch's random state.
         coords: labels by dim, e.g. {"row": names}.
@@ -76,7 +81,8 @@ def to_arviz(
         ".", "row" becomes "row_".
 
     Raises:
-        ValueError, TypeError: data that do not fit the pair; counts below 1; `dims` or `coords` of sites or dims
+        ValueError, TypeError: data that do not fit the pair, or the method; both `resample_from` and `method`; counts
+            below 1; `dims` or `coords` of sites or dims
             that are not there, or of another number than theirs; rows all of whose weights are zero or not
             finite, when resampling.
 
@@ -99,37 +105,55 @@ def to_arviz(
                 f"resample_from is {resample_from}: expected at least num_samples = {num_samples}, better ten times "
                 "as many, or draws repeat."
             )
+    if method is not None and resample_from is not None:
+        raise ValueError(
+            "resample_from weighs the guide's draws, and method= draws otherwise: give one of the two."
+        )
     data = checked_data(vae, x, *context, covers_shared=True)
-    refuse_without_density(vae)
+    if method is None:
+        refuse_without_density(vae)
     constant = {f"context_{i}": a for i, a in enumerate(data.arguments[1:], 1)}
     names = Names(vae.layout, constant, coords or {}, dims or {}, len(data))
     seeds = seeds_from(seed)
     if vae.layout.shared:
+        if method is not None:
+            raise ValueError(
+                "method= draws chains of rows alone, and this model has latents that its rows share: leave it out."
+            )
         found = groups_over_shared(vae, data, num_samples, resample_from, row_samples, seeds)
     else:
-        found = _groups_of_rows(vae, data, num_samples, resample_from, seeds)
+        found = _groups_of_rows(vae, data, num_samples, resample_from, method, seeds)
     groups = {group: names.dataset(group, values) for group, values in found.items()}
-    groups["posterior"].attrs["draws_of"] = (
-        _drawn_from(vae)
-        if resample_from is None
-        else f"Pareto smoothed importance resampling of {resample_from} draws of {_drawn_from(vae)}"
-    )
+    groups["posterior"].attrs["draws_of"] = _drawn_from(vae, resample_from, method)
     if constant:
         groups["constant_data"] = names.dataset("constant_data", constant)
     return _wrap(groups)
 
 
-def _drawn_from(vae: VAE) -> str:
-    return "q(theta) q(z|x,theta)" if vae.layout.shared else "q(z|x)"
+def _drawn_from(vae: VAE, resample_from: int | None, method: SequentialMonteCarlo | None) -> str:
+    if method is not None:
+        return "p(z|x), chains traced back through a particle filter"
+    guide = "q(theta) q(z|x,theta)" if vae.layout.shared else "q(z|x)"
+    if resample_from is None:
+        return guide
+    return f"Pareto smoothed importance resampling of {resample_from} draws of {guide}"
 
 
 def _groups_of_rows(
-    vae: VAE, data: Rows, num_samples: int, resample_from: int | None, seeds: Iterator[int]
+    vae: VAE,
+    data: Rows,
+    num_samples: int,
+    resample_from: int | None,
+    method: SequentialMonteCarlo | None,
+    seeds: Iterator[int],
 ) -> dict[str, dict[str, Tensor]]:
     blocks: list[Groups] = []
     for first, batch in data.in_blocks(vae.device):
         with vae.evaluating(), fixed_seed(next(seeds), vae.device):
-            drawn = weighted_draws(vae, batch, resample_from or num_samples)
+            if method is not None:
+                drawn = smoothed_draws(vae, batch, method, num_samples)
+            else:
+                drawn = weighted_draws(vae, batch, resample_from or num_samples)
             if resample_from is not None:
                 drawn = drawn.resampled(vae, num_samples, first)
             stats = {"log_weight": drawn.log_weights.cpu(), "khat": drawn.khat.cpu()}

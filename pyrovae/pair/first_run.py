@@ -74,7 +74,7 @@ def absence_advice(which: str, batch: Batch) -> str:
     if which == "guide":
         return (
             f"{text}, which a network turns into NaN: give it to pyrovae.nn.MissingAsZero, which shows it zeros and "
-            "what is present, or let the guide be derived, VAE(model)."
+            "what is present (of sequences, pyrovae.nn.GRU(missing=True)), or let the guide be derived, VAE(model)."
         )
     return (
         f"{text}. A model may observe what is absent (obs=), and not read it: where others depend on it, write the "

@@ -238,3 +238,34 @@ def test_bad_settings_are_named():
         pv.log_marginal(vae, x, num_samples=20, method=method, memory_budget=1000)
     with pytest.raises(ValueError, match="batch_size is 1: 20 particles of"):
         pv.log_marginal(vae, x, num_samples=20, method=method, batch_size=1)
+
+
+def test_holes_are_imputed_by_chains_traced_back():
+    """Against the smoother: mean and spread of absent entries given all that is present."""
+    model, x = holed()
+    x = x[:2].repeat(8, 1, 1)  # filters tell their own error
+    method = pv.SequentialMonteCarlo()
+    found = pv.impute(chain_vae(1.2), x, num_samples=100, method=method, resample_from=50, seed=0)
+    smoothed = model.smoothed(x)
+    mean = smoothed.mean @ model.loading.T + model.mean
+    absent = x.isnan()
+    off = (found.mean - mean).unflatten(0, (8, 2))[:, absent[:2]]
+    assert float((off.mean(0).abs() / (off.std(0) / 8**0.5)).max()) < 9  # Student's t of 7
+    assert torch.equal(found.draws[:, ~absent], x[~absent].expand(100, -1))
+    covariance = model.loading @ smoothed.covariance_matrix @ model.loading.T
+    variance = covariance.diagonal(dim1=-2, dim2=-1) + model.noise_scale() ** 2
+    spread = (found.draws.var(0) / variance).unflatten(0, (8, 2))[:, absent[:2]].mean(0)
+    assert bool(((spread - 1).abs() < 0.25).all())
+    assert isinstance(found.weights, pv.SequentialLogMarginal)
+
+
+def test_arviz_gets_states_over_time():
+    _, x = holed()
+    vae, method = chain_vae(1.2), pv.SequentialMonteCarlo()
+    dims = {"z": ["step", "component"]}
+    tree = pv.to_arviz(vae, x, LENGTHS, num_samples=5, method=method, dims=dims, seed=0)
+    assert dict(tree.posterior["z"].sizes) == {"chain": 1, "draw": 5, "row": 4, "step": 10, "component": K}
+    assert "traced back" in tree.posterior.attrs["draws_of"]
+    assert not tree.sample_stats["log_weight"].values.any()
+    with pytest.raises(ValueError, match="give one of the two"):
+        pv.to_arviz(vae, x, LENGTHS, num_samples=5, resample_from=50, method=method)

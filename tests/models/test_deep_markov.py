@@ -13,6 +13,7 @@ from pyrovae.guides import AmortizedGuide, DiagonalNormal, MarkovPosterior
 from pyrovae.models import Bernoulli, DeepMarkovModel, Normal, StandardNormal
 from pyrovae.nn import GRU, MLP, GatedTransition
 from pyrovae.pair.running import row_terms, run_model
+from tests.components import MODELS
 
 K, D, T = 2, 3, 5
 TRANSITION_SD, EMISSION_SD = 0.6, 0.5
@@ -236,3 +237,74 @@ def test_lengths_beyond_the_padding_are_named():
     lengths[4] = T + 1
     with pytest.raises(ValueError, match=r"row 4 of the batch has length 6: expected 1 to 5.*Drop rows"):
         pv.elbo(pv.VAE(linear_model(), guide()), x, lengths)
+
+
+def test_sequences_padded_to_another_length_are_taken(tmp_path):
+    """Longer and shorter ones than the first, by all verbs, after training and from a file."""
+    x, lengths = data(16)
+    longer = torch.cat([x, torch.full((16, 3, D), 7.0)], 1)
+    torch.manual_seed(0)
+    vae = pv.VAE(linear_model(), guide(), example=(x, lengths))
+    method = pv.SequentialMonteCarlo(num_runs=2)
+    for score in (pv.elbo, pv.log_marginal, lambda *a, **k: pv.log_marginal(*a, method=method, **k)):
+        there = score(vae, longer, lengths, num_samples=4, seed=0)
+        back = score(vae, x, lengths, num_samples=4, seed=0)
+        assert there.elbo.isfinite().all()
+        assert there.elbo.shape == back.elbo.shape
+    assert vae.reconstruct(longer, lengths).shape == longer.shape
+    assert vae.sample_posterior(longer, lengths, num_samples=2)["z"].shape == (2, 16, 8, K)
+    pv.fit(vae, (x, lengths), validation=(longer, lengths), epochs=2, batch_size=8, seed=0, progress=False)
+    vae.save(tmp_path / "vae.safetensors")
+    other = pv.VAE(linear_model(), guide()).load(tmp_path / "vae.safetensors")
+    assert torch.equal(*(pv.elbo(v, longer, lengths, seed=0).elbo for v in (vae, other)))
+    with pytest.raises(
+        ValueError, match=r"x has rows of shape \[5, 2\]: this VAE takes rows of shape \[8, 3\]"
+    ):
+        pv.elbo(vae, x[..., :2], lengths)
+    flat = pv.VAE(*MODELS["LinearGaussian"].make(), example=torch.zeros(5, D))
+    with pytest.raises(ValueError, match=r"x has rows of shape \[2\]: this VAE takes rows of shape \[3\]"):
+        pv.elbo(flat, torch.zeros(5, 2))
+
+
+def test_controls_push_the_chain():
+    """Under controls the chain's moves are those of (z, u), in densities and in draws."""
+    torch.manual_seed(0)
+    transition = Normal(MLP(K + 1, K), scale=0.1)
+    model = DeepMarkovModel(StandardNormal(K), transition, Normal(MLP(K, D), scale=0.1))
+    network = GRU(D + 1, 8, future=True)
+    posterior = MarkovPosterior(network, DiagonalNormal(MLP(K + network.out_features, (K, K))), K)
+    x, lengths = data()
+    u = torch.randn(len(x), T, 1)
+    vae = pv.VAE(model, AmortizedGuide(posterior), example=(x, lengths, u))
+    with vae.evaluating():
+        terms = row_terms(vae, Batch((x, lengths, u)), 3)
+    z = terms.latents["z"]
+    expected = torch.distributions.Normal(0.0, 1.0).log_prob(z[:, :, 0]).sum(-1)
+    for t in range(1, T):
+        moved = transition.network(z[:, :, t - 1], u[:, t].expand(3, -1, -1))
+        step = torch.distributions.Normal(moved, 0.1).log_prob(z[:, :, t]).sum(-1)
+        expected = expected + torch.where(t < lengths, step, 0.0)
+    torch.testing.assert_close(terms.log_prior, expected, rtol=1e-4, atol=1e-3)
+    with pytest.raises(ValueError, match=r"inputs of a chain of 5 steps have shape \[7, 4, 1\]"):
+        pv.VAE(model, AmortizedGuide(posterior)).rows(x, lengths, u[:, :4])
+
+
+def test_absent_entries_of_steps_are_integrated_out():
+    """A NaN takes its entry out of the density and nothing more; the guide reads zeros and what is present."""
+    torch.manual_seed(0)
+    model, network = linear_model(), GRU(D, 8, future=True, missing=True)
+    posterior = MarkovPosterior(network, DiagonalNormal(MLP(K + network.out_features, (K, K))), K)
+    x, lengths = data()
+    holes = x.clone()
+    holes[0, 1, 2] = holes[3, 0] = torch.nan
+    vae = pv.VAE(model, AmortizedGuide(posterior), example=(holes, lengths))
+    with vae.evaluating():
+        terms = row_terms(vae, Batch((holes, lengths), absent=True), 3)
+        full = model.emission(terms.latents["z"]).base_dist.log_prob(x)
+    real = (torch.arange(T) < lengths[:, None])[..., None] & ~holes.isnan()
+    torch.testing.assert_close(terms.log_likelihood, torch.where(real, full, 0.0).sum((-1, -2)))
+    assert vae.encode(holes, lengths).isfinite().all()
+    garbage = holes.where((torch.arange(T) < lengths.unsqueeze(1)).unsqueeze(-1), torch.nan)
+    assert torch.equal(*(pv.elbo(vae, v, lengths, seed=0).elbo for v in (holes, garbage)))
+    with pytest.raises(ValueError, match="which a network turns into NaN.*missing=True"):
+        pv.VAE(linear_model(), guide(), example=(x, lengths)).rows(holes, lengths)
