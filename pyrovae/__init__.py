@@ -15,6 +15,7 @@ from pyrovae.datasets import stacked
 from pyrovae.evidence.annealing import AnnealedImportanceSampling
 from pyrovae.evidence.bound import elbo
 from pyrovae.evidence.comparison import Comparison, compare
+from pyrovae.evidence.escalation import EscalatingSampling
 from pyrovae.evidence.forecasting import Forecast, forecast
 from pyrovae.evidence.importance import ImportanceSampling
 from pyrovae.evidence.imputation import impute
@@ -46,6 +47,7 @@ __all__ = [
     "ConditionalDistribution",
     "Diagnosis",
     "Elbo",
+    "EscalatingSampling",
     "Forecast",
     "ImportanceSampling",
     "Imputation",

@@ -19,7 +19,7 @@ from torch import Tensor
 from pyrovae.block_sizes import ROWS_AT_ONCE, counts, draws_at_once
 from pyrovae.checks import check_count
 from pyrovae.data import Batch, Rows
-from pyrovae.evidence.annealing_path import Path, Point, Score
+from pyrovae.evidence.annealing_path import MoveNoise, Path, Point, Score, Way
 from pyrovae.evidence.checked_data import refuse_without_density
 from pyrovae.evidence.importance import (
     PROBE_ROWS,
@@ -30,6 +30,7 @@ from pyrovae.evidence.importance import (
 )
 from pyrovae.evidence.memory import Limits, Pieces
 from pyrovae.evidence.unconstrained import Unconstrained, bijections_of
+from pyrovae.pair.row_keys import Draws, mixed
 from pyrovae.pair.traces import sites_of
 from pyrovae.random_state import fixed_seed
 from pyrovae.traced.repeated import Repeated
@@ -104,13 +105,15 @@ class AnnealedImportanceSampling:
         """Weights of chains."""
         path = self.path(vae, data, num_samples, limits)
 
-        def weigh(batch: Batch, seeds: Iterator[int]) -> Iterator[tuple[int, Tensor]]:
-            with vae.evaluating(), fixed_seed(next(seeds), vae.device):
-                steps = self.step_sizes(path, batch)
+        def weigh(batch: Batch, draws: Iterator[Draws]) -> Iterator[tuple[int, Tensor]]:
+            drawn = next(draws)
+            with vae.evaluating(), fixed_seed(drawn.seed, vae.device):
+                steps = self.step_sizes(path, batch, drawn.keys)
             for count in counts(num_samples, path.at_once):
-                with vae.evaluating(), fixed_seed(next(seeds), vae.device):
-                    start = path.draw(batch, count)
-                    log_weights = self.forward(path, batch, start, steps)
+                drawn = next(draws)
+                with vae.evaluating(), fixed_seed(drawn.seed, vae.device):
+                    start = path.draw(batch, count, drawn.keys)
+                    log_weights = self.forward(path, batch, start, steps, drawn.keys)
                 yield 0, log_weights
 
         return weigh
@@ -132,7 +135,7 @@ class AnnealedImportanceSampling:
         path = Path(vae, space, self.from_guide, Pieces(PROBE_ROWS, 2**30), 1, score)
 
         def run(num_samples: int) -> object:
-            u = path.draw(few, num_samples)
+            u = path.draw(few, num_samples, torch.arange(len(few), device=vae.device))
             return path.at(few, u)
 
         footprint = measured(vae, run, few)
@@ -147,9 +150,10 @@ class AnnealedImportanceSampling:
         repeated = Repeated(vae, score, calls // (pieces.samples * pieces.rows), limits.compile)
         return Path(vae, space, self.from_guide, pieces, at_once, repeated)
 
-    def step_sizes(self, path: Path, batch: Batch) -> Tensor:
+    def step_sizes(self, path: Way, batch: Batch, keys: Tensor) -> Tensor:
         """Step sizes by temperature and row, [T,B], from pilot chains that then are forgotten."""
-        u = path.draw(batch, PILOT_CHAINS)
+        u = path.draw(batch, PILOT_CHAINS, keys)
+        noise = MoveNoise(mixed(keys), u)
         point = path.at(batch, u)
         log_step = torch.full(u.shape[1:2], math.log(0.5), dtype=torch.float64, device=u.device)
         unit = u.std(0, keepdim=True)
@@ -158,37 +162,45 @@ class AnnealedImportanceSampling:
         found = torch.empty(len(betas), u.shape[1], dtype=torch.float64, device=u.device)
         for place, beta in enumerate(betas[:-1]):
             for _ in range(PILOT_MOVES if place == 0 else 1):
-                point, accepted = self._move(path, batch, point, beta, log_step.exp())
+                point, accepted = self._move(path, batch, point, beta, log_step.exp(), noise)
                 log_step = log_step + GAIN * (accepted.mean(0) - ACCEPTANCE)
             found[place] = log_step.exp()
         return found
 
-    def forward(self, path: Path, batch: Batch, u: Tensor, steps: Tensor) -> Tensor:
+    def forward(self, path: Way, batch: Batch, u: Tensor, steps: Tensor, keys: Tensor) -> Tensor:
         """log w of chains from the start, [S,B]."""
-        return self._run(path, batch, u, steps, backwards=False)
+        return self.chains(path, batch, u, steps, keys)[0]
 
-    def backward(self, path: Path, batch: Batch, u: Tensor, steps: Tensor) -> Tensor:
+    def chains(
+        self, path: Way, batch: Batch, u: Tensor, steps: Tensor, keys: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """log w of chains from the start, [S,B], and where they have come to, [S,B,d]."""
+        return self._run(path, batch, u, steps, keys, backwards=False)
+
+    def backward(self, path: Way, batch: Batch, u: Tensor, steps: Tensor, keys: Tensor) -> Tensor:
         """log w of the same chains run from draws of the posterior back to the start, [S,B]."""
-        return self._run(path, batch, u, steps, backwards=True)
+        return self._run(path, batch, u, steps, keys, backwards=True)[0]
 
-    def _run(self, path: Path, batch: Batch, u: Tensor, steps: Tensor, *, backwards: bool) -> Tensor:
+    def _run(
+        self, path: Way, batch: Batch, u: Tensor, steps: Tensor, keys: Tensor, *, backwards: bool
+    ) -> tuple[Tensor, Tensor]:
         betas, T = self.temperatures(), self.num_temperatures
-        point = path.at(batch, u)
+        point, noise = path.at(batch, u), MoveNoise(mixed(keys), u)
         log_weights = torch.zeros(u.shape[:2], dtype=torch.float64, device=u.device)
         for t in range(T, 0, -1) if backwards else range(1, T + 1):
             log_weights += (betas[t] - betas[t - 1]) * point.log_ratio
             # The move at the other end of this step; none at beta = 0, nor at 1.
             place = t - 1 if backwards else t
             if 0 < place < T:
-                point, _ = self._move(path, batch, point, betas[place], steps[place])
-        return log_weights
+                point, _ = self._move(path, batch, point, betas[place], steps[place], noise)
+        return log_weights, point.u
 
     def _move(
-        self, path: Path, batch: Batch, point: Point, beta: float, step: Tensor
+        self, path: Way, batch: Batch, point: Point, beta: float, step: Tensor, noise: MoveNoise
     ) -> tuple[Point, Tensor]:
         """One Hamiltonian move within a temperature: where chains are afterwards, and their acceptance [S,B]."""
-        momentum = torch.randn_like(point.u)
-        jitter = 1 + JITTER * (2 * torch.rand_like(point.log_start) - 1)
+        momentum, jitter, chance = next(noise)
+        jitter = 1 + JITTER * (2 * jitter - 1)
         size = (step * jitter).unsqueeze(-1).to(point.u.dtype)
         energy = point.log_target(beta) - _kinetic(momentum)
         new = point
@@ -198,7 +210,7 @@ class AnnealedImportanceSampling:
             momentum = momentum + 0.5 * size * new.gradient(beta)
         gain = new.log_target(beta) - _kinetic(momentum) - energy
         accepted = gain.exp().clamp(max=1.0).nan_to_num(0.0)
-        taken = torch.rand_like(accepted) < accepted
+        taken = chance < accepted
         return new.where(taken, point), accepted
 
 

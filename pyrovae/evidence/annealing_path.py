@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import pyro
 import torch
@@ -14,6 +15,8 @@ from pyrovae.data import Batch
 from pyrovae.evidence.importance import draws_of_prior
 from pyrovae.evidence.memory import Pieces
 from pyrovae.evidence.unconstrained import Unconstrained, differentiable_recurrence
+from pyrovae.pair.row_keys import mixed, numbered
+from pyrovae.pair.row_noise import DrawnByRow, normal_noise, uniform_noise
 from pyrovae.pair.running import run_guide, run_model
 from pyrovae.vae import VAE
 
@@ -48,6 +51,45 @@ class Point:
         )
 
 
+# Numbers of a row's noise that are made together.
+NUMBERS_OF_NOISE = 256
+
+
+class MoveNoise:
+    """What moves of chains draw, each row's from its key: without end, some moves at a time.
+
+    Args:
+        keys: of the rows, [B].
+        u: where the chains are, [S,B,d].
+
+    """
+
+    def __init__(self, keys: Tensor, u: Tensor) -> None:
+        self.keys, self.shape, self.dtype = keys, u.shape, u.dtype
+        self._count, self._ready = 0, list[tuple[Tensor, Tensor, Tensor]]()
+
+    def __next__(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Momenta [S,B,d], and two uniform numbers of each chain, [S,B] each."""
+        if not self._ready:
+            self._count += 1
+            keys, (S, _, d) = numbered(self.keys, self._count), self.shape
+            M = max(1, NUMBERS_OF_NOISE // (S * (d + 2)))
+            momenta = normal_noise(keys, M * S, d, self.dtype).split(S)
+            uniform = uniform_noise(mixed(keys), M * S, 2, torch.float64).split(S)
+            self._ready = [(p, *u.unbind(-1)) for p, u in zip(momenta, uniform, strict=True)]
+        return self._ready.pop()
+
+
+class Way(Protocol):
+    """From a start to p(x, z): what moves along it need."""
+
+    def draw(self, batch: Batch, num_samples: int, keys: Tensor) -> Tensor:
+        """Draws of the start, u [S,B,d], from the rows' keys [B]."""
+
+    def at(self, batch: Batch, u: Tensor) -> Point:
+        """Densities and gradients."""
+
+
 @dataclass(frozen=True)
 class Path:
     """From the start, prior or guide, to p(x, z): draws of the start, and densities with their gradients."""
@@ -59,14 +101,15 @@ class Path:
     at_once: int
     score: Callable[[Batch, Tensor], Sequence[Tensor]]
 
-    def draw(self, batch: Batch, num_samples: int) -> Tensor:
-        """Draws of the start, u [S,B,d]."""
-        if self.from_guide:
-            sites = run_guide(self.vae, batch, num_samples)
-            return self.space.flatten({name: sites[name].value for name in self.vae.layout.latents})
-        # Draws of the prior come with a run of the model: one by one they take no memory that grows with S.
-        drawn = (draws_of_prior(self.vae, batch, 1)[0] for _ in range(num_samples))
-        return torch.cat([self.space.flatten(latents) for latents in drawn])
+    def draw(self, batch: Batch, num_samples: int, keys: Tensor) -> Tensor:
+        """Draws of the start, u [S,B,d], from the rows' keys [B]."""
+        with DrawnByRow(keys):
+            if self.from_guide:
+                sites = run_guide(self.vae, batch, num_samples)
+                return self.space.flatten({name: sites[name].value for name in self.vae.layout.latents})
+            # Draws of the prior come with a run of the model: one by one they take no memory that grows with S.
+            drawn = (draws_of_prior(self.vae, batch, 1)[0] for _ in range(num_samples))
+            return torch.cat([self.space.flatten(latents) for latents in drawn])
 
     def at(self, batch: Batch, u: Tensor) -> Point:
         """Densities and gradients, piece by piece."""

@@ -16,6 +16,8 @@ from pyrovae.evidence.results import Elbo, Figures
 from pyrovae.evidence.shared_draws import SharedDraws
 from pyrovae.evidence.shared_results import SharedRate
 from pyrovae.evidence.weights import rounding_of
+from pyrovae.pair.row_keys import RowKeys
+from pyrovae.pair.row_noise import DrawnByRow
 from pyrovae.pair.running import row_terms
 from pyrovae.pair.terms import RowTerms
 from pyrovae.random_state import fixed_seed, seeds_from
@@ -66,11 +68,12 @@ def elbo_of(vae: VAE, data: Rows, num_samples: int, seed: int | None) -> Elbo:
     if vae.layout.shared:
         return _over_shared(vae, data, num_samples, seed)
     numbers = max(math.prod(data.x.shape[1:]), vae.layout.latent_numbers)
-    blocks, seeds = [], seeds_from(seed)
-    for _, batch in data.in_blocks(vae.device):
-        sums = _Sums.of_none(len(batch))
+    blocks, keys = [], RowKeys(data, seed)
+    for first, batch in data.in_blocks(vae.device):
+        sums, draws = _Sums.of_none(len(batch)), keys.of(slice(first, first + len(batch)), vae.device)
         for count in counts(num_samples, draws_at_once(numbers)):
-            with vae.evaluating(), fixed_seed(next(seeds), vae.device):
+            drawn = next(draws)
+            with vae.evaluating(), fixed_seed(drawn.seed, vae.device), DrawnByRow(drawn.keys):
                 terms = row_terms(vae, batch, count)
                 sums, rounding = sums.with_draws(terms), rounding_of(terms)
         blocks.append(sums)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import combinations
+from typing import Literal
 
 import pandas as pd
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from pyrovae.checks import check_count
 from pyrovae.data import Rows
+from pyrovae.evidence.escalation import EscalatingSampling
 from pyrovae.evidence.importance import Method
 from pyrovae.evidence.marginal import GUIDE, log_marginal
 from pyrovae.evidence.results import LogMarginal
@@ -127,7 +129,7 @@ class Comparison(Shown):
             bad = _counted(self.table["bad_k"])
             lines.append(
                 f"WARNING: Pareto k of some of {num_rows} rows is not below {limits}: {bad}. Their elpd may be too "
-                "low. Raise num_samples, improve the guides (see diagnose and refine), or anneal (method=)."
+                "low. Take method='auto', raise num_samples, or improve the guides (see diagnose and refine)."
             )
         unknown = {str(name): int(self.results[str(name)].unknown.sum()) for name in self.table.index}
         if any(unknown.values()):
@@ -160,7 +162,7 @@ def compare(
     vaes: Mapping[str, VAE | LogMarginal],
     x: object = None,
     *context: object,
-    method: Method = GUIDE,
+    method: Method | EscalatingSampling | Literal["auto"] = GUIDE,
     num_samples: int = 1000,
     seed: int | None = None,
     progress: bool = False,
@@ -178,8 +180,9 @@ def compare(
             same scale, is the caller's part: only their number is checked.
         x: [N, ...], at least two rows. Needed where a VAE is given, and not otherwise.
         context: what every one of the pairs takes beside `x`.
-        method: as for `log_marginal`, where the weights come from. Where guides are poor, annealing
-            (`AnnealedImportanceSampling`) ranks models where the guide's weights rank guides.
+        method: as for `log_marginal`, where the weights come from. Where guides are poor, "auto" takes each row of
+            each model as far as it needs (`EscalatingSampling`) and so ranks models, where the guide's weights rank
+            guides.
         num_samples: S, for each row and VAE.
         seed: draws are the same for the same seed; None takes one from torch's random state.
         progress: show a progress bar for each model.

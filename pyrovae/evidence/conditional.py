@@ -22,9 +22,10 @@ from pyrovae.evidence.weights import (
     rounding_of,
     without_density,
 )
+from pyrovae.pair.row_keys import RowKeys
 from pyrovae.pair.running import row_terms
 from pyrovae.progress import Bar
-from pyrovae.random_state import fixed_seed, seeds_from
+from pyrovae.random_state import fixed_seed
 from pyrovae.vae import VAE
 
 
@@ -40,15 +41,14 @@ def log_conditional(
 ) -> LogConditional:
     """See `log_marginal`, of which this is `given=`.
 
-    log p(x) and log p(given) are estimated each with the guide of the rows that it is about, and from the same seeds:
+    log p(x) and log p(given) are estimated each with the guide of the rows that it is about, and from the same noise:
     so their errors go together where both guides are off in the same way, and that of the difference is smaller.
     """
     part = only_given(vae, data, given)
     weigh = method.weigher(vae, part, num_samples, limits)
     with vae.evaluating(), fixed_seed(0, vae.device):
         rounding = rounding_of(row_terms(vae, part.take(slice(0, PROBE_ROWS), vae.device), 1))
-    seed = int(torch.randint(2**62, ())) if seed is None else seed
-    seeds, same_seeds = seeds_from(seed), seeds_from(seed)
+    keys = RowKeys(data, seed)
     wholes: list[Estimates] = []
     parts: list[Estimates] = []
     correlations = []
@@ -57,8 +57,9 @@ def log_conditional(
         # As rows that may lack entries these too, so that both run the same operations.
         whole = Batch(data.take(rows, vae.device).arguments, absent=True)
         pairs = [PairedTally(size, num_samples) for size in method.strata(num_samples)]
+        draws, same_draws = (keys.of(rows, vae.device) for _ in range(2))
         for (stratum, of_whole), (_, of_part) in zip(
-            weigh(whole, seeds), weigh(batch, same_seeds), strict=True
+            weigh(whole, draws), weigh(batch, same_draws), strict=True
         ):
             pairs[stratum].add(of_whole, of_part)
             bar.update(of_whole.numel())

@@ -1,7 +1,7 @@
 """Importance weights whose mean is p(x): drawn from the guide, from the prior, or from a mixture of both.
 
 A method of `pyrovae.log_marginal` says how weights come about and nothing of what is made of them. It draws
-block by block, from seeds of their own, and how large a block is depends on the pair and the kind of device
+block by block, each row from noise of its own, and how large a block is depends on the pair and the kind of device
 alone: the memory at hand decides only what is scored at once, and so never changes a figure.
 """
 
@@ -32,6 +32,8 @@ from pyrovae.evidence.psis import tail_length
 from pyrovae.evidence.weights import KEPT
 from pyrovae.pair.draws import run_prior
 from pyrovae.pair.layout import slice_latents
+from pyrovae.pair.row_keys import Draws
+from pyrovae.pair.row_noise import DrawnByRow
 from pyrovae.pair.running import run_guide, run_model
 from pyrovae.pair.sites import ScoredSite, Term, stacked_sum
 from pyrovae.pair.support import zero_outside
@@ -41,8 +43,8 @@ from pyrovae.vae import VAE
 
 PROBE_ROWS = 7
 
-# Log weights of a block of rows, [s,B] at a time with the stratum they belong to, given seeds.
-Weigh: TypeAlias = Callable[[Batch, Iterator[int]], Iterator[tuple[int, Tensor]]]
+# Log weights of a block of rows, [s,B] at a time with the stratum they belong to, given what draws come from.
+Weigh: TypeAlias = Callable[[Batch, Iterator[Draws]], Iterator[tuple[int, Tensor]]]
 
 
 class Method(Protocol):
@@ -137,7 +139,7 @@ class ImportanceSampling:
             limits.check_whole(*of_block)
             taken.append(model.of_run(*of_block) + bytes_of_weights(*of_block, num_samples))
         pieces = limits.pieces(model, max(taken), num_rows, vae.device)
-        sources: list[Callable[[Batch, int], Tensor]] = []
+        sources: list[Callable[[Batch, int, Tensor], Tensor]] = []
         if share < 1:
             calls = limits.calls(sizes[0] * len(data), pieces.samples * pieces.rows)
             score = Repeated(vae, functools.partial(_score, vae), calls, limits.compile)
@@ -149,11 +151,12 @@ class ImportanceSampling:
             draw = Repeated(vae, functools.partial(_draw_of_prior, vae, share < 1), calls, limits.compile)
             sources.append(_FromPrior(share, draw))
 
-        def weigh(batch: Batch, seeds: Iterator[int]) -> Iterator[tuple[int, Tensor]]:
+        def weigh(batch: Batch, draws: Iterator[Draws]) -> Iterator[tuple[int, Tensor]]:
             for stratum, (source, size, most) in enumerate(zip(sources, sizes, at_once, strict=True)):
                 for count in counts(size, most):
-                    with vae.evaluating(), fixed_seed(next(seeds), vae.device):
-                        log_weights = source(batch, count)
+                    drawn = next(draws)
+                    with vae.evaluating(), fixed_seed(drawn.seed, vae.device):
+                        log_weights = source(batch, count, drawn.keys)
                     yield stratum, log_weights
 
         return weigh
@@ -169,8 +172,8 @@ class _FromGuide:
     draw: Repeated
     score: Repeated
 
-    def __call__(self, batch: Batch, count: int) -> Tensor:
-        log_guide, *values = self.draw(count, batch)
+    def __call__(self, batch: Batch, count: int, keys: Tensor) -> Tensor:
+        log_guide, *values = self.draw(count, batch, keys)
         latents = dict(zip(self.vae.layout.latents, values, strict=True))
         shape = (count, len(batch))
         log_prior = torch.empty(shape, dtype=torch.float64, device=self.vae.device)
@@ -190,16 +193,17 @@ class _FromPrior:
     share: float
     draw: Repeated
 
-    def __call__(self, batch: Batch, count: int) -> Tensor:
-        log_prior, log_likelihood, *log_guide = self.draw(count, batch)
+    def __call__(self, batch: Batch, count: int, keys: Tensor) -> Tensor:
+        log_prior, log_likelihood, *log_guide = self.draw(count, batch, keys)
         if not log_guide:
             return log_likelihood
         return log_likelihood + log_prior - _mixture(log_guide[0], log_prior, self.share)
 
 
-def _draw_of_guide(vae: VAE, num_samples: int, batch: Batch) -> list[Tensor]:
+def _draw_of_guide(vae: VAE, num_samples: int, batch: Batch, keys: Tensor) -> list[Tensor]:
     """log q(z|x) of draws of the guide, [S,B] in float64, and these by site."""
-    sites = run_guide(vae, batch, num_samples)
+    with DrawnByRow(keys):
+        sites = run_guide(vae, batch, num_samples)
     return [_total(sites), *(sites[name].value for name in vae.layout.latents)]
 
 
@@ -209,9 +213,12 @@ def _score(vae: VAE, num_samples: int, batch: Batch, latents: Mapping[str, Tenso
     return _parts(zero_outside(sites, vae.layout, vae.layout.model_broadcasts))
 
 
-def _draw_of_prior(vae: VAE, score_guide: bool, num_samples: int, batch: Batch) -> tuple[Tensor, ...]:
+def _draw_of_prior(
+    vae: VAE, score_guide: bool, num_samples: int, batch: Batch, keys: Tensor
+) -> tuple[Tensor, ...]:
     """log p(z) and log p(x|z) of draws of the prior, and log q(z|x) if wanted."""
-    latents, sites = draws_of_prior(vae, batch, num_samples)
+    with DrawnByRow(keys):
+        latents, sites = draws_of_prior(vae, batch, num_samples)
     parts = _parts(sites)
     del sites
     if not score_guide:

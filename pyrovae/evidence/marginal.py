@@ -1,24 +1,30 @@
 """Row-wise estimates of log p(x) = log E[w], e.g. w = p(x, z) / q(z|x) with z ~ q(z|x), each with its error.
 
 `pyrovae.evidence.importance` and `pyrovae.evidence.annealing` draw weights w, `pyrovae.evidence.weights` sums them
-up. Latents are drawn in blocks whose size depends on the pair alone, each from a seed of its own. So figures do not
-depend on how many rows or samples are scored at once, which is a matter of memory.
+up. Latents are drawn in blocks whose size depends on the pair alone, each row's from noise of its own
+(`pyrovae.pair.row_keys`). So figures do not depend on how many rows or samples are scored at once, which is a matter of
+memory, and those of a row not on the rows beside it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict, Unpack, overload
+from dataclasses import replace
+from typing import Literal, TypedDict, Unpack, cast, overload
+
+import torch
 
 from pyrovae.checks import check_count
 from pyrovae.data import Rows
 from pyrovae.evidence.checked_data import checked_data
 from pyrovae.evidence.conditional import log_conditional
 from pyrovae.evidence.discrete_dimensions import discrete_dimensions
+from pyrovae.evidence.escalation import ByStages, EscalatingSampling
 from pyrovae.evidence.importance import PROBE_ROWS, ImportanceSampling, Method
+from pyrovae.evidence.made_absent import only_given
 from pyrovae.evidence.memory import Limits
 from pyrovae.evidence.predictive import predictive_density
-from pyrovae.evidence.results import LogConditional, LogMarginal
+from pyrovae.evidence.results import LogConditional, LogMarginal, Stages
 from pyrovae.evidence.sequential import SequentialWeigh
 from pyrovae.evidence.weights import (
     WITHOUT_DENSITY,
@@ -29,19 +35,41 @@ from pyrovae.evidence.weights import (
     rounding_of,
     without_density,
 )
+from pyrovae.pair.row_keys import RowKeys
 from pyrovae.pair.running import row_terms
 from pyrovae.progress import Bar
-from pyrovae.random_state import fixed_seed, seeds_from
+from pyrovae.random_state import fixed_seed
 from pyrovae.traced.compilation import Compile
 from pyrovae.vae import VAE
 
 GUIDE = ImportanceSampling()
 
 
+def checked_method(method: object) -> Method | EscalatingSampling:
+    """The method that is meant.
+
+    Raises:
+        TypeError: something else than a method.
+
+    """
+    if isinstance(method, str) and method == "auto":
+        return EscalatingSampling()
+    if isinstance(method, EscalatingSampling):
+        return method
+    if isinstance(method, type) or not (
+        callable(getattr(method, "weigher", None)) and callable(getattr(method, "strata", None))
+    ):
+        raise TypeError(
+            f'method is {method!r}: expected "auto", or an object such as EscalatingSampling(), ImportanceSampling() '
+            "or AnnealedImportanceSampling()."
+        )
+    return cast("Method", method)
+
+
 class _How(TypedDict, total=False):
     num_samples: int
     row_samples: int
-    method: Method
+    method: Method | EscalatingSampling | Literal["auto"]
     memory_budget: int
     batch_size: int | None
     chunk_size: int | None
@@ -65,7 +93,7 @@ def log_marginal(
     given: Sequence[str] | None = None,
     num_samples: int = 1000,
     row_samples: int = 10,
-    method: Method = GUIDE,
+    method: Method | EscalatingSampling | Literal["auto"] = GUIDE,
     memory_budget: int = 2**31,
     batch_size: int | None = None,
     chunk_size: int | None = None,
@@ -82,8 +110,9 @@ def log_marginal(
     rows do not help against that.
 
     Which method? The guide's weights are best where Pareto k is good (below `LogMarginal.good_k`). Where it is
-    not, a defensive mixture, a refined guide (`pv.refine(vae, x).vae` in place of `vae`) or annealing help, in this
-    order of cost. Where it is good the draws may still miss a mode of the posterior: `pv.reverse_check(vae)` finds it.
+    not, a proposal of the row's own or annealing help, in this order of cost: "auto" takes each row as far as it needs
+    (`EscalatingSampling`). Where it is good the draws may still miss a mode of the posterior:
+    `pv.reverse_check(vae)` finds it.
 
     What a row lacks is integrated out of it: NaN in its data, and values that `obs_mask=` leaves out. With `given`,
     names of sites that the model observes, the figures are of log p(the other sites | given) = log p(all) - log
@@ -104,8 +133,8 @@ def log_marginal(
             for log p of all.
         num_samples: S, honoured exactly; where rows share latents, draws of these.
         row_samples: draws of each row at each draw of shared latents; not used where there are none.
-        method: where the weights come from: `ImportanceSampling`, `AnnealedImportanceSampling` or, of chains,
-            `SequentialMonteCarlo`.
+        method: where the weights come from: `ImportanceSampling`, `AnnealedImportanceSampling`, of chains
+            `SequentialMonteCarlo`, or `EscalatingSampling`, which is "auto". With it S is the most draws of a row.
         memory_budget: bytes that may be taken beside data, parameters and results, whatever N and S are.
             Measured on a few rows. Does not change the figures.
         batch_size: at most so many rows are scored at once, of a block of 256; chosen by memory and speed if None.
@@ -115,7 +144,9 @@ def log_marginal(
         compile: as for `fit`: False runs plain Pyro; "auto" traces the programs once, and compiles them, where
             that saves time over the chunks to come; True does both, and warns where that cannot be. Changes
             figures by rounding alone.
-        seed: draws are the same for the same seed; None takes one from torch's random state.
+        seed: draws are the same for the same seed; None takes one from torch's random state. What a row draws comes
+            from the seed and from what the row holds: its figures do not depend on the rows beside it, nor on their
+            order, but for rounding. Rows that hold the same are numbered, and draw independently.
         progress: show a progress bar.
 
     Raises:
@@ -143,35 +174,61 @@ def log_marginal(
             check_count(name, value)
     if not (compile == "auto" or isinstance(compile, bool)):
         raise ValueError(f"compile is {compile!r}: expected 'auto', True or False.")
-    if isinstance(method, type) or not (
-        callable(getattr(method, "weigher", None)) and callable(getattr(method, "strata", None))
-    ):
-        raise TypeError(
-            f"method is {method!r}: expected an object such as ImportanceSampling() or "
-            "AnnealedImportanceSampling() or SequentialMonteCarlo()."
-        )
+    method = checked_method(method)
     limits = Limits(memory_budget, batch_size, chunk_size, compile)
     data = checked_data(vae, x, *context, covers_shared=given is None)
-    draws = num_samples * row_samples if vae.layout.shared else sum(method.strata(num_samples))
+    draws = num_samples
+    if vae.layout.shared:
+        draws = num_samples * row_samples
+        if isinstance(method, EscalatingSampling):
+            raise ValueError(
+                f"rows share the latents {', '.join(vae.layout.shared)}: method='auto' finds proposals of what is a "
+                "row's own. Use ImportanceSampling()."
+            )
+    elif not isinstance(method, EscalatingSampling):
+        draws = sum(method.strata(num_samples))
     with Bar("log p(x)", " weights", shown=progress, total=len(data) * draws, shortened=True) as bar:
-        if given is not None:
-            return log_conditional(vae, data, given, method, num_samples, limits, seed, bar)
-        if vae.layout.shared:
+        if given is None and vae.layout.shared:
+            assert not isinstance(method, EscalatingSampling)
             return predictive_density(vae, data, method, num_samples, row_samples, limits, seed, bar)
-        return _of_rows(vae, data, method, num_samples, limits, seed, bar)
+        if given is None:
+            return _marginal(vae, data, method, num_samples, limits, RowKeys(data, seed), bar)
+        if not isinstance(method, EscalatingSampling):
+            return log_conditional(vae, data, given, method, num_samples, limits, seed, bar)
+        # Each term at its own stage, so that their noise is not the same.
+        part, keys = only_given(vae, data, given), RowKeys(data, seed)
+        both = [_marginal(vae, rows, method, num_samples, limits, keys, bar) for rows in (data, part)]
+        return LogConditional.of(both[0], both[1], torch.zeros(len(data)), _rounding(vae, part))
 
 
-def _of_rows(
-    vae: VAE, data: Rows, method: Method, num_samples: int, limits: Limits, seed: int | None, bar: Bar
-) -> LogMarginal:
-    sizes = method.strata(num_samples)
-    weigh = method.weigher(vae, data, num_samples, limits)
+def _rounding(vae: VAE, data: Rows) -> float:
     with vae.evaluating(), fixed_seed(0, vae.device):
-        rounding = rounding_of(row_terms(vae, data.take(slice(0, PROBE_ROWS), vae.device), 1))
-    blocks, seeds = [], seeds_from(seed)
+        return rounding_of(row_terms(vae, data.take(slice(0, PROBE_ROWS), vae.device), 1))
+
+
+def _marginal(
+    vae: VAE,
+    data: Rows,
+    method: Method | EscalatingSampling,
+    num_samples: int,
+    limits: Limits,
+    keys: RowKeys,
+    bar: Bar,
+) -> LogMarginal:
+    """Block after block of rows."""
+    rounding = _rounding(vae, data)
+    if isinstance(method, EscalatingSampling):
+        by_stages = method.estimator(vae, data, num_samples, limits, rounding)
+        if not isinstance(by_stages, str):
+            return _escalated(vae, data, by_stages, keys, bar)
+        first_stage = method.first_stage(vae, data, limits)
+        found = _marginal(vae, data, first_stage, num_samples, limits, keys, bar)
+        return replace(found, first_stage_alone=by_stages)
+    weigh, sizes = method.weigher(vae, data, num_samples, limits), method.strata(num_samples)
+    blocks = []
     for first, batch in data.in_blocks(vae.device):
         tallies = [Tally(size, num_samples) for size in sizes]
-        for stratum, log_weights in weigh(batch, seeds):
+        for stratum, log_weights in weigh(batch, keys.of(slice(first, first + len(batch)), vae.device)):
             tallies[stratum].add(log_weights)
             bar.update(log_weights.numel())
         refuse_rows(without_density(tallies), first, WITHOUT_DENSITY)
@@ -179,3 +236,18 @@ def _of_rows(
     dimensions = discrete_dimensions(vae, data)
     result = LogMarginal(**vars(Estimates.joined(blocks)), num_samples=num_samples, dimensions=dimensions)
     return weigh.explained(result) if isinstance(weigh, SequentialWeigh) else result
+
+
+def _escalated(vae: VAE, data: Rows, by_stages: ByStages, keys: RowKeys, bar: Bar) -> LogMarginal:
+    blocks, stages = [], []
+    for first, batch in data.in_blocks(vae.device):
+        found, how = by_stages(batch, keys, first)
+        blocks.append(found)
+        stages.append(how)
+        bar.update(len(batch) * by_stages.num_samples)
+    return LogMarginal(
+        **vars(Estimates.joined(blocks)),
+        num_samples=by_stages.num_samples,
+        dimensions=discrete_dimensions(vae, data),
+        stages=Stages.joined(stages),
+    )

@@ -32,6 +32,7 @@ from pyrovae.evidence.weights import (
     rounding_of,
     without_density,
 )
+from pyrovae.pair.row_keys import Draws, RowKeys
 from pyrovae.pair.running import row_terms
 from pyrovae.progress import Bar
 from pyrovae.random_state import fixed_seed, seeds_from
@@ -57,11 +58,12 @@ def predictive_density(
     weigh = method.weigher(held, data, row_samples, replace(limits, repeats=num_samples))
     with held.evaluating(), fixed_seed(0, vae.device):
         rounding = rounding_of(row_terms(held, data.take(slice(0, PROBE_ROWS), vae.device), 1))
+    keys = RowKeys(data, next(seeds))
     blocks, sums = [], torch.zeros(num_samples, dtype=torch.float64)
     for first, batch in data.in_blocks(vae.device):
-        densities = []
+        densities, draws = [], keys.of(slice(first, first + len(batch)), vae.device)
         for _ in shared:
-            densities.append(log_density_given(weigh, batch, seeds))
+            densities.append(log_density_given(weigh, batch, draws))
             bar.update(row_samples * len(batch))
         log_densities = torch.stack(densities)
         tally = Tally(num_samples, num_samples)
@@ -79,7 +81,7 @@ def predictive_density(
     )
 
 
-def log_density_given(weigh: Weigh, batch: Batch, seeds: Iterator[int]) -> Tensor:
+def log_density_given(weigh: Weigh, batch: Batch, draws: Iterator[Draws]) -> Tensor:
     """An estimate of log p(x|theta) at the theta at which the VAE of `weigh` is held, [B] in float64."""
-    weights = torch.cat([log_weights.double() for _, log_weights in weigh(batch, seeds)])
+    weights = torch.cat([log_weights.double() for _, log_weights in weigh(batch, draws)])
     return weights.logsumexp(0) - math.log(len(weights))

@@ -13,17 +13,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from pyrovae.block_sizes import ROWS_AT_ONCE
 from pyrovae.checks import check_count, is_number
-from pyrovae.data import Batch
+from pyrovae.data import Batch, Rows
 from pyrovae.evidence.checked_data import checked_data
+from pyrovae.evidence.joint import Joint
 from pyrovae.evidence.known_rows import KnownRows
+from pyrovae.evidence.memory import Limits
 from pyrovae.evidence.moved_guide import Move, MovedGuide
 from pyrovae.evidence.refinement_judgement import Gains, keep_the_better
+from pyrovae.evidence.refinement_newton import normal_start, search_by_newton
 from pyrovae.evidence.refinement_search import Search, moves_at_start
 from pyrovae.evidence.results import RowWise
+from pyrovae.evidence.row_normals import FEWEST_PAIRS, MOST_NUMBERS
 from pyrovae.evidence.unconstrained import MakeTransform, bijections_of, differentiable_recurrence
 from pyrovae.pair.programs import Pair
 from pyrovae.progress import Bar
@@ -90,8 +95,8 @@ def refine(
     from_guide: bool = True,
     full_covariance: bool = False,
     num_steps: int = 3000,
-    samples_per_step: int = 16,
-    learning_rate: float = 0.1,
+    samples_per_step: int | None = None,
+    learning_rate: float | None = None,
     num_samples: int = 1000,
     seed: int | None = None,
     progress: bool = False,
@@ -109,7 +114,13 @@ def refine(
     amortization gap of Cremer, Li, Duvenaud, "Inference Suboptimality in Variational Autoencoders" (2018),
     https://arxiv.org/abs/1801.03558.
 
-    Adam climbs the sum of the rows' ELBOs, of which each depends on its own row's parameters only. A plateau is
+    Where a row's posterior is a normal of one latent site (from scratch, or moved from a guide that is normal in
+    unconstrained coordinates, with covariances if the guide has some), Newton's steps find it, each row until it has
+    settled (`pyrovae.evidence.row_normals`): some ten steps of 2 max(d, 8) gradients of log p(x, z), d being the
+    numbers of its latents.
+
+    Else, or where `samples_per_step` or `learning_rate` is given, Adam climbs the sum of the rows' ELBOs, of which each
+    depends on its own row's parameters only. A plateau is
     reached when the mean over 100 steps rises neither for the rows together (2 standard errors) nor for any
     single row (4); the learning rate is divided by 4 at each plateau, the fourth ends the search, and
     the parameters found are means over the last 100 steps. A row that climbs more slowly than it is noisy
@@ -122,8 +133,8 @@ def refine(
         from_guide: start at the guide's posterior; else from scratch, at a standard normal.
         full_covariance: A is lower triangular over all latents of a row; else diagonal.
         num_steps: a limit; `Refinement.converged` says whether it was enough.
-        samples_per_step: draws for each row and step.
-        learning_rate: Adam's first, in units of the guide's spread, from scratch of 1.
+        samples_per_step: Adam's draws for each row and step; 16 if None.
+        learning_rate: Adam's first, in units of the guide's spread, from scratch of 1; 0.1 if None.
         num_samples: draws, at least 2, on which the ELBO before and after is judged.
         seed: draws are the same for the same seed; None takes one from torch's random state.
         progress: show a progress bar.
@@ -151,7 +162,15 @@ def refine(
         (True, 5)
 
     """
-    settings = _Settings(from_guide, full_covariance, num_steps, samples_per_step, learning_rate, num_samples)
+    by_adam = not (samples_per_step is None and learning_rate is None)
+    settings = _Settings(
+        from_guide,
+        full_covariance,
+        num_steps,
+        16 if samples_per_step is None else samples_per_step,
+        0.1 if learning_rate is None else learning_rate,
+        num_samples,
+    )
     data = checked_data(vae, x, *context)
     if not vae.layout.latents:
         raise ValueError(
@@ -159,11 +178,12 @@ def refine(
         )
     bijections = bijections_of(vae, data)
     known = KnownRows(data.take(slice(None), vae.device))
+    joint = None if by_adam else _joint_of_one_site(vae, data)
     blocks, seeds = [], seeds_from(seed)
     with Bar("refine", " rows", shown=progress, total=len(known)) as bar:
         for some in known.parts(ROWS_AT_ONCE):
             batch = data.take(some.first, vae.device)
-            blocks.append(_refined_block(vae, batch, some, bijections, settings, seeds))
+            blocks.append(_refined_block(vae, batch, some, bijections, settings, seeds, joint))
             bar.update(len(some))
     moves = [Move.joined(parts) for parts in zip(*(block.moves for block in blocks), strict=True)]
     refined = VAE(vae.model, MovedGuide(vae.guide, known, moves, from_scratch=not from_guide))
@@ -217,6 +237,7 @@ def _refined_block(
     bijections: Mapping[str, MakeTransform | None],
     settings: _Settings,
     seeds: Iterator[int],
+    joint: Joint | None,
 ) -> _Block:
     """Search and judge, each with draws of its own."""
     from_guide = settings.from_guide
@@ -227,7 +248,30 @@ def _refined_block(
             )
             guide = MovedGuide(vae.guide, known, moves, from_scratch=not from_guide)
             pair = Pair(vae.model, guide, vae.layout)
-            search = Search(pair, guide, batch, settings.samples_per_step, settings.learning_rate)
-            converged = search.run(settings.num_steps)
+            steps, converged = _searched(pair, guide, batch, settings, joint)
         gains = keep_the_better(pair, guide, batch, settings.num_samples, next(seeds))
-    return _Block(moves, gains, search.steps, converged)
+    return _Block(moves, gains, steps, converged)
+
+
+def _searched(
+    pair: Pair, guide: MovedGuide, batch: Batch, settings: _Settings, joint: Joint | None
+) -> tuple[int, bool]:
+    """Move the guide to the best of its family, by Newton's steps where that is a normal; how many, and if enough."""
+    if joint is not None:
+        (move,) = guide.of_sites()
+        start = normal_start(joint, batch, move, from_guide=settings.from_guide)
+        if start is not None and not bool(joint.flat(batch, start[0].unsqueeze(0)).any()):
+            keys = torch.randint(2**62, (len(batch),), device="cpu").to(batch.device)
+            found = search_by_newton(joint, batch, move, start, keys, settings.num_steps)
+            return int(found.steps.max()), bool(found.converged.all())
+    search = Search(pair, guide, batch, settings.samples_per_step, settings.learning_rate)
+    converged = search.run(settings.num_steps)
+    return search.steps, converged
+
+
+def _joint_of_one_site(vae: VAE, data: Rows) -> Joint | None:
+    """Where a row's latents are one site outside of inner plates, and of so few numbers that covariances are found."""
+    (first, *others) = vae.layout.latents.values()
+    if others or first.inner_dims or first.numel > MOST_NUMBERS:
+        return None
+    return Joint.of(vae, data, 2 * max(first.numel, FEWEST_PAIRS), Limits(2**31), score_guide=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import ClassVar, Literal, Self
 
@@ -95,8 +95,26 @@ class Elbo(RowWise):
         return ", ".join(self.shared.names)
 
 
+STAGES = ("guide", "proposal", "annealed")
+
+
+@dataclass(frozen=True)
+class Stages(Figures):
+    """Where figures come from that were escalated (`pyrovae.EscalatingSampling`), by row, [N].
+
+    `stage` is a place in `STAGES`; `num_samples` how many weights the figure is the mean of; `upper` what annealing
+    back again gives: at least log p(x) in expectation where chains have reached the posterior, NaN of other stages.
+    """
+
+    stage: Tensor
+    num_samples: Tensor
+    upper: Tensor
+
+
 # In nats per row: up to here log p(x) less the mean log weight tells of weights that hardly vary.
 SMALL_GAP = 0.1
+# Nats between the two bounds of an annealed row, up to which nothing speaks against it.
+WIDEST_BOUNDS = 1.0
 # Rows with a bad Pareto k that a guide may have: k is noisy, and among many rows some are bad by chance.
 BAD_ROWS_ALLOWED = 0.25
 
@@ -123,6 +141,10 @@ class LogMarginal(RowWise):
     error of the sum over rows, whose errors go together, for all have the same draws of theta.
 
     `dimensions` is how many discrete numbers of each row are observed, [N], or says why there is no such count.
+
+    Where rows were escalated, `stages` says from which stage each figure comes, and `to_frame` has its columns too;
+    `num_samples` is then the most draws of a row, and `elbo` is of the stage's own draws, without those of guide and
+    prior that stand beside a proposal. `first_stage_alone` says why there was but one stage, if so.
     """
 
     log_marginal: Tensor
@@ -135,8 +157,19 @@ class LogMarginal(RowWise):
     num_samples: int
     dimensions: Tensor | str
     shared: SharedSampling | None = None
+    stages: Stages | None = None
+    first_stage_alone: str = ""
 
     columns: ClassVar[tuple[str, ...]] = ("log_marginal", "std_error", "ess", "khat", "elbo")
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a data row."""
+        frame = super().to_frame()
+        if self.stages is not None:
+            frame["stage"] = [STAGES[place] for place in self.stages.stage.tolist()]
+            frame["num_samples"] = self.stages.num_samples.numpy()
+            frame["upper"] = self.stages.upper.numpy()
+        return frame
 
     @property
     def good_k(self) -> float:
@@ -144,14 +177,42 @@ class LogMarginal(RowWise):
         return good_k(self.num_samples)
 
     @property
+    def annealed(self) -> Tensor:
+        """Which rows were escalated to annealing, [N]: two bounds tell of them, where k of so few chains does not."""
+        if self.stages is None:
+            return torch.zeros(len(self), dtype=torch.bool)
+        return self.stages.stage == STAGES.index("annealed")
+
+    @property
     def unknown(self) -> Tensor:
         """Which rows' Pareto k is unknown, [N]: there are too few draws, or too few different ones, to fit a tail."""
-        return unknown_k(self.khat, self.ess, self.num_samples)
+        return self._by_count(lambda some, S: unknown_k(self.khat[some], self.ess[some], S)) & ~self.annealed
 
     @property
     def unreliable(self) -> Tensor:
-        """Which rows' Pareto k is known and not below `good_k`, [N]."""
-        return ~(self.khat < self.good_k) & ~self.unknown
+        """Which rows' Pareto k is known and not below `good_k`, [N]; of annealed rows, whose bounds are a nat apart."""
+        bad = self._by_count(lambda some, S: ~(self.khat[some] < good_k(S))) & ~self.unknown
+        if self.stages is None:
+            return bad
+        return torch.where(self.annealed, ~(self.stages.upper - self.log_marginal < WIDEST_BOUNDS), bad)
+
+    @property
+    def _chance_of_bad(self) -> Tensor:
+        """How probably a row's k is bad, [N]; whether the bounds of annealed rows are far apart."""
+        chance = self._by_count(lambda some, S: chance_of_bad_k(self.khat[some].double(), S))
+        return torch.where(self.annealed, self.unreliable.double(), chance)
+
+    def _by_count(self, of: Callable[[Tensor, int], Tensor]) -> Tensor:
+        """Of all rows, [N], what is found of places of those with the same number of weights."""
+        if self.stages is None:
+            return of(torch.arange(len(self)), self.num_samples)
+        parts = [
+            (some, of(some, S))
+            for S in self.stages.num_samples.unique().tolist()
+            for some in [(self.stages.num_samples == S).nonzero()[:, 0]]
+        ]
+        order = torch.cat([places for places, _ in parts]).argsort()
+        return torch.cat([found for _, found in parts])[order]
 
     @property
     def share_good(self) -> float:
@@ -165,7 +226,7 @@ class LogMarginal(RowWise):
         Of the rows where k is known. The chance of a draw decides on which side of `good_k` a row falls; counted so
         (`pyrovae.evidence.psis.chance_of_bad_k`) few rows tell nearly what many do.
         """
-        bad = chance_of_bad_k(self.khat[~self.unknown], self.num_samples)
+        bad = self._chance_of_bad[~self.unknown]
         error = float(bad.std()) / math.sqrt(len(bad)) if len(bad) > 1 else math.nan
         return float(bad.mean()), error
 
@@ -184,7 +245,21 @@ class LogMarginal(RowWise):
         if unknown == len(self):
             return "Pareto k unknown: too few different draws to fit a tail"
         text = f"Pareto k below {self.good_k:.2f} for {self.share_good:.1%} of rows"
+        if self.stages is not None:
+            text = f"Pareto k good, or bounds less than a nat apart, for {self.share_good:.1%} of rows"
         return text + (f" where it is known, unknown for {unknown}" if unknown else "")
+
+    @property
+    def origins(self) -> str:
+        """Which stages the figures come from, in words; empty where rows were not escalated."""
+        if self.stages is None:
+            return f"; the guide's stage alone: {self.first_stage_alone}" if self.first_stage_alone else ""
+        shares = [(self.stages.stage == place).double().mean() for place in range(len(STAGES))]
+        text = ", ".join(f"{name} {share:.1%}" for name, share in zip(STAGES, shares, strict=True))
+        if not self.annealed.any():
+            return f"; {text}"
+        gap = (self.stages.upper - self.log_marginal)[self.annealed]
+        return f"; {text} with bounds {gap.mean():.3f} apart"
 
     @property
     def verdict(self) -> Literal["good", "tails", "poor", "unknown"]:
@@ -245,6 +320,7 @@ class LogMarginal(RowWise):
     def __str__(self) -> str:
         undefined = "; a single sample has no error" if self.num_samples == 1 else ""
         others = "; so many are bad that the others are no better" if self.verdict == "poor" else ""
+        most = "up to " if self.stages is not None else ""
         others += "; near the limit, where other rows could turn the verdict" if self.near_limit else ""
         if self.shared is not None:
             return (
@@ -254,8 +330,8 @@ class LogMarginal(RowWise):
             )
         return (
             f"log p(x) {self.mean_with_error} nats per row over {len(self)} rows "
-            f"({self.num_samples} samples; {self.reliability}{others}{undefined}). No k can tell of a mode that the "
-            "draws miss; reverse_check() can."
+            f"({most}{self.num_samples} samples; {self.reliability}{others}{undefined}{self.origins}). "
+            "No k can tell of a mode that the draws miss; reverse_check() can."
         )
 
 

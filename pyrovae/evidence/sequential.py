@@ -20,6 +20,7 @@ from pyrovae.evidence.weights import WITHOUT_DENSITY, refuse_rows
 from pyrovae.pair.chains import state_space
 from pyrovae.pair.particle_filter import Filtered, Proposal, backward_draws, particle_filter
 from pyrovae.pair.programs import Pair
+from pyrovae.pair.row_keys import Draws
 from pyrovae.random_state import fixed_seed
 from pyrovae.vae import VAE
 
@@ -162,11 +163,11 @@ class SequentialWeigh:
     num_rows: int
     step_ess: list[Tensor] = field(default_factory=list)
 
-    def __call__(self, batch: Batch, seeds: Iterator[int]) -> Iterator[tuple[int, Tensor]]:
+    def __call__(self, batch: Batch, draws: Iterator[Draws]) -> Iterator[tuple[int, Tensor]]:
         """log Z of each run, [R,B]."""
         runs, found = self.method.num_runs, []
         for some in slices(len(batch), self.num_rows):
-            with self.vae.evaluating(), fixed_seed(next(seeds), self.vae.device):
+            with self.vae.evaluating(), fixed_seed(next(draws).seed, self.vae.device):
                 filtered = self.method.filtered(self.vae, batch[some], self.num_samples // runs, runs)
             self.step_ess.append(filtered.ess.sum(1).T.cpu())
             found.append(filtered.log_evidence)

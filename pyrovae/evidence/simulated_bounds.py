@@ -22,6 +22,7 @@ from pyrovae.evidence.results import RowWise
 from pyrovae.evidence.simulated_data import AsX, simulated
 from pyrovae.evidence.weights import Tally, estimates
 from pyrovae.pair.layout import pyro_layout
+from pyrovae.pair.row_keys import RowKeys
 from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.vae import VAE
 
@@ -118,16 +119,21 @@ def simulated_bounds(
         for name, site in vae.layout.latents.items()
     }
     exact = path.space.flatten(given)
-    lower, upper = [], []
+    lower, upper, keys = [], [], RowKeys(data, next(seeds))
     for first, batch in data.in_blocks(vae.device):
-        with vae.evaluating(), fixed_seed(next(seeds), vae.device):
-            steps = method.step_sizes(path, batch)
+        draws = keys.of(slice(first, first + len(batch)), vae.device)
+        drawn = next(draws)
+        with vae.evaluating(), fixed_seed(drawn.seed, vae.device):
+            steps = method.step_sizes(path, batch, drawn.keys)
         forwards, backwards = Tally(num_samples, num_samples), Tally(num_samples, num_samples)
         here = exact[:, first : first + len(batch)]
         for count in counts(num_samples, path.at_once):
-            with vae.evaluating(), fixed_seed(next(seeds), vae.device):
-                forwards.add(method.forward(path, batch, path.draw(batch, count), steps))
-                backwards.add(-method.backward(path, batch, here.expand(count, -1, -1), steps))
+            drawn, other = next(draws), next(draws)
+            with vae.evaluating(), fixed_seed(drawn.seed, vae.device):
+                start = path.draw(batch, count, drawn.keys)
+                forwards.add(method.forward(path, batch, start, steps, drawn.keys))
+                ends = here.expand(count, -1, -1)
+                backwards.add(-method.backward(path, batch, ends, steps, other.keys))
         lower.append(estimates([forwards]).log_marginal.cpu())
         upper.append(-estimates([backwards]).log_marginal.cpu())
     return SimulatedBounds(

@@ -20,6 +20,7 @@ from pyrovae.exchange.named_arrays import WITHOUT_DRAWS
 from pyrovae.pair.draws import enumerated_draws, run_predictive, run_prior
 from pyrovae.pair.layout import SiteLayout, rows_first
 from pyrovae.pair.observed import observations_of
+from pyrovae.pair.row_keys import RowKeys
 from pyrovae.pair.running import row_terms
 from pyrovae.pair.shared import draw_shared_of_prior, for_users
 from pyrovae.random_state import fixed_seed
@@ -109,11 +110,13 @@ def _log_likelihood(
     limits = Limits(MEMORY, repeats=len(shared))
     weigh = ImportanceSampling().weigher(held, data, row_samples, limits) if held.layout.hidden else None
     blocks: list[dict[str, Tensor]] = []
-    for _, batch in data.in_blocks(held.device):
+    keys = RowKeys(data, next(seeds))
+    for first, batch in data.in_blocks(held.device):
+        draws = keys.of(slice(first, first + len(batch)), held.device)
         of_draws: list[dict[str, Tensor]] = []
         for _ in shared:
             if weigh is not None:
-                density = log_density_given(weigh, batch, seeds)
+                density = log_density_given(weigh, batch, draws)
                 of_draws.append({"+".join(held.layout.observed): density.cpu()})
                 continue
             with held.evaluating():

@@ -141,7 +141,7 @@ class VAEEstimator(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """log p(x) of each row by importance sampling, in nats, [N].
 
         A Monte Carlo estimate from `num_samples` draws that errs low: see `pyrovae.log_marginal`, which says by how
-        much. Draws depend on a row's place, so that its figure changes a little with the rows beside it.
+        much. With a whole number as `random_state` a row's figure does not depend on the rows beside it.
         """
         check_is_fitted(self, "vae_")
         X = self._checked(X)

@@ -140,9 +140,12 @@ def test_backward_weights_from_an_exact_start_undo_forward_ones():
     path = method.path(vae, data, 4, Limits(2**30))
     arguments = data.take(slice(None))
     with vae.evaluating(), fixed_seed(0, vae.device):
-        u = path.draw(arguments, 4)
-        steps = method.step_sizes(path, arguments)
-        forward, backward = (run(path, arguments, u, steps) for run in (method.forward, method.backward))
+        keys = torch.arange(20)
+        u = path.draw(arguments, 4, keys)
+        steps = method.step_sizes(path, arguments, keys)
+        forward, backward = (
+            run(path, arguments, u, steps, keys) for run in (method.forward, method.backward)
+        )
     torch.testing.assert_close(forward, backward)
 
 

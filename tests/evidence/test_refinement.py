@@ -104,7 +104,7 @@ def test_from_scratch_and_from_the_guide_agree(linear, fits, full_covariance):
         error = (bound.std_error**2 + refined.std_error_after**2).sqrt()
         assert bool(((bound.elbo - refined.elbo_after).abs() < 5 * error).all())
         excess = refined.elbo_after - (truth - exact_gaps(refined.vae, x))
-        assert bool((excess.abs() < 5 * refined.std_error_after).all())
+        assert bool((excess.abs() < 5 * refined.std_error_after + 1e-12).all())
 
 
 class BestDiagonal(WideGuide):
@@ -191,9 +191,10 @@ def test_a_start_without_a_finite_elbo_is_left_behind():
 
 def test_the_limit_of_steps_is_told(linear, fits):
     vae, x = pv.VAE(linear, WideGuide(linear)), linear.data(5)
-    short = pv.refine(vae, x, num_steps=150, num_samples=50, seed=0)
-    assert (short.converged, short.num_steps) == (False, 150)
-    assert "NOT converged at the limit of 150 steps: raise num_steps" in str(short)
+    for num_steps, adam in ((3, {}), (150, {"learning_rate": 0.1})):
+        short = pv.refine(vae, x, num_steps=num_steps, num_samples=50, seed=0, **adam)
+        assert (short.converged, short.num_steps) == (False, num_steps)
+        assert f"NOT converged at the limit of {num_steps} steps: raise num_steps" in str(short)
     done = fits[1]["narrow", False][1]
     assert f"converged within {done.num_steps} steps" in str(done)
     assert list(done.to_frame()) == [

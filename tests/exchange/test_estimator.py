@@ -36,13 +36,6 @@ def at_rest(parameters):
     return torch.optim.SGD(parameters, lr=0.0)
 
 
-DRAWS = "log p(x) is a Monte Carlo estimate whose draws depend on a row's place among the others"
-EXPECTED_FAILURES = {
-    "check_methods_subset_invariance": DRAWS,
-    "check_methods_sample_order_invariance": DRAWS,
-}
-
-
 def name_of(value):
     """The check's name; sklearn's own ids hold addresses, which differ between processes."""
     return getattr(value, "func", value).__name__ if callable(value) else "VAEEstimator"
@@ -53,8 +46,6 @@ def name_of(value):
     [
         *estimator_checks_generator(
             VAEEstimator(make_vae, epochs=2, num_samples=10, random_state=0),
-            expected_failed_checks=EXPECTED_FAILURES,
-            mark="xfail",
         )
     ],
     ids=name_of,
