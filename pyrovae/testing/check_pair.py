@@ -9,7 +9,7 @@ from pyrovae.data import Rows
 from pyrovae.evidence.checked_data import checked_data
 from pyrovae.pair.programs import Program
 from pyrovae.random_state import fixed_seed
-from pyrovae.testing.checks import CHECKS, SkippedError
+from pyrovae.testing.checks import CHECKS, OF_ALL, SkippedError
 from pyrovae.testing.report import FAILED, PASSED, SKIPPED, PairCheckError, PairReport
 from pyrovae.vae import VAE
 
@@ -63,6 +63,7 @@ def check_pair(
     """
     lines: list[tuple[str, str, str]] = []
     vae: VAE | None = None
+    of_rows: VAE | None = None
     data: Rows | None = None
     with fixed_seed(0, torch.device("cpu")):
         for name, check in {"contract": None, **CHECKS}.items():
@@ -70,12 +71,17 @@ def check_pair(
             try:
                 if check is None:
                     vae = VAE(model, guide)
-                    data = checked_data(vae, x, *context)
+                    data = checked_data(vae, x, *context, covers_shared=True)
                     data = data[slice(0, ROWS_TO_CHECK)]
+                    if vae.layout.shared:
+                        of_rows, detail = (
+                            vae.given_draw(0),
+                            "what rows share is held at a draw in checks of rows",
+                        )
                 elif vae is None or data is None:
                     raise SkippedError("the contract failed")
                 else:
-                    detail = check(vae, data)
+                    detail = check(vae if of_rows is None or check in OF_ALL else of_rows, data)
             except SkippedError as reason:
                 outcome, detail = SKIPPED, str(reason)
             except Exception as error:  # whatever a program raises, the check has failed

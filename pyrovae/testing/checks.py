@@ -196,6 +196,10 @@ CHECKS: dict[str, Callable[[VAE, Rows], str]] = {
 }
 
 
+# Those of a pair as a whole, the latents that its rows share among it.
+OF_ALL = (_gradients_finite, _traced)
+
+
 def _bounds(vae: VAE, data: Rows) -> Tensor:
     """One draw's bound of each row, [N], always the same one; of any guide."""
     with vae.evaluating(), fixed_seed(0, vae.device):
@@ -205,9 +209,11 @@ def _bounds(vae: VAE, data: Rows) -> Tensor:
 
 def _steps(vae: VAE, data: Rows, *, traced: bool) -> Steps:
     """Steps on all these rows; traced ones are not compiled, which takes long."""
+    loss = batch_loss(vae, None)
+    loss.num_rows = len(data)
     steps = Steps(
         vae,
-        batch_loss(vae, None),
+        loss,
         len(data),
         compile="auto" if traced else False,
         steps=10**9,
