@@ -62,7 +62,7 @@ def chorales() -> Case:
     history = pv.fit(
         vae,
         train,
-        epochs=20,
+        epochs=8,
         batch_size=deep_markov.BATCH,
         optimizer=lambda p: torch.optim.Adam(p, lr=deep_markov.RATE),
         seed=SEED,
@@ -167,7 +167,7 @@ SETTINGS = {
     "digits": "the demo's pair after 60 epochs, its 397 test rows",
     "wines": "scikit-learn's wines, 13 normal columns and a categorical one, K = 3, 200 epochs",
     "chorales": "JSB chorales, 200 test pieces of at most 25 frames, the deep Markov model of "
-    "benchmarks/deep_markov.py after 20 epochs",
+    "benchmarks/deep_markov.py after 8 epochs",
     "MNIST": "2000 statically binarized test rows, 784-400-20, 5 epochs on 10,000 rows",
     "seed": SEED,
     "threads": 1,

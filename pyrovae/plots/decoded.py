@@ -117,6 +117,14 @@ def shown_values(values: Latents, vae: VAE, site: str | None) -> Tensor:
     return found[names[0]]
 
 
+def label_entries(values: Latents, vae: VAE, site: str | None) -> np.ndarray:
+    """Which of the entries that are shown side by side are labels, by means as `shown_values` takes them: [entries]."""
+    names = sites_shown(vae, site)
+    found = {name: values if isinstance(values, Tensor) else values[name] for name in names}
+    layouts = vae.layout.observed
+    return np.concatenate([np.full(layouts[n].numel, _has_options(found[n], layouts[n])) for n in names])
+
+
 def _has_options(values: Tensor, site: SiteLayout) -> bool:
     return values.dim() > 1 + len(site.inner_dims) + len(site.event_shape)
 

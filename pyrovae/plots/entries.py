@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -73,6 +74,18 @@ def _matched(vae: VAE, data: Rows, sites: tuple[str, ...], names: list[str]) -> 
         if bool(same.any()):
             found[place] = names[left.pop(int(same.nonzero()[0, 0]))]
     return found
+
+
+def as_written(column: pd.Series) -> np.ndarray:
+    """A column of a frame: numbers as they are, all else as text, as the frame writes it."""
+    return column.to_numpy() if pd.api.types.is_numeric_dtype(column) else column.astype(str).to_numpy(object)
+
+
+def codes_in(entry: np.ndarray, column: pd.Series) -> dict[float, str]:
+    """Which label each code of an entry [N] stands for in a column of text; empty where one stands for several."""
+    pairs = set(zip(entry.tolist(), as_written(column).tolist(), strict=True))
+    found = dict(pairs)
+    return {} if pd.api.types.is_numeric_dtype(column) or len(found) < len(pairs) else found
 
 
 def context_by_row(vae: VAE, data: Rows) -> dict[str, np.ndarray]:

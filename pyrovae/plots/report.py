@@ -43,6 +43,7 @@ def report(
     labels: Values | None = None,
     image_shape: ImageShape | None = None,
     columns: Sequence[str] | None = None,
+    frame: pd.DataFrame | None = None,
     cmap: str | None = None,
     diagnosis: Diagnosis | None = None,
     calibration: Calibration | None = None,
@@ -67,6 +68,9 @@ def report(
         labels: [N], shown on the latent map.
         image_shape: of a row, if it is an image, see `image_grid`.
         columns: names of a row's entries, if it is none; a data frame's own if None.
+        frame: the same rows as people know them, of whom the page shows the columns: those of `columns` by their
+            values there, such as the names of categories, and others beside the figures of a row; `x` itself if that
+            is a data frame.
         cmap: the colours of rows, see `image_grid`.
         diagnosis: what `diagnose` gave for these rows; made here if None.
         calibration: what `calibrate` gave; made here if None.
@@ -84,8 +88,8 @@ def report(
         A `Report`: `figure()`, `html()`, and `save(path)` to `.png` or `.html`.
 
     Raises:
-        ValueError, TypeError: as `diagnose`; labels or a diagnosis of another number of rows; panels that there are
-            not.
+        ValueError, TypeError: as `diagnose`; labels, a frame or a diagnosis of another number of rows; panels that
+            there are not.
 
     Example:
         >>> import pyrovae as pv
@@ -100,7 +104,7 @@ def report(
     _say_without_bokeh()
     refuse_other_than_vae(vae)
     data = vae.rows(x, *context)
-    _check_same_rows(data, labels, diagnosis)
+    _check_same_rows(data, labels, frame, diagnosis)
     seeds = seeds_from(seed)
     of_panels = next(seeds)
     _check_columns(vae, data, columns)
@@ -130,7 +134,7 @@ def report(
         columns=columns,
         cmap=cmap,
         seed=of_panels,
-        frame=x if isinstance(x, pd.DataFrame) else None,
+        frame=x if frame is None and isinstance(x, pd.DataFrame) else frame,
     )
     made, left_out = _panels(subject, chosen, progress)
     return Report(title, _summary(diagnosis), str(diagnosis), (*made, *extra), left_out, subject)
@@ -151,7 +155,11 @@ def _check_columns(vae: VAE, data: Rows, columns: Sequence[str] | None) -> None:
         entry_names(vae, data, views(vae)[0], columns)
 
 
-def _check_same_rows(data: Rows, labels: Values | None, diagnosis: Diagnosis | None) -> None:
+def _check_same_rows(
+    data: Rows, labels: Values | None, frame: pd.DataFrame | None, diagnosis: Diagnosis | None
+) -> None:
+    if frame is not None and len(frame) != len(data):
+        raise ValueError(f"frame has {len(frame)} rows and x {len(data)}: expected those of the same rows.")
     if labels is not None and (found := len(as_array(labels))) != len(data):
         raise ValueError(f"labels has {found} rows and x {len(data)}: expected those of the same rows.")
     if diagnosis is not None and len(diagnosis.quality) != len(data):

@@ -48,7 +48,7 @@ class Subject:
         columns: names of the columns of `x`, if it is no image and they are known.
         cmap: the colours of rows, if others than usual are asked for.
         seed: of the panel's draws.
-        frame: `x` as it was given, if as a data frame.
+        frame: the rows as people know them, if as a data frame.
         site: the observed site that is shown; None shows the only one, or all of a table side by side.
 
     """

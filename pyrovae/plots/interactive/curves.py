@@ -8,7 +8,7 @@ import pandas as pd
 from bokeh.models import CheckboxGroup, ColumnDataSource, CustomJS, FactorRange, HoverTool, Span
 from bokeh.plotting import figure
 
-from pyrovae.plots.interactive.widgets import style
+from pyrovae.plots.interactive.widgets import figure_style, style
 from pyrovae.plots.panels.rates import VERDICTS
 from pyrovae.plots.style import COLOURS
 
@@ -35,7 +35,11 @@ def training_curves(history: pd.DataFrame) -> Curves:
     data = {name: history[name].astype("float64").to_numpy() for name in ["epoch", *known]}
     whole, source = ColumnDataSource(data), ColumnDataSource(data)
     plot = figure(
-        height=340, sizing_mode="stretch_width", tools="pan,wheel_zoom,box_zoom,reset,save", name="training"
+        height=340,
+        sizing_mode="stretch_width",
+        stylesheets=figure_style(),
+        tools="pan,wheel_zoom,box_zoom,reset,save",
+        name="training",
     )
     plot.xaxis.axis_label, plot.yaxis.axis_label = "epoch", "nats per row"
     plot.y_range.only_visible = True
@@ -101,6 +105,7 @@ def rate_bars(rates: pd.DataFrame) -> figure:
         x_range=FactorRange(factors=names),
         height=300,
         sizing_mode="stretch_width",
+        stylesheets=figure_style(),
         max_width=max(320, 110 * len(names)),
         tools="xpan,xwheel_zoom,reset,save",
         name="rates",

@@ -11,8 +11,10 @@ from pyrovae.pair.observed import observations_of
 from pyrovae.pair.sites import Ragged, innermost
 from pyrovae.plots.colours import Scale, scale_of_images, scale_of_strips
 from pyrovae.plots.decoded import sites_shown
+from pyrovae.plots.entries import codes_in, shown_rows
 from pyrovae.plots.grids import as_images
 from pyrovae.plots.interactive.thumbnails import Thumbnails, size_on_page, thumbnails
+from pyrovae.plots.panels.latent_space import MOST_CLASSES
 from pyrovae.plots.style import SKY
 from pyrovae.plots.subject import Subject
 from pyrovae.random_state import fixed_seed
@@ -88,3 +90,13 @@ def _is_ragged(subject: Subject) -> bool:
     with vae.evaluating(), fixed_seed(0, vae.device):
         site = observations_of(vae, batch)[sites_shown(vae, subject.site)[0]].site
     return isinstance(innermost(site.distribution), Ragged)
+
+
+def labels_by_code(subject: Subject) -> dict[int, dict[float, str]]:
+    """By place of a table's entry, the labels that the frame has for its codes, such as names of categories."""
+    names, frame = subject.names, subject.frame
+    if names is None or frame is None:
+        return {}
+    rows = shown_rows(subject.vae, subject.data, subject.site).reshape(len(subject.data), -1)
+    found = {p: codes_in(rows[:, p], frame[name]) for p, name in enumerate(names) if name in frame}
+    return {place: codes for place, codes in found.items() if codes and len(codes) <= MOST_CLASSES}

@@ -198,6 +198,7 @@ const pyrovae = (() => {
     const [text, paper, lines, faint] = ["text", "paper", "lines", "faint"].map(colour);
     for (const figure of models.figures) {
       figure.setv({ background_fill_color: paper, border_fill_color: paper, outline_line_color: faint });
+      if ("border_line_color" in figure) figure.border_line_color = null;
       if (figure.title) figure.title.text_color = text;
       for (const axis of [...figure.below, ...figure.left].filter((one) => "axis_label_text_color" in one))
         axis.setv({
@@ -220,7 +221,10 @@ const pyrovae = (() => {
     for (const mapper of Object.values(models.mappers))
       if (mapper.factors !== undefined)
         mapper.palette = mapper.palette.map((one) => (one === ink ? other : one));
-    if (coloured !== null) colourBy(coloured); // glyphs keep the colours that they were drawn in
+    if (coloured !== null) {
+      for (const { glyph } of models.renderers) glyph.fill_color = glyph.line_color = { value: text };
+      colourBy(coloured); // anew, for glyphs keep the colours that they were drawn in
+    }
     models.marker.glyph.line_color = text;
     for (const rule of models.rules) rule.line_color = text;
   }

@@ -26,7 +26,7 @@ from bokeh.plotting import figure
 
 from pyrovae.plots.interactive.columns import Column, classes_of, in_order
 from pyrovae.plots.interactive.rows import PageRows
-from pyrovae.plots.interactive.widgets import sorting_table, style
+from pyrovae.plots.interactive.widgets import figure_style, sorting_table, style
 from pyrovae.plots.style import BLUE, COLOURS
 
 MARKERS = (
@@ -158,10 +158,20 @@ def _pictures(rows: PageRows, source: ColumnDataSource) -> tuple[figure, figure,
     tools = "pan,wheel_zoom,box_zoom,box_select,lasso_select,tap,reset,save"
     fewer = "xpan,xwheel_zoom,box_select,tap,reset"
     plot = figure(
-        height=560, sizing_mode="stretch_width", tools=tools, active_scroll="wheel_zoom", name="map"
+        height=560,
+        sizing_mode="stretch_width",
+        stylesheets=figure_style(),
+        tools=tools,
+        active_scroll="wheel_zoom",
+        name="map",
     )
     of_k = figure(
-        height=260, sizing_mode="stretch_width", tools=fewer, active_scroll="xwheel_zoom", name="of_k"
+        height=260,
+        sizing_mode="stretch_width",
+        stylesheets=figure_style(),
+        tools=fewer,
+        active_scroll="xwheel_zoom",
+        name="of_k",
     )
     plot.xaxis.axis_label, plot.yaxis.axis_label = rows.axes
     of_k.xaxis.axis_label, of_k.yaxis.axis_label = "row", "Pareto k"
@@ -188,9 +198,8 @@ def _pictures(rows: PageRows, source: ColumnDataSource) -> tuple[figure, figure,
 
 def _tip(rows: PageRows) -> str:
     """What stands beside the pointer: Bokeh puts values in the places of @names, and escapes them."""
-    lines = [
-        "<div style='max-width:340px;padding:6px;color:var(--text);background:var(--paper)'><div><b>row @row</b></div>"
-    ]
+    look = "max-width:340px;margin:-5px;padding:8px;color:var(--text);background:var(--paper)"
+    lines = [f"<div style='{look}'><div><b>row @row</b></div>"]
     if rows.size is not None and rows.pictures is not None:
         width, height = rows.size
         for key, name in (("picture", "x"), ("mean_picture", "E[x|z]")):

@@ -13,9 +13,9 @@ from pyrovae.evidence.results import LogMarginal
 from pyrovae.exchange.cluster import cluster
 from pyrovae.exchange.features import feature_names, features
 from pyrovae.plots.decoded import shown_values
-from pyrovae.plots.entries import context_by_row, shown_rows
+from pyrovae.plots.entries import as_written, context_by_row, shown_rows
 from pyrovae.plots.interactive.columns import Column, column
-from pyrovae.plots.interactive.looks import Look, look_of
+from pyrovae.plots.interactive.looks import Look, labels_by_code, look_of
 from pyrovae.plots.interactive.thumbnails import Thumbnails
 from pyrovae.plots.panels.latent_space import MOST_CLASSES, in_the_plane
 from pyrovae.plots.style import as_array
@@ -149,6 +149,11 @@ def _figures(
         figures["distance"] = Column("distance to E[x|z]", _distance(rows, means), "highest")
     for number, (name, values) in enumerate(context_by_row(subject.vae, subject.data).items()):
         figures[f"context{number}"] = column(name, values[places])
+    known = set(subject.names or ())
+    frame = pd.DataFrame() if subject.frame is None else subject.frame.iloc[places]
+    for number, name in enumerate(frame.columns):
+        if str(name) not in known:
+            figures[f"column{number}"] = column(str(name), as_written(frame.iloc[:, number]))
     return figures
 
 
@@ -183,14 +188,17 @@ def _entries(
     flat = rows.reshape(len(rows), -1)
     names = subject.names or [f"x[{place}]" for place in range(flat.shape[1])]
     frame = pd.DataFrame() if subject.frame is None else subject.frame.iloc[places]
+    codes = labels_by_code(subject)
     found = []
     for place, name in enumerate(names):
-        own = flat[:, place]
-        values = column(name, own)
-        if name in frame and not pd.api.types.is_numeric_dtype(frame[name]):
-            values = column(
-                name, frame[name].to_numpy()
-            )  # as the frame writes it, such as the name of a category
-        mean = None if means is None else column(f"E[{name}|z]", means.reshape(flat.shape)[:, place])
-        found.append((values, mean))
+        own = as_written(frame[name]) if name in frame else flat[:, place]
+        mean = None
+        if means is not None:
+            decoded = means.reshape(flat.shape)[:, place]
+            if place in codes:
+                decoded = np.array(
+                    [codes[place].get(float(code), str(code)) for code in decoded], dtype=object
+                )
+            mean = column(f"E[{name}|z]", decoded)
+        found.append((column(name, own), mean))
     return found

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypedDict
+from itertools import pairwise
+from typing import TypeAlias, TypedDict
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor
 from pyrovae.exchange.features import feature_names
 from pyrovae.plots.decoded import context_of_row, decoded, posterior_means, summed_out
 from pyrovae.plots.entries import in_context, shown_rows
-from pyrovae.plots.interactive.looks import Look
+from pyrovae.plots.interactive.looks import Look, labels_by_code
 from pyrovae.plots.panels.latent_space import MOST_CLASSES
 from pyrovae.plots.style import as_array
 from pyrovae.plots.subject import Subject
@@ -27,6 +28,9 @@ MOST_DIMENSIONS, STEPS = 12, 15
 MOST_BASES = 10
 BYTES = 600_000  # of all pictures
 ENDS = 0.01, 0.99  # quantiles of posterior draws
+
+Codes: TypeAlias = Mapping[int, Mapping[float, str]]
+"""Labels by the place of a table's entry and by their code."""
 
 
 class Base(TypedDict):
@@ -53,6 +57,7 @@ class _Latents:
     """Posterior means of some rows and the ends of each dimension, over all latent sites side by side."""
 
     sites: Mapping[str, Tensor]  # [n, ...]
+    means: Tensor  # [n, K]
     low: Tensor  # [K]
     high: Tensor
 
@@ -88,9 +93,10 @@ def walks_of(subject: Subject, look: Look) -> Walks:
         "size": None,
         "entries": [],
     }
-    latents, used = _Latents(means, low, high), 0
+    latents, used = _Latents(means, flat, low, high), 0
+    codes = labels_by_code(subject) if look.kind == "table" else {}
     for row in _rows_to_start_from(subject):
-        base, size = _walk(subject, look, latents, flat[row], row, dimensions)
+        base, size = _walk(subject, look, latents, row, dimensions, codes)
         if walks["bases"] and used + size > BYTES:
             break
         walks["bases"].append(base)
@@ -118,9 +124,10 @@ def _rows_to_start_from(subject: Subject) -> list[int]:
 
 
 def _walk(
-    subject: Subject, look: Look, latents: _Latents, mean: Tensor, row: int, dimensions: list[int]
+    subject: Subject, look: Look, latents: _Latents, row: int, dimensions: list[int], codes: Codes
 ) -> tuple[Base, int]:
     """What is decoded from one row, and how many bytes it takes."""
+    mean = latents.means[row]
     grids = [_points(float(mean[k]), float(latents.low[k]), float(latents.high[k])) for k in dimensions]
     flat = mean.repeat(sum(len(points) for points, _ in grids), 1)
     place = 0
@@ -136,29 +143,35 @@ def _walk(
     context = context_of_row(subject.data, row, len(flat))
     found = decoded(subject.vae, given, context, subject.site)
     own = shown_rows(subject.vae, some, subject.site)
-    shown, picture, size = _drawn(look, found, own.reshape(1, *found.shape[1:]))
-    ends = np.cumsum([len(points) for points, _ in grids])[:-1]
+    shown, picture, size = _drawn(look, found, own.reshape(1, *found.shape[1:]), codes)
+    ends = np.cumsum([len(points) for points, _ in grids])
     base: Base = {
         "said": _said(subject, row),
         "start": [start for _, start in grids],
         "points": [points for points, _ in grids],
         "own": picture,
-        "shown": [list(part) for part in np.split(np.array(shown, dtype=object), ends)]
-        if look.kind != "table"
-        else [part.tolist() for part in np.split(np.array(shown, dtype=float), ends)],
+        "shown": [shown[first:last] for first, last in pairwise([0, *ends.tolist()])],
     }
     return base, size
 
 
-def _drawn(look: Look, found: np.ndarray, own: np.ndarray) -> tuple[list[object], object, int]:
+def _drawn(look: Look, found: np.ndarray, own: np.ndarray, codes: Codes) -> tuple[list[object], object, int]:
     """Pictures, or numbers of a table; those of the row itself; and their bytes."""
     if look.kind == "table":
-        numbers = np.nan_to_num(found.reshape(len(found), -1).astype(float)).round(6)
-        row = [None if np.isnan(value) else value for value in own.reshape(-1).astype(float).tolist()]
-        return numbers.tolist(), row, 8 * numbers.size
+        numbers = found.reshape(len(found), -1).astype(float).round(6)
+        rows: list[object] = [_written(row, codes) for row in numbers]
+        return rows, _written(own.reshape(-1).astype(float), codes), 8 * numbers.size
     pictures = look.pictures(look.as_long_as(own, found), BYTES)
     (picture,) = look.pictures(own, BYTES).addresses
     return list(pictures.addresses), picture, pictures.num_bytes
+
+
+def _written(row: np.ndarray, codes: Codes) -> list[object]:
+    """The numbers of a table's row for JSON, which has no NaN; labels where the frame has them."""
+    return [
+        codes.get(place, {}).get(number, None if np.isnan(number) else number)
+        for place, number in enumerate(row.tolist())
+    ]
 
 
 def _points(mean: float, low: float, high: float) -> tuple[list[float], int]:

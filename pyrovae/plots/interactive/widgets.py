@@ -44,6 +44,11 @@ def style() -> list[InlineStyleSheet]:
     return [InlineStyleSheet(css=CSS)]
 
 
+def figure_style() -> list[InlineStyleSheet]:
+    """That of a picture, whose edges show what lies behind it."""
+    return [InlineStyleSheet(css=":host { background-color: var(--paper) !important; }")]
+
+
 def sorting_table(
     columns: dict[str, Column], source: ColumnDataSource, name: str, num_rows: int
 ) -> DataTable:

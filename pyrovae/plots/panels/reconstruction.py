@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyrovae.checks import check_count
-from pyrovae.plots.decoded import shown_values, sites_shown
+from pyrovae.plots.decoded import label_entries, shown_values, sites_shown
 from pyrovae.plots.entries import entry_names, in_context, rows_in_words, shown_rows
 from pyrovae.plots.grids import ImageShape, by_column, image_grid, is_strips
 from pyrovae.plots.panel import Content
@@ -98,17 +98,21 @@ def of_reconstructions(
 def reconstructions_panel(subject: Subject) -> Content:
     """If p(x|z) has a mean."""
     vae, site = subject.vae, subject.site
-    means = as_array(shown_values(vae.reconstruct(subject.few), vae, site))
+    found = vae.reconstruct(subject.few)
+    means = as_array(shown_values(found, vae, site))
     originals = shown_rows(vae, subject.few, site)
     reconstruction = float(subject.diagnosis.summary["value"]["reconstruction"])
     strips = is_strips(means[:1], subject.image_shape)
     shown = rows_drawn(len(means), strips)
     said = in_context(vae, subject.data, range(shown))
     of = f"{rows_in_words(0, shown)}, E[x|z] at their posterior means" + (f" ({said})" if said else "")
+    of_labels = ""
     if subject.by_column:
         of += "; each column from its least number, white, to its greatest"
+        labels = label_entries(found, vae, site)
+        of_labels = _of_labels(originals[:, labels], means[:, labels])
         # Columns have units of their own, and shares of variance would be those of the largest.
-        originals, means = by_column([originals.reshape(means.shape), means])
+        originals, means = by_column([originals[:, ~labels], means[:, ~labels]])
     content = of_reconstructions(
         originals,
         means,
@@ -121,7 +125,16 @@ def reconstructions_panel(subject: Subject) -> Content:
         else "It is"
     )
     figures += f" of all {len(subject.data)} rows, {subject.draws_of_rates} draws each."
-    return content._replace(sentence=f"{content.sentence} {figures}", of=of)
+    return content._replace(sentence=f"{content.sentence} {figures}{of_labels}", of=of)
+
+
+def _of_labels(originals: np.ndarray, means: np.ndarray) -> str:
+    known = ~np.isnan(originals)
+    if not known.any():
+        return ""
+    return (
+        f" The most probable option is the row's own for {(originals == means)[known].mean():.0%} of labels."
+    )
 
 
 def rows_drawn(count: int, strips: bool, num_columns: int = 8) -> int:

@@ -43,16 +43,17 @@ class Opened:
         WebDriverWait(driver, 30).until(
             lambda d: d.execute_script("return document.documentElement.dataset.ready") == "yes"
         )
-        self.errors = [e["message"] for e in driver.get_log("browser") if e["level"] != "INFO"]
-        self.asked_for = self._requests()
+        self.errors, self.asked_for = self.logged()
 
-    def _requests(self):
+    def logged(self):
+        """Errors and warnings that the browser has told since it was last asked, and what pages have asked for."""
         found = []
+        errors = [e["message"] for e in self.driver.get_log("browser") if e["level"] != "INFO"]
         for entry in self.driver.get_log("performance"):
             message = json.loads(entry["message"])["message"]
             if message["method"] == "Network.requestWillBeSent":
                 found.append(message["params"]["request"]["url"])
-        return [url for url in found if not url.startswith(("data:", "blob:"))]
+        return errors, [url for url in found if not url.startswith(("data:", "blob:"))]
 
     def run(self, code, *arguments):
         """Run script and return what it returns; `model(name)` is Bokeh's model of that name."""
@@ -91,7 +92,7 @@ WHERE = """
 const plot = model("map");
 const view = Bokeh.index.find_one ? Bokeh.index.find_one(plot) : Bokeh.index[plot.id];
 const canvas = view.canvas_view ? view.canvas_view.el : view.el;
-canvas.scrollIntoView({block: "center"});
+canvas.scrollIntoView({block: "nearest"});
 const box = canvas.getBoundingClientRect();
 const source = plot.renderers[0].data_source;
 const frame = view.frame;

@@ -51,7 +51,8 @@ def table():
         ([1], pv.models.Categorical(pv.nn.MLP(2, 3), num_options=3)),
     ]
     vae = pv.VAE(pv.models.MixedTableModel(pv.models.StandardNormal(2), parts))
-    return vae, (frame,), {}
+    known = frame.assign(kind=[(BAD, "b", "c")[int(kind)] for kind in frame["kind"]], doctor="Dr. No")
+    return vae, (frame,), {"frame": known}
 
 
 def sequences():
@@ -86,9 +87,16 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def opened(driver, made):
-    """Open a page by its kind."""
+    """A page by its kind, in a window of its own in which it stays, with no row chosen."""
+    windows = {}
 
     def open_page(kind):
-        return browser.Opened(driver, made[kind].path)
+        if kind not in windows:
+            driver.switch_to.new_window("tab")
+            windows[kind] = driver.current_window_handle, browser.Opened(driver, made[kind].path)
+        handle, page = windows[kind]
+        driver.switch_to.window(handle)
+        page.run("model('map').renderers[0].data_source.selected.indices = []")
+        return page
 
     return open_page

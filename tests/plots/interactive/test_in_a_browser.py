@@ -102,8 +102,11 @@ def test_sliders_of_a_table_decode_what_the_vae_decodes(opened, made):
     z = vae.encode(frame)[row : row + 1].clone()
     z[0, 1] = walks["bases"][0]["points"][1][3]
     means = vae.decode(z)
-    expected = [means["x_0"][0, 0], *means["x_1"][0], means["x_2"][0, 0].argmax()]
-    np.testing.assert_allclose(shown, [float(one) for one in expected], rtol=1e-4, atol=1e-6)
+    expected = [float(means["x_0"][0, 0]), *means["x_1"][0].tolist()]
+    np.testing.assert_allclose(shown[:3], expected, rtol=1e-4, atol=1e-6)
+    assert (
+        shown[3] == (BAD, "b", "c")[int(means["x_2"][0, 0].argmax())]
+    )  # the most probable, as the frame calls it
 
 
 def test_sliders_of_sequences_decode_what_the_vae_decodes(opened, made):
@@ -144,6 +147,10 @@ def test_values_and_names_are_shown_and_not_run(opened, made):
     assert place >= 0
     table = opened("table")
     assert WORSE in table.text("#card")
+    assert "Dr. No" in table.text("#card")
+    kind = table.run("return model('map').renderers[0].data_source.data.v3[0]")
+    assert kind in (BAD, "b", "c")
+    assert kind in table.text("#card")
     assert table.run("return document.querySelectorAll('img[src=x]').length") == 0
     heads = table.run(HEADS)
     assert any(WORSE in head for head in heads)
@@ -230,7 +237,8 @@ def test_the_keyboard_suffices(opened):
     from selenium.webdriver.common.keys import Keys
 
     page = opened("images")
-    reached = set()
+    page.run("document.getElementById('look').focus()")
+    reached = {"look BUTTON"}
     for _ in range(60):
         ActionChains(page.driver).send_keys(Keys.TAB).perform()
         name = page.run(
@@ -279,9 +287,16 @@ def test_a_table_sorts_by_its_heads(opened, made):
     assert page.run(FIRST_CELLS)[0] == str(int(log_px.argmin()))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_went_wrong_and_nothing_was_asked_for_on_the_way(opened, kind):
+    """After all that the tests above do on the pages."""
+    assert opened(kind).logged() == ([], [])
+
+
 def test_a_notebooks_frame_shows_the_page(driver, made, tmp_path):
     from selenium.webdriver.support.ui import WebDriverWait
 
+    driver.switch_to.new_window("tab")
     notebook = tmp_path / "notebook.html"
     notebook.write_text(f"<!DOCTYPE html><meta charset='utf-8'>{made['images'].report.page()._repr_html_()}")
     driver.get(notebook.as_uri())
