@@ -38,7 +38,7 @@ def main(run: Run, seeds: Sequence[int] = SEEDS) -> None:
                     imputation.PUBLISHED[epoch],
                     math.nan,
                     SOURCE,
-                    f"{epoch} of {max(imputation.EPOCHS)} epochs",
+                    f"{epoch} of {epoch} epochs",
                     taken,
                 )
             )
