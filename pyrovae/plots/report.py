@@ -108,10 +108,11 @@ def report(
         diagnosis = diagnose(vae, data, num_samples=num_samples, seed=next(seeds), progress=progress)
     of_calibration = next(seeds)
 
+    @functools.cache
     def simulations() -> Calibration:
         if calibration is not None:
             return calibration
-        return calibrate(vae, *data.arguments[1:], seed=of_calibration, progress=progress)
+        return calibrate(vae, *data.arguments[1:], tarp=True, seed=of_calibration, progress=progress)
 
     @functools.cache
     def tree() -> Tree:
@@ -131,6 +132,7 @@ def report(
         cmap=cmap,
         seed=of_panels,
         frame=x if isinstance(x, pd.DataFrame) else None,
+        calibrates=calibration is not None or "Calibration" in chosen,
     )
     made, left_out = _panels(subject, chosen, progress)
     return Report(title, _summary(diagnosis), str(diagnosis), (*made, *extra), left_out, subject)
