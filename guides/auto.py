@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from pyrovae.conditional_distribution import as_module
 from pyrovae.data import Batch
 from pyrovae.guides.default_encoder import default_encoder
-from pyrovae.guides.families import Family, diagonal_normal
+from pyrovae.guides.families import ByPrior, Family, diagonal_normal, of_entries
 from pyrovae.guides.inversion import faithful_inverse
 from pyrovae.guides.latent_site import JOINT, LatentSite, latent_site
-from pyrovae.guides.posteriors import DiagonalNormal
-from pyrovae.guides.sequence import MarkovPosterior
+from pyrovae.guides.prior_head import PriorHead
+from pyrovae.guides.sequence import MarkovPosterior, chain_posterior, steps_of
 from pyrovae.guides.shared_latents import SharedFamily, SharedLatents, automatic_normal
 from pyrovae.models.sequences import MarkovSequence
-from pyrovae.nn import GRU, MLP
+from pyrovae.nn import MLP
 from pyrovae.pair.absence import integrated_out
 from pyrovae.pair.handlers import Frame, Mask
 from pyrovae.pair.keys import as_key
@@ -41,9 +41,13 @@ class AutoGuide(nn.Module):
     unconstrained space and maps to its site's support by `biject_to`. `print(guide)` shows the factorization.
     Discrete latents get a head of their kind; those that the model enumerates are left to it. Latents in a plate
     inside the rows, ragged chains (`pyrovae.models.DeepMarkovModel`), sites under `poutine.mask` and masks inside
-    distributions are covered. Elements of a plate are independent of each other given what is printed. A circular
-    latent is cut open at its ends, and one mode is all that the default family has: `refine` and Pareto k do not
-    always tell.
+    distributions are covered. Elements of a plate are independent of each other given what is printed.
+    Angles with a `VonMises` prior get Student's t around the circle, which has no ends (`WrappedStudentT`), and heads
+    below read their cosine and sine.
+
+    The default family is a normal: one mode, and tails lighter than those of gamma, beta and Dirichlet posteriors, of
+    which Pareto k does not always tell (`pyrovae.tail_check` does). `families.by_prior` and `families.student_t` have
+    heavier ones.
 
     Latents that rows share, outside their plate, are drawn by one of Pyro's automatic guides; the heads of rows do not
     read them unless `reads_shared`: q(theta) q(z1|x1) q(z2|x2) ..., or q(theta) q(z1|x1,theta) ....
@@ -53,9 +57,9 @@ class AutoGuide(nn.Module):
     Args:
         model: p(x, z) as a Pyro program.
         family: makes a posterior over `latent_size` numbers from `in_features`; a function
-            (in_features, latent_size, hidden) -> conditional distribution, such as `full_normal` or
-            `neural_spline_flow` of `pyrovae.guides.families`. Sites of one number, and those whose
-            entries are masked one by one, are diagonal in any family.
+            (in_features, latent_size, hidden) -> conditional distribution, such as `full_normal`, `neural_spline_flow`,
+            `student_t` or `by_prior` of `pyrovae.guides.families`. Sites of one number, and those whose entries are
+            masked one by one, have independent entries in any family.
         joint: one posterior of the family over all latents together, instead of one for each site.
         encoder: from (x, *context) to features [B, H]; None makes a convolutional one for rows of shape
             [C, H, W] and an MLP for others, on standardized input.
@@ -222,6 +226,10 @@ class AutoGuide(nn.Module):
                     f"joint=True covers continuous latents that are always there, and this model has discrete, "
                     f"masked or ragged ones ({', '.join(discrete or chains or self.sites)}): use joint=False."
                 )
+            if isinstance(self.family, ByPrior):
+                raise ValueError(
+                    "by_prior gives each site a family of its own, and joint=True is one of all: drop one."
+                )
             size = sum(site.size for site in self.sites.values())
             self.heads[as_key(JOINT)] = self._head(width, size, ())
         else:
@@ -238,15 +246,17 @@ class AutoGuide(nn.Module):
     def _site_head(self, of_model: Site, x: Tensor, in_features: int, layers: Sequence[int]) -> nn.Module:
         site, fn = self.sites[of_model.name], of_model.distribution
         if isinstance(fn, MarkovSequence):
-            return _chain_posterior(fn, _steps(x, self._shows_presence), self.hidden[-1])
+            return chain_posterior(fn, steps_of(x, self._shows_presence), self.hidden[-1])
         if site.discrete:
             return MLP(in_features, site.size, layers)
-        if site.masked_entries:
-            return as_module(diagonal_normal(in_features, site.size, layers))
-        return self._head(in_features, site.size, layers)
+        if site.circular or (site.prior and isinstance(self.family, ByPrior)):
+            return PriorHead(site.prior, in_features, site.numel, layers)
+        return self._head(in_features, site.size, layers, entries=site.masked_entries)
 
-    def _head(self, in_features: int, size: int, layers: Sequence[int]) -> nn.Module:
-        family = self.family if size > 1 else diagonal_normal
+    def _head(
+        self, in_features: int, size: int, layers: Sequence[int], *, entries: bool = False
+    ) -> nn.Module:
+        family = of_entries(self.family) if entries or size == 1 else self.family
         return as_module(family(in_features, size, layers))
 
     # Sampling
@@ -286,7 +296,7 @@ class AutoGuide(nn.Module):
                 if isinstance(head, MarkovPosterior):
                     real_steps = model_sites[name].real_steps if self._reads_model else None
                     fn = head(
-                        _steps(x, self._shows_presence), None if real_steps is None else real_steps.sum(-1)
+                        steps_of(x, self._shows_presence), None if real_steps is None else real_steps.sum(-1)
                     )
                     drawn[name] = pyro.sample(name, fn).flatten(-2)
                 else:
@@ -332,19 +342,3 @@ def _warn_of_labels(sites: Mapping[str, LatentSite]) -> None:
             "obs_mask=.",
             stacklevel=2,
         )
-
-
-def _steps(x: Tensor, shows_presence: bool) -> Tensor:
-    """Of sequences [B, T, ...] what each step has, [B, T, F]; where entries may be absent also which are there."""
-    steps = x.flatten(2)
-    if not shows_presence:
-        return steps
-    present = ~steps.isnan()
-    return torch.cat([torch.where(present, steps, 0.0), present.to(steps)], -1)
-
-
-def _chain_posterior(fn: MarkovSequence, x: Tensor, width: int) -> MarkovPosterior:
-    latent_size = fn.event_shape[-1]
-    network = GRU(x.shape[-1], width, past=False, future=True)
-    step = DiagonalNormal(MLP(latent_size + network.out_features, (latent_size, latent_size), [width]))
-    return MarkovPosterior(network, step, latent_size)

@@ -14,12 +14,17 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
+from torch.distributions.transforms import Transform
 
+from pyrovae.guides.prior_head import CIRCULAR, PriorHead, family_of_prior
 from pyrovae.models.sequences import MarkovSequence
-from pyrovae.pair.bijections import bijection_to, is_real, of_rows, on_device
+from pyrovae.pair.bijections import bijection_to, is_real, of_rows, on_device, slow_bijection_to
 from pyrovae.pair.sites import Site, base_constraint, has_masks, innermost
 
 JOINT = "_latents"
+
+# Families whose independent entries are told by a location and a scale.
+_OF_ENTRIES = (dist.Normal, dist.StudentT)
 
 _DISCRETE: dict[str, Callable[[Tensor], TorchDistribution]] = {
     "Bernoulli": lambda logits: dist.Bernoulli(logits=logits),
@@ -40,6 +45,7 @@ class LatentSite:
     discrete: str = ""  # the family's name, if it is discrete
     num_options: int = 0
     masked_entries: bool = False  # whether a mask inside the distribution tells its entries apart
+    prior: str = ""  # the family of its prior, where a head can have it (`pyrovae.guides.prior_head`)
 
     @property
     def unconstrained_shape(self) -> torch.Size:
@@ -62,9 +68,19 @@ class LatentSite:
         return math.prod(self.unconstrained_shape) * math.prod(self.inner_shape)
 
     @property
+    def numel(self) -> int:
+        """Numbers of the latent itself in one row."""
+        return math.prod(self.event_shape) * math.prod(self.inner_shape)
+
+    @property
+    def circular(self) -> bool:
+        """Whether its values are angles."""
+        return self.prior == CIRCULAR
+
+    @property
     def num_features(self) -> int:
-        """Numbers that it hands to the heads below it."""
-        return self.size
+        """Numbers that it hands to the heads below it; of an angle the cosine and the sine."""
+        return 2 * self.numel if self.circular else self.size
 
     def sample(self, head: nn.Module, inputs: list[Tensor], counted: Tensor | None = None) -> Tensor:
         """Draw the site from its head; returns the unconstrained draw as features [..., B, F].
@@ -73,24 +89,22 @@ class LatentSite:
         """
         if self.discrete:
             return self._sample_labels(head(*inputs), counted)
+        if isinstance(head, PriorHead):
+            return self._sample_as_prior(head, inputs, counted)
         posterior = head(*inputs)
         event_dim = len(self.unconstrained_shape)
         if self.masked_entries:
             return self._sample_masked(posterior, counted)
         if not self.depth and self.unconstrained_shape == posterior.event_shape:
             base = posterior  # as it is: its KL has a closed form
-        elif isinstance(posterior, dist.Independent) and isinstance(posterior.base_dist, dist.Normal):
-            location, scale = (
-                self._spread(p, self.unconstrained_shape)
-                for p in (posterior.base_dist.loc, posterior.base_dist.scale)
-            )
-            base = dist.Normal(location, scale).to_event(event_dim)
+        elif isinstance(posterior, dist.Independent) and isinstance(posterior.base_dist, _OF_ENTRIES):
+            base = self._entries(posterior).to_event(event_dim)
         else:
             draw = pyro.sample(f"{JOINT}_{self.name}", posterior, infer={"is_auxiliary": True})
             return self.place(draw)
         if is_real(self.support):
             return self._gather(self._in_plates(base), event_dim)
-        bijection = bijection_to(on_device(self.support, inputs[0].device))
+        bijection = _map_for(base)(on_device(self.support, inputs[0].device))
         value = self._in_plates(dist.TransformedDistribution(base, [bijection]))
         return self._gather(bijection.inv(value), event_dim)
 
@@ -106,18 +120,37 @@ class LatentSite:
 
     def _sample_masked(self, posterior: dist.Independent, counted: Tensor | None) -> Tensor:
         """Entry by entry, each with its own mask and its own map to the support."""
-        location, scale = (
-            self._spread(p, self.unconstrained_shape)
-            for p in (posterior.base_dist.loc, posterior.base_dist.scale)
+        entries = self._entries(posterior)
+        bijection = _map_for(entries)(
+            base_constraint(on_device(self.support, posterior.base_dist.loc.device))
         )
-        bijection = bijection_to(base_constraint(on_device(self.support, location.device)))
-        entries = dist.Normal(location, scale)
         if not is_real(self.support):
             entries = dist.TransformedDistribution(entries, [bijection])
         assert counted is not None
         event_dim = len(self.event_shape)
         value = self._in_plates(entries.mask(counted).to_event(event_dim))
         return self._gather(bijection.inv(value), event_dim)
+
+    def _sample_as_prior(self, head: PriorHead, inputs: list[Tensor], counted: Tensor | None) -> Tensor:
+        """In the family of the prior, on the support itself."""
+        support = on_device(self.support, inputs[0].device)
+        raw = [self._spread(parameter, self.event_shape) for parameter in head(*inputs)]
+        entries = head.distribution(raw, support)
+        if self.masked_entries:
+            entries = entries.mask(counted)
+        event_dim = len(self.event_shape)
+        value = self._in_plates(entries.to_event(event_dim - len(entries.event_shape)))
+        if self.circular:
+            return torch.cat([self._gather(part, event_dim) for part in (value.cos(), value.sin())], -1)
+        return self._gather(bijection_to(support).inv(value), len(self.unconstrained_shape))
+
+    def _entries(self, posterior: dist.Independent) -> TorchDistribution:
+        """Independent entries of a location and a scale, in the layout of the site."""
+        base = posterior.base_dist
+        location, scale = (self._spread(p, self.unconstrained_shape) for p in (base.loc, base.scale))
+        if isinstance(base, dist.StudentT):
+            return dist.StudentT(self._spread(base.df, self.unconstrained_shape), location, scale)
+        return dist.Normal(location, scale)
 
     def place(self, draw: Tensor) -> Tensor:
         """Put unconstrained numbers [..., B, size] at the site, their density being counted already."""
@@ -152,6 +185,11 @@ class LatentSite:
         row_dim = value.dim() - event_dim - 1
         value = value.movedim(row_dim, row_dim - self.depth)
         return value.reshape(*value.shape[: row_dim - self.depth + 1], -1)
+
+
+def _map_for(posterior: Distribution) -> Callable[[constraints.Constraint], Transform]:
+    """What makes the map to a support: from Student's t one that does not make its tails exponentials."""
+    return slow_bijection_to if isinstance(innermost(posterior), dist.StudentT) else bijection_to
 
 
 def _masked_dims(name: str, fn: Distribution) -> int:
@@ -241,4 +279,5 @@ def latent_site(site: Site, depth: int) -> LatentSite:
         ) from None
     if masked and not (by_entry and masked == len(event)):
         _refuse_mask(name)
-    return LatentSite(name, event, support, plates, depth, masked_entries=masked > 0)
+    prior = family_of_prior(fn)
+    return LatentSite(name, event, support, plates, depth, masked_entries=masked > 0, prior=prior)

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.conditional_distribution import ConditionalDistribution
+from pyrovae.guides.posteriors import DiagonalNormal
 from pyrovae.models.sequences import MarkovSequence
-from pyrovae.nn import join
+from pyrovae.nn import GRU, MLP, join
 
 
 class MarkovPosterior(nn.Module):
@@ -57,3 +58,20 @@ class MarkovPosterior(nn.Module):
                 "both are the size of z_t."
             )
         return MarkovSequence(first, self.step, x.shape[-2], [states], lengths)
+
+
+def steps_of(x: Tensor, shows_presence: bool) -> Tensor:
+    """Of sequences [B, T, ...] what each step has, [B, T, F]; where entries may be absent also which are there."""
+    steps = x.flatten(2)
+    if not shows_presence:
+        return steps
+    present = ~steps.isnan()
+    return torch.cat([torch.where(present, steps, 0.0), present.to(steps)], -1)
+
+
+def chain_posterior(fn: MarkovSequence, x: Tensor, width: int) -> MarkovPosterior:
+    """The posterior of a model's chain, whose network reads the steps [B, T, F] from the last to the first."""
+    latent_size = fn.event_shape[-1]
+    network = GRU(x.shape[-1], width, past=False, future=True)
+    step = DiagonalNormal(MLP(latent_size + network.out_features, (latent_size, latent_size), [width]))
+    return MarkovPosterior(network, step, latent_size)

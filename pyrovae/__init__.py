@@ -10,7 +10,11 @@ from pyrovae._version import __version__
 from pyrovae.conditional_distribution import ConditionalDistribution
 from pyrovae.criticism.calibration import Calibration, calibrate
 from pyrovae.criticism.diagnosis import Diagnosis, diagnose
+from pyrovae.criticism.predictive import PredictiveCheck, predictive_check
 from pyrovae.criticism.rate_distortion import rate_distortion
+from pyrovae.criticism.recovery import Recovery
+from pyrovae.criticism.resemblance import Resemblance, resembles
+from pyrovae.criticism.tails import TailCheck, tail_check
 from pyrovae.datasets import stacked
 from pyrovae.evidence.annealing import AnnealedImportanceSampling
 from pyrovae.evidence.bound import elbo
@@ -54,12 +58,16 @@ __all__ = [
     "LogConditional",
     "LogMarginal",
     "NonFiniteLossError",
+    "PredictiveCheck",
     "Probe",
+    "Recovery",
     "Refinement",
+    "Resemblance",
     "ReverseCheck",
     "SequentialLogMarginal",
     "SequentialMonteCarlo",
     "SimulatedBounds",
+    "TailCheck",
     "__version__",
     "calibrate",
     "callbacks",
@@ -78,12 +86,15 @@ __all__ = [
     "nn",
     "objectives",
     "plots",
+    "predictive_check",
     "probe",
     "rate_distortion",
     "refine",
+    "resembles",
     "reverse_check",
     "simulated_bounds",
     "stacked",
+    "tail_check",
     "testing",
     "to_arviz",
 ]

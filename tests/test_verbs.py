@@ -78,6 +78,15 @@ VERBS = {
     ),
     "diagnose": lambda vae, x, *c: pv.diagnose(vae, x, *c, num_samples=8, seed=0),
     "calibrate": lambda vae, x, *c: pv.calibrate(vae, *many(c), num_simulations=20, num_draws=4, seed=0),
+    "resembles": lambda vae, x, *c: (
+        pv.resembles(vae, *(torch.cat([a, a]) for a in (x, *c)), num_swaps=9, seed=0).unlikeness
+    ),
+    "predictive_check": lambda vae, x, *c: torch.tensor(
+        pv.predictive_check(
+            vae, x, *c, statistics={"rows": lambda x, *c: len(x)}, num_draws=2
+        ).p_values.values
+    ),
+    "tail_check": lambda vae, x, *c: pv.tail_check(vae, x, *c, num_samples=30, seed=0).wider,
     "compare": lambda vae, x, *c: pv.compare({"a": vae, "b": vae}, x, *c, num_samples=8, seed=0),
     "to_arviz": lambda vae, x, *c: pv.to_arviz(vae, x, *c, num_samples=3, resample_from=6, seed=0),
     "forecast": lambda vae, x, *c: pv.forecast(vae, x, *c, steps=2, num_samples=3, seed=0).draws,
@@ -107,6 +116,7 @@ IN_UNCONSTRAINED_SPACE = (
     "refine with covariances",
     "refine from scratch",
     "log_marginal of a refined one",
+    "tail_check",
 )
 NO_CHAIN = "going step by step needs"
 STEP_BY_STEP = ("log_marginal by sequential Monte Carlo", "forecast")

@@ -5,6 +5,7 @@ of `pyrovae.models` put networks in front of them.
 """
 
 from pyrovae.models.distributions.bounded import ContinuousBernoulli
+from pyrovae.models.distributions.circular import WrappedStudentT
 from pyrovae.models.distributions.counts import Multinomial, NegativeBinomial, Poisson, ZeroInflated
 from pyrovae.models.distributions.discretized import DiscretizedLogistic
 from pyrovae.models.distributions.truncated import TruncatedNormal
@@ -16,5 +17,6 @@ __all__ = [
     "NegativeBinomial",
     "Poisson",
     "TruncatedNormal",
+    "WrappedStudentT",
     "ZeroInflated",
 ]

@@ -8,6 +8,7 @@ shows in the ranks. What the model's own draws cannot show is whether the model 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -16,7 +17,17 @@ from torch import Tensor
 
 from pyrovae.block_sizes import NUMBERS_AT_ONCE, ROWS_AT_ONCE, slices
 from pyrovae.checks import check_count
-from pyrovae.criticism.simulated_ranks import GUIDE, LIKELIHOOD, NO_RANK, WEIGHTS_PER_DRAW, ranks_of_truth
+from pyrovae.criticism.coverage import coverage_of
+from pyrovae.criticism.quantities import (
+    DISTANCE,
+    GUIDE,
+    LIKELIHOOD,
+    Quantity,
+    RandomPoints,
+    check_quantities,
+)
+from pyrovae.criticism.recovery import Recovery
+from pyrovae.criticism.simulated_ranks import NO_RANK, WEIGHTS_PER_DRAW, Beside, Ranked, ranks_of_truth
 from pyrovae.criticism.uniformity import gamma, nulls_for, uniformity_p_value
 from pyrovae.data import Rows
 from pyrovae.evidence.checked_data import refuse_without_density
@@ -26,7 +37,6 @@ from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.shown import Part, Shown, text_of
 from pyrovae.vae import VAE
 
-LEVELS = (0.5, 0.8, 0.9, 0.95)
 QUANTITIES_TO_PRINT = 12
 
 
@@ -36,8 +46,8 @@ class Calibration(Shown):
 
     `ranks` and `corrected_ranks` are [M,Q], whole numbers 0..L, of the truth among the guide's draws and among draws
     weighted by importance; -1 where a mask or a row's length leaves a latent out. `quantities` names the columns:
-    every scalar of the latents (`z[0]`, or `z` for a single one), `log p(x|z)`, and `log q(z|x)` where the guide has
-    no auxiliary sites.
+    every scalar of the latents (`z[0]`, or `z` for a single one), `log p(x|z)`, `log q(z|x)` where the guide has
+    no auxiliary sites, and what was asked for beside them.
 
     `p_values` (by quantity: `guide`, `corrected`) come from an exact test of uniformity
     (`pyrovae.criticism.uniformity`). It is NaN for a latent that is masked in all simulations. `passed` says that the
@@ -47,7 +57,10 @@ class Calibration(Shown):
 
     `coverage` has the columns `quantity, level, coverage, std_error, corrected, corrected_std_error`: how often the
     central interval of the draws of that probability holds the latent that made the row; for `log q(z|x)`, the
-    region of highest guide density, which is of all latents at once. Its errors are over simulations.
+    region of highest guide density, and for the `distance to a random point` the ball around it, both of all latents
+    at once. Its errors are over simulations.
+
+    `recovery` says how much rows tell of each quantity, which is another question (`Recovery`).
     """
 
     ranks: Tensor
@@ -57,6 +70,7 @@ class Calibration(Shown):
     p_values: pd.DataFrame
     coverage: pd.DataFrame
     false_alarm_rate: float
+    recovery: Recovery | None = None
 
     @property
     def passed(self) -> bool:
@@ -108,7 +122,7 @@ class Calibration(Shown):
         M = len(scaled)
         mean = float(scaled.mean()) * math.sqrt(12 * M)
         spread = float((scaled**2).mean() - 1 / 12) * math.sqrt(180 * M)
-        if self.quantities[place] in (LIKELIHOOD, GUIDE):
+        if self.quantities[place] in (LIKELIHOOD, GUIDE, DISTANCE):
             side = "above" if mean > 0 else "below"
             return f"at the truth it lies {side} that of the draws" if abs(mean) > 2 else "not uniform"
         found = []
@@ -170,6 +184,8 @@ def calibrate(
     num_simulations: int = 500,
     num_draws: int = 99,
     false_alarm_rate: float = 0.05,
+    quantities: Mapping[str, Quantity] | None = None,
+    tarp: bool = False,
     as_x: AsX | None = None,
     seed: int | None = None,
     progress: bool = False,
@@ -185,6 +201,11 @@ def calibrate(
     "A Trust Crisis In Simulation-Based Inference? Your Posterior Approximations Can Be Unfaithful" (Hermans,
     Delaunoy, Rozet, Wehenkel, Begy, Louppe, 2021), https://arxiv.org/abs/2110.06581.
 
+    `tarp=True` adds each draw's distance to a point that is drawn from the prior, whose regions are balls of all
+    latents at once: "Sampling-Based Accuracy Testing of Posterior Estimators for General Inference" (Lemos, Coogan,
+    Hezaveh, Perreault-Levasseur, 2023), https://arxiv.org/abs/2302.03026; its expected coverage at each level is what
+    `plots.tarp_coverage` draws. It sees correlations that no single latent shows.
+
     The importance-corrected ranks are places among 10 L draws of the guide, each counting by its weight
     p(x, z) / q(z|x), on the same scale 0..L. They are uniform only as far as these weights are good, which
     Pareto k tells; where no draw of a row has any weight all count alike.
@@ -196,6 +217,10 @@ def calibrate(
         num_simulations: M.
         num_draws: L. L + 1 with many divisors (99, 199) makes tidy histograms.
         false_alarm_rate: at most how often an exact guide fails, over all quantities together.
+        quantities: further ones by name, functions (z, x, *context) -> [S,B] of draws z, [S,B,...], a dict by site
+            where the model has several latents, and of their rows x, [B,...]. NaN for all draws of a row says that
+            it has none.
+        tarp: rank the distance to a random point too.
         as_x: makes `x`, [M, ...], from the observations by site, [M, ...] each, or all arguments as a tuple; needed
             where `x` is not what the one observed site observes, nor each observed argument what the site of its name
             observes (other names, parts of x, entries masked, a transformation).
@@ -203,9 +228,10 @@ def calibrate(
         progress: show a progress bar.
 
     Raises:
-        ValueError: a VAE that has seen no data; a model that reads values of `x` beyond observing them; an `x`
-            from which the model does not observe what was simulated (see `as_x`); counts below 1, fewer than 20
-            simulations; a rate that is not between 0 and 1.
+        TypeError: quantities that are no functions by name.
+        ValueError: quantities of another shape; a VAE that has seen no data; a model that reads values of `x` beyond
+            observing them; an `x` from which the model does not observe what was simulated (see `as_x`); counts
+            below 1, fewer than 20 simulations; a rate that is not between 0 and 1.
 
     Example:
         >>> import pyrovae as pv
@@ -216,8 +242,48 @@ def calibrate(
         >>> result = pv.calibrate(vae, num_simulations=50, num_draws=9, seed=0)
         >>> result.quantities, result.ranks.shape
         (('z[0]', 'z[1]', 'log p(x|z)', 'log q(z|x)'), torch.Size([50, 4]))
+        >>> own = {"norm": lambda z, x: z.norm(dim=-1)}
+        >>> pv.calibrate(vae, num_simulations=50, num_draws=9, quantities=own, tarp=True, seed=0).quantities[4:]
+        ('norm', 'distance to a random point')
 
     """
+    _check(num_simulations, num_draws, false_alarm_rate)
+    own = check_quantities(quantities, vae.layout.hidden)
+    seeds = seeds_from(seed)
+    context = _cycled(context, num_simulations)
+    with fixed_seed(next(seeds), vae.device):
+        truth, data = simulated(vae, num_simulations, context, as_x)
+        points = RandomPoints.of(vae.sample_prior(num_simulations, *context)[0]) if tarp else None
+    refuse_without_density(vae)
+    numbers = max(
+        1, sum(site.numel for site in (*vae.layout.latents.values(), *vae.layout.observed.values()))
+    )
+    at_once = max(1, min(ROWS_AT_ONCE, NUMBERS_AT_ONCE // (numbers * WEIGHTS_PER_DRAW * num_draws)))
+    beside, parts = Beside(own, points), []
+    with Bar("calibrate", " rows", shown=progress, total=num_simulations) as bar:
+        for block in slices(num_simulations, at_once):
+            some = data.take(block, vae.device)
+            with vae.evaluating(), fixed_seed(next(seeds), vae.device):
+                here = {name: z[block] for name, z in truth.items()}
+                parts.append(ranks_of_truth(vae, some, here, num_draws, beside[block]))
+            bar.update(len(some))
+    found = {name: Ranked.joined(part[name] for part in parts) for name in parts[0]}
+    names = tuple(found)
+    ranks = torch.stack([one.rank for one in found.values()], 1)
+    corrected = torch.stack([one.corrected for one in found.values()], 1)
+    return Calibration(
+        ranks,
+        corrected,
+        names,
+        num_draws,
+        _p_values(names, ranks, corrected, num_draws, false_alarm_rate),
+        coverage_of(names, ranks, corrected, num_draws),
+        false_alarm_rate,
+        _recovery(found),
+    )
+
+
+def _check(num_simulations: int, num_draws: int, false_alarm_rate: float) -> None:
     check_count("num_simulations", num_simulations)
     check_count("num_draws", num_draws)
     if num_simulations < 20:
@@ -226,33 +292,21 @@ def calibrate(
         )
     if not 0 < false_alarm_rate < 1:
         raise ValueError(f"false_alarm_rate is {false_alarm_rate!r}: expected a number between 0 and 1.")
-    seeds = seeds_from(seed)
-    context = _cycled(context, num_simulations)
-    with fixed_seed(next(seeds), vae.device):
-        truth, data = simulated(vae, num_simulations, context, as_x)
-    refuse_without_density(vae)
-    numbers = max(
-        1, sum(site.numel for site in (*vae.layout.latents.values(), *vae.layout.observed.values()))
+
+
+def _recovery(found: Mapping[str, Ranked]) -> Recovery | None:
+    """Of latents and users' quantities that have means; None where there are none."""
+    of = {
+        name: one
+        for name, one in found.items()
+        if name not in (LIKELIHOOD, GUIDE, DISTANCE) and not bool(one.mean.isnan().all())
+    }
+    if not of:
+        return None
+    truth, mean, spread = (
+        torch.stack([getattr(one, which) for one in of.values()], 1) for which in ("truth", "mean", "spread")
     )
-    at_once = max(1, min(ROWS_AT_ONCE, NUMBERS_AT_ONCE // (numbers * WEIGHTS_PER_DRAW * num_draws)))
-    parts = []
-    with Bar("calibrate", " rows", shown=progress, total=num_simulations) as bar:
-        for block in slices(num_simulations, at_once):
-            some = data.take(block, vae.device)
-            with vae.evaluating(), fixed_seed(next(seeds), vae.device):
-                parts.append(ranks_of_truth(vae, some, {n: z[block] for n, z in truth.items()}, num_draws))
-            bar.update(len(some))
-    names = tuple(parts[0])
-    ranks, corrected = (torch.cat([torch.stack([p[n][i] for n in names], 1) for p in parts]) for i in (0, 1))
-    return Calibration(
-        ranks,
-        corrected,
-        names,
-        num_draws,
-        _p_values(names, ranks, corrected, num_draws, false_alarm_rate),
-        _coverage(names, ranks, corrected, num_draws),
-        false_alarm_rate,
-    )
+    return Recovery(truth, mean, spread, tuple(of))
 
 
 def _cycled(context: tuple[object, ...], num_simulations: int) -> tuple[object, ...]:
@@ -279,37 +333,6 @@ def _p_values(
         for which, table in (("guide", ranks), ("corrected", corrected))
     }
     return pd.DataFrame(frame, index=pd.Index(names, name="quantity"))
-
-
-def _coverage(names: tuple[str, ...], ranks: Tensor, corrected: Tensor, num_draws: int) -> pd.DataFrame:
-    lines = []
-    for place, name in enumerate(names):
-        if name == LIKELIHOOD:
-            continue
-        for level in LEVELS:
-            inside = (1 - level, 1.0) if name == GUIDE else ((1 - level) / 2, (1 + level) / 2)
-            figures = [_share_inside(table[:, place], num_draws, *inside) for table in (ranks, corrected)]
-            lines.append((name, level, *figures[0], *figures[1]))
-    columns = ["quantity", "level", "coverage", "std_error", "corrected", "corrected_std_error"]
-    return pd.DataFrame(lines, columns=columns)
-
-
-def _share_inside(ranks: Tensor, num_draws: int, low: float, high: float) -> tuple[float, float]:
-    """The share of true quantities between two quantiles of q, and its error.
-
-    A rank says only that the true quantity lies somewhere in [rank, rank + 1] / (L + 1) of q: the part of that
-    within the limits counts.
-    """
-    ranks = ranks[ranks != NO_RANK].double()
-    M = len(ranks)
-    if M == 0:
-        return math.nan, math.nan
-    upper = ((ranks + 1) / (num_draws + 1)).clamp(max=high)
-    lower = (ranks / (num_draws + 1)).clamp(min=low)
-    share = float(((upper - lower).clamp(min=0) * (num_draws + 1)).mean())
-    # Laplace's rule, so that an error is never zero.
-    smoothed = (share * M + 1) / (M + 2)
-    return share, math.sqrt(smoothed * (1 - smoothed) / (M + 2))
 
 
 def _words(passed: bool) -> str:

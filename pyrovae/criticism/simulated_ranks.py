@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pyrovae.block_sizes import slices
+from pyrovae.criticism.quantities import DISTANCE, GUIDE, LIKELIHOOD, Quantity, RandomPoints, values_of
 from pyrovae.data import Batch
+from pyrovae.evidence.results import Figures
 from pyrovae.pair.draws import enumerated_draws
 from pyrovae.pair.layout import pyro_layout, rows_first
 from pyrovae.pair.running import run_guide, run_model
@@ -18,7 +20,6 @@ from pyrovae.pair.sites import ScoredSite, Term
 from pyrovae.pair.terms import RowTerms
 from pyrovae.vae import VAE
 
-LIKELIHOOD, GUIDE = "log p(x|z)", "log q(z|x)"
 NO_RANK = -1
 # Weighted draws of the guide for each plain one.
 WEIGHTS_PER_DRAW = 10
@@ -26,10 +27,36 @@ WEIGHTS_PER_DRAW = 10
 QUANTITIES_AT_ONCE = 32
 
 
+@dataclass(frozen=True)
+class Ranked(Figures):
+    """Of one quantity in B simulations, [B] each: ranks of the truth, itself, and the moments of L draws.
+
+    `rank` is that among L draws of the guide, `corrected` that among weighted draws.
+    """
+
+    rank: Tensor
+    corrected: Tensor
+    truth: Tensor
+    mean: Tensor
+    spread: Tensor
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What is ranked beside single latents and densities: functions, and distances to points."""
+
+    quantities: Mapping[str, Quantity] = field(default_factory=dict)
+    points: RandomPoints | None = None
+
+    def __getitem__(self, rows: slice) -> Beside:
+        """For some rows."""
+        return Beside(self.quantities, None if self.points is None else self.points[rows])
+
+
 def ranks_of_truth(
-    vae: VAE, batch: Batch, truth: Mapping[str, Tensor], num_draws: int
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """Ranks of the true quantities among L draws of the guide, and among weighted draws, by quantity: [B] each."""
+    vae: VAE, batch: Batch, truth: Mapping[str, Tensor], num_draws: int, beside: Beside
+) -> dict[str, Ranked]:
+    """The true quantities among L draws of the guide, and among weighted draws, by quantity."""
     S = WEIGHTS_PER_DRAW * num_draws
     layout = vae.layout
     guide_sites = run_guide(vae, batch, S)
@@ -44,11 +71,15 @@ def ranks_of_truth(
     joint, log_likelihood = terms.log_likelihood + terms.log_prior, terms.log_likelihood
     weights = normalized_weights(joint[:S] - terms.log_guide if guide_sites else joint[:S])
     groups: list[_Group] = []
+    hidden: dict[str, Tensor] = {}
+    kept: dict[str, Tensor] = {}
     for name, site in layout.latents.items():
-        kept = _counted_in_both(vae, name, guide_sites, model_sites)
-        groups.append(_scalars(name, rows_first(both[name], site), kept))
+        hidden[name] = rows_first(both[name], site)
+        kept[name] = _counted_in_both(vae, name, guide_sites, model_sites)
+        groups.append(_scalars(name, hidden[name], kept[name]))
     for name, draws in enumerated_draws(vae, batch, latents, S).items():
         values = torch.cat([rows_first(draws, layout.enumerated[name]), truth[name][None]])
+        hidden[name] = values
         groups.append(_scalars(name, values, torch.ones_like(values[0], dtype=torch.bool)))
     everywhere = torch.ones(log_likelihood.shape[1], dtype=torch.bool)
     if latents:
@@ -57,11 +88,24 @@ def ranks_of_truth(
         scored = run_guide(vae, batch, S + 1, latents=both)
         density = torch.stack([site.log_prob for site in scored.values()]).sum(0)
         groups.append(_scalars(GUIDE, density, everywhere))
-    found: dict[str, tuple[Tensor, Tensor]] = {}
+    groups += _groups_beside(beside, hidden, kept, batch)
+    found: dict[str, Ranked] = {}
     for group in groups:
-        ranks = _ranks(group.values, weights, num_draws).cpu().masked_fill(~group.kept.cpu(), NO_RANK)
-        found |= {name: (ranks[0, :, place], ranks[1, :, place]) for place, name in enumerate(group.names)}
+        found |= _ranked(group, weights, num_draws)
     return found
+
+
+def _groups_beside(
+    beside: Beside, hidden: Mapping[str, Tensor], kept: Mapping[str, Tensor], batch: Batch
+) -> list[_Group]:
+    groups = []
+    for name, function in beside.quantities.items():
+        values = values_of(name, function, hidden, batch)
+        groups.append(_scalars(name, values, ~values[-1].isnan()))
+    if beside.points is not None:
+        values = beside.points.distance(hidden, kept)
+        groups.append(_scalars(DISTANCE, values, torch.ones_like(values[0], dtype=torch.bool)))
+    return groups
 
 
 @dataclass(frozen=True)
@@ -71,6 +115,22 @@ class _Group:
     names: list[str]
     values: Tensor
     kept: Tensor
+
+
+def _ranked(group: _Group, weights: Tensor, num_draws: int) -> dict[str, Ranked]:
+    """By quantity of the group."""
+    left_out = ~group.kept.cpu()
+    ranks = _ranks(group.values, weights, num_draws).cpu().masked_fill(left_out, NO_RANK)
+    numbers = (
+        group.values.double()
+        if group.values.is_floating_point()
+        else torch.full_like(group.values, torch.nan, dtype=torch.float64)
+    )  # labels have no mean
+    draws = numbers[:num_draws]
+    spread = draws.std(0) if num_draws > 1 else torch.full_like(draws[0], torch.nan)
+    moments = (f.cpu().masked_fill(left_out, torch.nan) for f in (numbers[-1], draws.mean(0), spread))
+    columns = [*ranks, *moments]
+    return {name: Ranked(*(column[:, place] for column in columns)) for place, name in enumerate(group.names)}
 
 
 def _ranks(values: Tensor, weights: Tensor, num_draws: int) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.distributions import biject_to, constraints
+from torch.distributions import biject_to, constraints, transforms
 from torch.distributions.mixture_same_family import MixtureSameFamilyConstraint  # type: ignore[attr-defined]
 from torch.distributions.transforms import Transform
 
@@ -30,6 +30,42 @@ def bijection_to(support: constraints.Constraint) -> Transform:
     """
     bijection: Transform = biject_to(_without_mixtures(support))
     return bijection
+
+
+def slow_bijection_to(support: constraints.Constraint) -> Transform:
+    """As `bijection_to`, but to half-lines by a softplus, which grows as its argument and not as its exponential.
+
+    What is drawn far out then stays of its size: under Student's t the mean of an exponential is infinite.
+
+    Example:
+        >>> bijection = slow_bijection_to(constraints.greater_than(1.0))
+        >>> bijection(torch.tensor([-100.0, 0.0, 1000.0]))
+        tensor([   1.0000,    1.6931, 1001.0000])
+
+    """
+    if isinstance(support, constraints.independent):
+        return transforms.IndependentTransform(
+            slow_bijection_to(support.base_constraint), support.reinterpreted_batch_ndims
+        )
+    support = _without_mixtures(support)
+    if isinstance(support, constraints.greater_than | constraints.greater_than_eq):
+        return _softplus_from(support.lower_bound, 1.0)
+    if isinstance(support, constraints.less_than):
+        return _softplus_from(support.upper_bound, -1.0)
+    return bijection_to(support)
+
+
+def _softplus_from(end: Tensor | float, sign: float) -> Transform:
+    if sign > 0 and isinstance(end, float | int) and end == 0:
+        return _Softplus()
+    return transforms.ComposeTransform([_Softplus(), transforms.AffineTransform(end, sign)])
+
+
+class _Softplus(transforms.SoftplusTransform):
+    """Positive also where the softplus of a number is below all others of its dtype."""
+
+    def _call(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.softplus(x).clamp(min=torch.finfo(x.dtype).tiny)
 
 
 def is_real(support: constraints.Constraint) -> bool:

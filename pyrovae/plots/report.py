@@ -112,10 +112,11 @@ def report(
         diagnosis = diagnose(vae, data, num_samples=num_samples, seed=next(seeds), progress=progress)
     of_calibration = next(seeds)
 
+    @functools.cache
     def simulations() -> Calibration:
         if calibration is not None:
             return calibration
-        return calibrate(vae, *data.arguments[1:], seed=of_calibration, progress=progress)
+        return calibrate(vae, *data.arguments[1:], tarp=True, seed=of_calibration, progress=progress)
 
     @functools.cache
     def tree() -> Tree:
@@ -135,6 +136,7 @@ def report(
         cmap=cmap,
         seed=of_panels,
         frame=x if frame is None and isinstance(x, pd.DataFrame) else frame,
+        calibrates=calibration is not None or "Calibration" in chosen,
     )
     made, left_out = _panels(subject, chosen, progress)
     return Report(title, _summary(diagnosis), str(diagnosis), (*made, *extra), left_out, subject)

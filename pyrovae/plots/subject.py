@@ -50,6 +50,7 @@ class Subject:
         seed: of the panel's draws.
         frame: the rows as people know them, if as a data frame.
         site: the observed site that is shown; None shows the only one, or all of a table side by side.
+        calibrates: whether the simulations are shown, or given, so that other panels may show more of them.
 
     """
 
@@ -67,6 +68,7 @@ class Subject:
     seed: int
     frame: pd.DataFrame | None = None
     site: str | None = None
+    calibrates: bool = True
 
     @property
     def grid(self) -> Grid:

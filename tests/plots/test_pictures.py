@@ -16,6 +16,7 @@ from pyrovae import plots
 from tests.plots.examples import curve, history, ranks, rates, three_kinds
 
 COUNTS = np.random.default_rng(0).poisson(np.exp(np.random.default_rng(1).normal(0, 2, (4, 100))))
+STATISTICS = {"mean": lambda x: x.mean(), "largest": lambda x: x.max()}
 SHAPE, LABELS = {"image_shape": (4, 4)}, np.arange(30) % 5
 # Every picture of the package, drawn in every manner that has texts of its own.
 PICTURES = {
@@ -69,6 +70,14 @@ PICTURES = {
         ranks(), 100, ["z[0]", "z[1]", "z[2]"], ax=ax
     ),
     "calibration_ranks, many": lambda ax, given: plots.calibration_ranks(ranks(20), 100, ax=ax),
+    "tarp_coverage": lambda ax, given: plots.tarp_coverage(given.calibration, ax=ax),
+    "recovery": lambda ax, given: plots.recovery(given.calibration.recovery, ax=ax),
+    "contraction": lambda ax, given: plots.contraction(given.calibration.recovery, ax=ax),
+    "resemblance": lambda ax, given: plots.resemblance(pv.resembles(given.vae, given.x, seed=0), ax=ax),
+    "predictive_statistics": lambda ax, given: plots.predictive_statistics(
+        pv.predictive_check(given.vae, given.x, statistics=STATISTICS, num_draws=20, seed=0), ax=ax
+    ),
+    "tails": lambda ax, given: plots.tails(pv.tail_check(given.vae, given.x, seed=0), ax=ax),
 }
 
 
@@ -77,7 +86,13 @@ def given(linear):
     """What pictures are drawn of."""
     vae, x = linear
     tree = pv.to_arviz(vae, x, num_samples=60, seed=0)
-    return SimpleNamespace(vae=vae, x=x, tree=tree, marginal=pv.log_marginal(vae, x, num_samples=200, seed=0))
+    return SimpleNamespace(
+        vae=vae,
+        x=x,
+        tree=tree,
+        marginal=pv.log_marginal(vae, x, num_samples=200, seed=0),
+        calibration=pv.calibrate(vae, num_simulations=60, num_draws=9, tarp=True, seed=0),
+    )
 
 
 def texts(ax):

@@ -21,8 +21,8 @@ def test_panels_and_their_numbers(page, linear):
     vae, x = linear
     assert [panel.title for panel in page.panels] == [
         *("Training", "Reconstructions", "Samples", "Latent map", "Traversals", "Interpolation"),
-        *("Predictive check", "Rate by latent dimension", "Importance weights", "Calibration"),
-        *("Rate and distortion", "Ranks & <more>"),
+        *("Predictive check", "Rate by latent dimension", "Importance weights", "Resemblance"),
+        *("Calibration", "TARP coverage", "Contraction", "Rate and distortion", "Ranks & <more>"),
     ]
     assert page.left_out == ()
     exact = float(vae.model.evidence().log_prob(x).mean())
@@ -82,7 +82,7 @@ def test_summed_out_latents_beside_others():
 def test_one_row_has_a_page():
     model = LinearGaussian(K=3, D=16)
     page = plots.report(pv.VAE(model, WideGuide(model)), model.data(1), num_samples=20, seed=0)
-    assert [line.split(".")[0] for line in page.left_out] == ["Interpolation"]
+    assert [line.split(".")[0] for line in page.left_out] == ["Interpolation", "Resemblance"]
     assert page.summary.index.tolist() == ["these rows"]
 
 
@@ -121,7 +121,7 @@ def test_a_page_has_the_panels_that_are_chosen_and_pays_for_no_others(linear, mo
     assert {"Samples", "Importance weights"} <= set(titles)
     shown = capsys.readouterr().err
     assert "report" in shown
-    assert "10/10" in shown
+    assert "13/13" in shown
     few = plots.report(vae, x, panels=["Samples"], num_samples=100, seed=0)
     assert [panel.title for panel in few.panels] == ["Samples"]
     assert few.left_out == ()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from pyrovae.plots.panel import Content
 from pyrovae.plots.panels.calibration import calibration_panel, calibration_ranks
+from pyrovae.plots.panels.coverage import tarp_coverage, tarp_panel
 from pyrovae.plots.panels.distortion import rate_distortion, rate_distortion_panel
 from pyrovae.plots.panels.generation import samples, samples_panel
 from pyrovae.plots.panels.importance_weights import khat, weights_panel
@@ -17,6 +18,10 @@ from pyrovae.plots.panels.latent_space import latent_map, latent_map_panel
 from pyrovae.plots.panels.predictive import predictive_check, predictive_panel
 from pyrovae.plots.panels.rates import rate_per_dimension, rates_panel
 from pyrovae.plots.panels.reconstruction import reconstructions, reconstructions_panel
+from pyrovae.plots.panels.recovery import contraction, contraction_panel, recovery
+from pyrovae.plots.panels.resemblance import resemblance, resemblance_panel
+from pyrovae.plots.panels.statistics import predictive_statistics
+from pyrovae.plots.panels.tails import tails
 from pyrovae.plots.panels.training import training_history, training_panel
 from pyrovae.plots.panels.walks import interpolation, interpolation_panel, traversals, traversals_panel
 from pyrovae.plots.subject import Subject
@@ -31,7 +36,10 @@ PANELS: dict[str, Callable[[Subject], Content | None]] = {
     "Predictive check": predictive_panel,
     "Rate by latent dimension": rates_panel,
     "Importance weights": weights_panel,
+    "Resemblance": resemblance_panel,
     "Calibration": calibration_panel,
+    "TARP coverage": tarp_panel,
+    "Contraction": contraction_panel,
     "Rate and distortion": rate_distortion_panel,
 }
 
@@ -43,14 +51,20 @@ EACH_SITE = ("Predictive check",)
 # The pictures that users draw by themselves, as `pyrovae.plots.khat(...)`.
 __all__ = [
     "calibration_ranks",
+    "contraction",
     "interpolation",
     "khat",
     "latent_map",
     "predictive_check",
+    "predictive_statistics",
     "rate_distortion",
     "rate_per_dimension",
     "reconstructions",
+    "recovery",
+    "resemblance",
     "samples",
+    "tails",
+    "tarp_coverage",
     "training_history",
     "traversals",
 ]
