@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from pyrovae.checks import check_count
 from pyrovae.criticism.calibration import Calibration, calibrate
 from pyrovae.criticism.diagnosis import Diagnosis, diagnose
 from pyrovae.data import Rows
-from pyrovae.exchange.arviz_bridge import Tree, to_arviz
+from pyrovae.exchange.arviz_bridge import to_arviz
 from pyrovae.pair.inspected import refuse_other_than_vae
 from pyrovae.plots.entries import entry_names
 from pyrovae.plots.grids import ImageShape
@@ -110,24 +110,12 @@ def report(
     _check_columns(vae, data, columns)
     if diagnosis is None:
         diagnosis = diagnose(vae, data, num_samples=num_samples, seed=next(seeds), progress=progress)
-    of_calibration = next(seeds)
-
-    @functools.cache
-    def simulations() -> Calibration:
-        if calibration is not None:
-            return calibration
-        return calibrate(vae, *data.arguments[1:], tarp=True, seed=of_calibration, progress=progress)
-
-    @functools.cache
-    def tree() -> Tree:
-        return to_arviz(vae, data[:FEW_ROWS], num_samples=DATA_SETS, seed=of_panels)
-
     subject = Subject(
         vae,
         data,
         diagnosis,
-        simulations,
-        tree,
+        _simulations(vae, data, calibration, next(seeds), progress),
+        functools.cache(lambda: to_arviz(vae, data[:FEW_ROWS], num_samples=DATA_SETS, seed=of_panels)),
         history=history,
         rate_distortion=rate_distortion,
         labels=labels,
@@ -136,10 +124,20 @@ def report(
         cmap=cmap,
         seed=of_panels,
         frame=x if frame is None and isinstance(x, pd.DataFrame) else frame,
-        calibrates=calibration is not None or "Calibration" in chosen,
     )
     made, left_out = _panels(subject, chosen, progress)
     return Report(title, _summary(diagnosis), str(diagnosis), (*made, *extra), left_out, subject)
+
+
+def _simulations(
+    vae: VAE, data: Rows, calibration: Calibration | None, seed: int, progress: bool
+) -> Callable[[], Calibration]:
+    def simulations() -> Calibration:
+        if calibration is not None:
+            return calibration
+        return calibrate(vae, *data.arguments[1:], seed=seed, progress=progress)
+
+    return simulations
 
 
 def _say_without_bokeh() -> None:

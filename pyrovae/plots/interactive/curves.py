@@ -44,22 +44,7 @@ def training_curves(history: pd.DataFrame) -> Curves:
     plot.xaxis.axis_label, plot.yaxis.axis_label = "epoch", "nats per row"
     plot.y_range.only_visible = True
     plot.toolbar.logo = None
-    lines = []
-    for place, name in enumerate(known):
-        line = plot.line(
-            "epoch",
-            name,
-            source=source,
-            color=COLOURS[place % len(COLOURS)],
-            line_dash=DASHES[place % len(DASHES)],
-            line_width=2,
-            legend_label=name,
-            visible=name in SHOWN,
-        )
-        plot.add_tools(
-            HoverTool(renderers=[line], tooltips=[("epoch", "@epoch{0}"), (name, f"@{{{name}}}{{0.000}}")])
-        )
-        lines.append(line)
+    lines = _lines(plot, source, known)
     plot.legend.location = "bottom_right"
     toggles = CheckboxGroup(
         labels=known,
@@ -84,6 +69,27 @@ def training_curves(history: pd.DataFrame) -> Curves:
         "early": early,
     }
     return Curves({"training": plot, "toggles": toggles, "early": early}, script)
+
+
+def _lines(plot: figure, source: ColumnDataSource, names: list[str]) -> list[object]:
+    """A curve for each figure, told apart by colour and by dashes."""
+    lines = []
+    for place, name in enumerate(names):
+        line = plot.line(
+            "epoch",
+            name,
+            source=source,
+            color=COLOURS[place % len(COLOURS)],
+            line_dash=DASHES[place % len(DASHES)],
+            line_width=2,
+            legend_label=name,
+            visible=name in SHOWN,
+        )
+        plot.add_tools(
+            HoverTool(renderers=[line], tooltips=[("epoch", "@epoch{0}"), (name, f"@{{{name}}}{{0.000}}")])
+        )
+        lines.append(line)
+    return lines
 
 
 def rate_bars(rates: pd.DataFrame) -> figure:

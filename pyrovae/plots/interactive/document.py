@@ -146,6 +146,22 @@ def _sliders_section(parts: _Parts, rows: PageRows, subject: Subject) -> None:
         slider.js_on_change("value", CustomJS(code=f"pyrovae.slide({place})"))
         sliders.append(slider)
     parts.script |= {"base": base, "sliders": sliders}
+    shown = _decoded(parts, walks)
+    K = sum(site.numel for site in subject.vae.layout.latents.values())
+    chosen = f", the {len(sliders)} of {K} whose posterior means vary most" if len(sliders) < K else ""
+    text = f"""
+<p>What the decoder makes of a row, E[x|z], while one latent dimension moves and the others stay at the row's posterior
+means; another slider starts from there again. These are the numbers of <code>vae.decode</code>, made beforehand.</p>
+<p class="of">A slider for each latent dimension{chosen}; each goes at least from the 1% to the 99% quantile of one
+posterior draw of each of {len(subject.data)} rows.</p>
+<div class="controls">{parts.place("base", base)}</div>
+<div class="side"><div class="grow">{"".join(parts.place(f"slider{n}", one) for n, one in enumerate(sliders))}</div>
+<div class="grow">{shown}</div></div>"""
+    parts.sections.append(("sliders", "Sliders", text))
+
+
+def _decoded(parts: _Parts, walks: Walks) -> str:
+    """Where stands what sliders decode: pictures, or a table of the row's entries."""
     shown = '<div id="decoded" aria-live="polite"></div>'
     if walks["size"] is None:
         numbers = [float("nan")] * len(walks["entries"])
@@ -163,17 +179,7 @@ def _sliders_section(parts: _Parts, rows: PageRows, subject: Subject) -> None:
         )
         parts.script["entries"] = source
         shown += parts.place("entries", table)
-    K = sum(site.numel for site in subject.vae.layout.latents.values())
-    chosen = f", the {len(sliders)} of {K} whose posterior means vary most" if len(sliders) < K else ""
-    text = f"""
-<p>What the decoder makes of a row, E[x|z], while one latent dimension moves and the others stay at the row's posterior
-means; another slider starts from there again. These are the numbers of <code>vae.decode</code>, made beforehand.</p>
-<p class="of">A slider for each latent dimension{chosen}; each goes at least from the 1% to the 99% quantile of one
-posterior draw of each of {len(subject.data)} rows.</p>
-<div class="controls">{parts.place("base", base)}</div>
-<div class="side"><div class="grow">{"".join(parts.place(f"slider{n}", one) for n, one in enumerate(sliders))}</div>
-<div class="grow">{shown}</div></div>"""
-    parts.sections.append(("sliders", "Sliders", text))
+    return shown
 
 
 def _training_section(parts: _Parts, subject: Subject) -> None:
