@@ -197,9 +197,7 @@ class AutoGuide(nn.Module):
             return "AutoGuide (built at the first batch)"
         above = "" if self.shared is None else f" {self.shared}"
         if not self.sites:
-            return (
-                f"AutoGuide:{above or ' nothing to sample, the model' + chr(39) + 's latents are summed out'}"
-            )
+            return "AutoGuide:" + (above or " nothing to sample, the model's latents are summed out")
         observed = sorted({p for above in self.parents.values() for p in above if p not in self.sites})
         if self.joint:
             return f"AutoGuide:{above} q({','.join(self.sites)}|{','.join(observed)})"

@@ -29,7 +29,7 @@ def adam(parameters):
 
 
 def less_and_less(optimizer):
-    return torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.997)
+    return torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.995)
 
 
 # %% [markdown]
@@ -63,8 +63,8 @@ vae = pv.VAE(schools, guide, example=(y, error), seed=0)
 history = pv.fit(
     vae,
     (y, error),
-    epochs=1200,
-    objective=pv.objectives.ELBO(4),
+    epochs=800,
+    objective=pv.objectives.ELBO(2),
     optimizer=adam,
     scheduler=less_and_less,
     seed=0,
@@ -78,10 +78,10 @@ print(pv.elbo(vae, y, error, num_samples=200, seed=0))
 
 # %%
 torch.manual_seed(0)
-sampler = MCMC(NUTS(schools), num_samples=500, warmup_steps=200, disable_progbar=True)
+sampler = MCMC(NUTS(schools), num_samples=400, warmup_steps=200, disable_progbar=True)
 sampler.run(y, error)
 exact = {name: draws for name, draws in sampler.get_samples().items() if name in ("mu", "tau")}
-idata = pv.to_arviz(vae, y, error, num_samples=500, seed=0)
+idata = pv.to_arviz(vae, y, error, num_samples=400, seed=0)
 table = pd.DataFrame(
     {
         "q mean": {n: float(idata.posterior[n].mean()) for n in exact},
@@ -160,10 +160,10 @@ for pooling in ("complete", "none", "partial"):
     pv.fit(
         vaes[pooling],
         (x, where),
-        epochs=160,
+        epochs=100,
         batch_size=151,
         optimizer=adam,
-        scheduler=lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.975),
+        scheduler=lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.96),
         seed=0,
         progress=False,
     )
@@ -229,7 +229,7 @@ figure
 
 # %%
 found = {
-    name: pv.log_marginal(vae, x_new[:40], where_new[:40], num_samples=500, row_samples=8, seed=0)
+    name: pv.log_marginal(vae, x_new[:40], where_new[:40], num_samples=300, row_samples=8, seed=0)
     for name, vae in vaes.items()
 }
 for name, result in found.items():

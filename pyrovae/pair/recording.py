@@ -51,8 +51,8 @@ class BatchTerms:
         models, guides = self._model_traces[-runs:], self._guide_traces[-runs:]
         self._model_traces.clear()
         self._guide_traces.clear()
-        rows = (site for name, site in sites_in(models[0]).items() if name not in self._shared)
-        self.plate_scale = next(rows).row_plate_scale
+        rows = [site for name, site in sites_in(models[0]).items() if name not in self._shared]
+        self.plate_scale = rows[0].row_plate_scale
         guide_sites = [site for trace in guides for site in sites_in(trace).values()]
         if any(site.enumerated for site in guide_sites) or (self._shared and any(map(_enumerates, models))):
             return None
@@ -67,9 +67,9 @@ class BatchTerms:
 
     def _parts(self, trace: Trace, share: float) -> tuple[Tensor, Tensor]:
         """log p(x|z) and log p(z) of a model's run, summed over its rows."""
-        if _enumerates(trace):
-            return parts_summed_out(trace)
         sites = sites_in(trace).values()
+        if any(site.enumerated for site in sites):
+            return parts_summed_out(trace)
         observed, latent = ([site for site in sites if site.observed is which] for which in (True, False))
         return self._summed(observed, share), self._summed(latent, share)
 

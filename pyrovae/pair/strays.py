@@ -30,7 +30,10 @@ def warn_of_strays(pair: InspectedPair, batch: Batch) -> None:
         held |= known  # of which `InspectedPair` warns
     with same_random_state(pair.device), pair.evaluating(), torch.enable_grad(), _calls(pair) as called:
         terms = row_terms(pair, batch, 1)
-        leaves = _leaves(terms.log_weights.sum() + terms.log_guide.sum() + terms.added_loss.sum())
+        total = terms.log_weights.sum() + terms.log_guide.sum() + terms.added_loss.sum()
+        if terms.shared is not None:
+            total = total + terms.shared.log_prior + terms.shared.log_guide
+        leaves = _leaves(total)
     strays = [leaf for leaf in leaves if id(leaf) not in held]
     if strays:
         names = _names(pair)
