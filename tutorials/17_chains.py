@@ -80,10 +80,10 @@ vae = pv.VAE(model, pv.guides.AmortizedGuide(pv.guides.MarkovPosterior(network, 
 history = pv.fit(
     vae,
     train,
-    epochs=30,
+    epochs=20,
     batch_size=50,
     optimizer=lambda parameters: torch.optim.Adam(parameters, lr=1e-2),
-    scheduler=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 30),
+    scheduler=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20),
     seed=0,
     progress=False,
 )
@@ -99,8 +99,8 @@ print(f"the ELBO went from {history.elbo.iloc[0]:.1f} to {history.elbo.iloc[-1]:
 
 # %%
 by_step = pv.SequentialMonteCarlo(transition_share=0.5)
-weighed = pv.log_marginal(vae, test, num_samples=2000, seed=0)
-sequential = pv.log_marginal(vae, test, num_samples=2000, method=by_step, seed=0)
+weighed = pv.log_marginal(vae, test, num_samples=3000, seed=0)
+sequential = pv.log_marginal(vae, test, num_samples=3000, method=by_step, seed=0)
 bootstrap = pv.log_marginal(
     vae, test, num_samples=5000, method=pv.SequentialMonteCarlo(transition_share=1.0), seed=0
 )
@@ -119,7 +119,7 @@ assert abs(float(sequential.log_marginal.mean() - bootstrap.log_marginal.mean())
 figure = Figure(figsize=(7, 2.4), layout="constrained")
 ax = figure.subplots()
 ax.plot(sequential.step_ess[:6].T)
-ax.set(xlabel="step", ylabel="effective particles of 2000", ylim=(0, 2000))
+ax.set(xlabel="step", ylabel="effective particles of 3000", ylim=(0, 3000))
 figure.savefig("17_by_step.png")
 figure
 
@@ -235,47 +235,40 @@ figure
 # %% [markdown]
 # ## A brain
 #
-# matplotlib ships four channels of an electroencephalogram, 800 samples. A deep Markov model of six states is trained
-# on windows of the first three quarters and asked for what comes next in the last one. Its parts are learned here, the
-# transitions too, at last by the bound that goes with the particles, `objectives.FIVO`.
+# matplotlib ships four channels of an electroencephalogram, 800 samples. A linear-Gaussian chain of eight states is
+# trained on windows of the first three quarters. Under `ExactGuide` the ELBO is log p(x) itself, so training maximizes
+# the likelihood. Then it is asked for what comes next in the last quarter.
 
 # %%
 with matplotlib.cbook.get_sample_data("eeg.dat") as file:
     eeg = torch.as_tensor(np.fromfile(file, dtype=float).reshape(800, 4)).float()
-WINDOW, AHEAD, STATES = 40, 6, 6
-seen = eeg[:600].unfold(0, WINDOW, 4).mT.contiguous()
+WINDOW, AHEAD = 40, 6
+seen = eeg[:600].unfold(0, WINDOW, 10).mT.contiguous()
 later = eeg[600:].unfold(0, WINDOW + AHEAD, 6).mT.contiguous()
 
 torch.manual_seed(0)
-emission = pv.models.Normal(pv.nn.MLP(STATES, 4), scale=pv.nn.PositiveParameter(torch.full((4,), 0.3)))
-transition = pv.models.Normal(pv.nn.GatedTransition(STATES, hidden_size=32))
-network = pv.nn.GRU(4, 32, past=True, future=True)
-step = pv.guides.DiagonalNormal(pv.nn.MLP(STATES + network.out_features, (STATES, STATES), hidden=[32]))
-brain = pv.VAE(
-    pv.models.DeepMarkovModel(pv.models.LearnedNormal(STATES), transition, emission),
-    pv.guides.AmortizedGuide(pv.guides.MarkovPosterior(network, step, STATES)),
-    example=seen,
+brain = pv.models.LinearGaussianChain(8, 4)
+brain_vae = pv.VAE(brain, pv.guides.ExactGuide(brain), example=seen)
+history = pv.fit(
+    brain_vae,
+    seen,
+    epochs=60,
+    batch_size=len(seen),
+    optimizer=lambda parameters: torch.optim.Adam(parameters, lr=3e-2),
+    compile=False,
+    seed=0,
+    progress=False,
 )
-for objective, epochs in ((pv.objectives.ELBO(), 60), (pv.objectives.FIVO(4), 15)):
-    history = pv.fit(
-        brain,
-        seen,
-        epochs=epochs,
-        batch_size=35,
-        objective=objective,
-        optimizer=lambda parameters: torch.optim.Adam(parameters, lr=4e-3),
-        seed=0,
-        progress=False,
-    )
-    print(f"{objective}: loss {history.loss.iloc[-1]:.1f} nats a window")
+print(f"-log p(x) went from {history.loss.iloc[0]:.0f} to {history.loss.iloc[-1]:.0f} nats a window")
 
-ahead = pv.forecast(brain, later[:, :WINDOW], steps=AHEAD, method=by_step, seed=0)
+ahead = pv.forecast(brain_vae, later[:, :WINDOW], steps=AHEAD, seed=0)
 low, high = ahead.interval(0.9)
 inside = ((low <= later[:, WINDOW:]) & (later[:, WINDOW:] <= high)).double()
 error = float((ahead.mean - later[:, WINDOW:]).square().mean().sqrt())
 naive = float((later[:, WINDOW - 1 : WINDOW] - later[:, WINDOW:]).square().mean().sqrt())
 print(f"{inside.mean():.0%} in intervals of 90 %; error {error:.2f}, of going on as it is {naive:.2f}")
-assert error < naive
+assert error < 0.9 * naive
+assert inside.mean() > 0.75
 
 figure = Figure(figsize=(8, 3.6), layout="constrained")
 for channel, ax in enumerate(figure.subplots(2, 2, sharex=True).flat):
@@ -289,6 +282,10 @@ figure.savefig("17_eeg.png")
 figure
 
 # %% [markdown]
-# What it rests on: a chain in which the next state depends on the one before, and what a step emits on its state
+# Intervals of the model's own chains hold what they say; of a recording they hold a little less, for the model is not
+# the brain's and was learned from a few seconds of it. A deep Markov model, `pv.models.DeepMarkovModel`, trains by the
+# ELBO or by `pv.objectives.FIVO`, the bound that goes with the particles.
+#
+# What all of this rests on: a chain in which the next state depends on the one before, and what a step emits on its state
 # alone. Controls that push the chain are context by step, `pv.fit(vae, (x, lengths, controls))`, and are given for the
 # steps to come too when a forecast is asked for.
