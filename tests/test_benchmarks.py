@@ -6,6 +6,7 @@ import contextlib
 import os
 import platform
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -14,12 +15,14 @@ import torch
 
 import pyrovae as pv
 from benchmarks import (
+    annealed,
     auto_choice,
     by_hand,
     data,
     evidence,
     gpu,
     imputation,
+    prior_swap,
     report,
     rivals,
     semi_supervised,
@@ -236,6 +239,16 @@ def test_a_choice_is_compared_with_the_better_of_two(monkeypatch, tmp_path):
     assert [what for what, _, _ in seen] == ["auto", "auto", True] * 2
     assert [patched for _, patched, _ in seen] == [False, True, False] * 2
     assert [held for _, _, held in seen] == [[]] * 3 + [["graph"]] * 3
+
+
+def test_gains_of_priors_are_paired_by_row():
+    rows = torch.linspace(-100, -80, 50, dtype=torch.float64)
+    over = annealed.Beside(SimpleNamespace(log_marginal=rows), torch.linspace(0, 1, 9))
+    same = annealed.Beside(SimpleNamespace(log_marginal=rows + 2.0), torch.linspace(0, 1, 9) + 1.0)
+    assert prior_swap.gain(same, over) == pytest.approx((3.0, 0.0), abs=1e-6)
+    noisy = annealed.Beside(SimpleNamespace(log_marginal=rows + torch.tensor([0.0, 1.0] * 25)), over.more)
+    found, error = prior_swap.gain(noisy, over)
+    assert (found, error) == pytest.approx((0.5, (0.25 * 50 / 49 / 50) ** 0.5))
 
 
 def test_epochs_are_longer_on_a_gpu(monkeypatch):

@@ -248,3 +248,12 @@ def test_annealing_beside_importance_sampling_comes_nearer_to_the_truth(monkeypa
     assert short > 0.5
     assert abs(found.log_marginal - exact) < 0.5 * short
     assert float(found.more.mean()) == pytest.approx(short, abs=0.5 * short)
+
+
+def test_on_real_tables_log_marginal_met_the_truth():
+    """The kept run: what it is off by, less what it says that it errs low, is within the errors of both."""
+    table = pd.read_csv(figure.RESULTS / "binary_sets_oracle.csv")
+    error = np.hypot(table["its Monte Carlo error"], table["its error"])
+    off = table["it is off by"] + table["it says it errs low by at least"]
+    assert (off.abs() < 4 * error).all()
+    assert (table["rows within 95% intervals"] > 0.85).all()
