@@ -107,7 +107,7 @@ def of_guides() -> list[dict[str, Any]]:
     for name, make in GUIDES.items():
         vae = make()
         repetitions, simulations = RIGHT if name.startswith("exact") else WRONG
-        against = dict.fromkeys(("calibrate", "z", "norm", "log q(z|x)", "TARP", "corrected"), 0)
+        against = dict.fromkeys(("calibrate", "z", "norm", "log q(z given x)", "TARP", "corrected"), 0)
         for seed in range(repetitions):
             found = pv.calibrate(
                 vae,
@@ -125,7 +125,7 @@ def of_guides() -> list[dict[str, Any]]:
             for check, quantity in (
                 ("z", first),
                 ("norm", "norm"),
-                ("log q(z|x)", "log q(z|x)"),
+                ("log q(z given x)", "log q(z|x)"),
                 ("TARP", DISTANCE),
             ):
                 against[check] += bool(p_values[quantity] < RATE)

@@ -25,7 +25,7 @@ class Recovery(Shown):
 
     Example:
         >>> truth = torch.tensor([[0.0], [1.0], [2.0]])
-        >>> Recovery(truth, truth, torch.full((3, 1), 0.5), ("z",)).to_frame().round(2).loc["z", "contraction"]
+        >>> float(Recovery(truth, truth, torch.full((3, 1), 0.5), ("z",)).to_frame().loc["z", "contraction"])
         0.75
 
     """

@@ -331,7 +331,7 @@ class LogMarginal(RowWise):
         return (
             f"log p(x) {self.mean_with_error} nats per row over {len(self)} rows "
             f"({most}{self.num_samples} samples; {self.reliability}{others}{undefined}{self.origins}). "
-            "No k can tell of a mode that the draws miss; reverse_check() can."
+            "No k can tell of a mode that the draws miss; reverse_check() can. Of light tails tail_check() tells."
         )
 
 
