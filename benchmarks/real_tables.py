@@ -47,10 +47,10 @@ def affairs() -> pd.DataFrame:
 
 
 TABLES: dict[str, tuple[Callable[[], pd.DataFrame], str]] = {
-    "diabetes": (diabetes, "target"),
     "wine": (wine, "target"),
-    "breast cancer": (breast_cancer, "target"),
+    "diabetes": (diabetes, "target"),
     "election": (election, "vote"),
+    "breast cancer": (breast_cancer, "target"),
     "affairs": (affairs, "affairs"),
 }
 """By name: what loads the table, and the column that is predicted from the others."""

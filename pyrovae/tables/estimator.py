@@ -105,7 +105,7 @@ class TabularVAE(Asked, TransformerMixin, BaseEstimator):  # type: ignore[misc]
         hidden: Sequence[int] | None = None,
         epochs: int | None = None,
         batch_size: int | None = None,
-        learning_rate: float = 2e-3,
+        learning_rate: float = 4e-3,
         patience: int | None = None,
         validation_fraction: float = 0.1,
         calibration_fraction: float = 0.1,

@@ -23,7 +23,7 @@ from pyrovae.vae import VAE
 # Rows that are held out at most: more of them tell no more.
 _MOST_HELD_OUT = 5_000
 # Steps of the optimizer, at most, if epochs are not said.
-_STEPS = 10_000
+_STEPS = 5_000
 _FEWEST_EPOCHS = 20
 
 
