@@ -74,7 +74,10 @@ class Blind(nn.Module):
 
 
 class Classifying(nn.Module):
-    """q(y|x) q(z|x,y); each known label adds `WEIGHT` log q(y|x) to what is trained, as in the paper."""
+    """q(y|x) q(z|x,y); each known label adds `WEIGHT` log q(y|x) to what is trained, as in the paper.
+
+    `has_rsample=True`: else Pyro takes the factor for a draw's density, and adds a score-function gradient.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,7 +93,7 @@ class Classifying(nn.Module):
             with poutine.mask(mask=~known):
                 drawn = pyro.sample("y_unobserved", q)
             with poutine.mask(mask=known):
-                pyro.factor("labels", -WEIGHT * q.log_prob(label), has_rsample=False)
+                pyro.factor("labels", -WEIGHT * q.log_prob(label), has_rsample=True)
             label = torch.where(known, label, drawn)
             location, raw = self.encoder(x, one_hot(label, CLASSES).to(x))
             pyro.sample("z", dist.Normal(location, positive(raw)).to_event(1))

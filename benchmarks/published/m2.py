@@ -51,7 +51,10 @@ class Digits(nn.Module):
 
 
 class Classifier(nn.Module):
-    """q(y|x) q(z|x,y); each known label adds `WEIGHT` log q(y|x) to what is trained."""
+    """q(y|x) q(z|x,y); each known label adds `WEIGHT` log q(y|x) to what is trained.
+
+    `has_rsample=True`: else Pyro takes the factor for a draw's density, and adds a score-function gradient.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +70,7 @@ class Classifier(nn.Module):
             with poutine.mask(mask=~known):
                 drawn = pyro.sample("y_unobserved", q)
             with poutine.mask(mask=known):
-                pyro.factor("labels", -WEIGHT * q.log_prob(label), has_rsample=False)
+                pyro.factor("labels", -WEIGHT * q.log_prob(label), has_rsample=True)
             label = torch.where(known, label, drawn)
             location, raw = self.encoder(x, one_hot(label, CLASSES).to(x))
             pyro.sample("z", dist.Normal(location, positive(raw)).to_event(1))
