@@ -193,7 +193,7 @@ def main(run: Run) -> None:
 
 FINDINGS = (
     "The weights are those of epoch {}, whose validation bound was the best: {:.3f} nats a step. {} epochs were done, "
-    "and the rate's weight rose to 1 over the first {:.0f} of those planned."
+    "and the rate's weight rises to 1 over the first {:.0f} of those planned."
 )
 SETTINGS = {
     "data": "JSB chorales (Boulanger-Lewandowski et al. 2012), 229 / 76 / 77 sequences",
