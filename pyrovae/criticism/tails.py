@@ -16,6 +16,13 @@ from typing import ClassVar
 import pyro
 import torch
 from torch import Tensor
+from torch.distributions.transforms import (
+    ComposeTransform,
+    IndependentTransform,
+    SigmoidTransform,
+    StickBreakingTransform,
+    Transform,
+)
 
 from pyrovae.block_sizes import counts, draws_at_once
 from pyrovae.checks import check_count
@@ -38,6 +45,8 @@ from pyrovae.vae import VAE
 
 # By what the guide's spread is multiplied; itself first.
 WIDTHS = (1.0, 2.0, 4.0)
+# Unconstrained coordinates beyond which a sigmoid is one, to some roundings, and an exponential out of range.
+STEEPEST, FARTHEST = 14.0, 80.0
 # Standard errors of the difference beyond which a row's tails are too light, and the share of it missed.
 ERRORS, SHARE = 3.0, 0.01
 
@@ -181,8 +190,8 @@ def _of_block(
                     [_total(run_guide(one, batch, count, latents=latents)) for one in pairs]
                 )
                 shares = log_guides + torch.tensor(sizes).double().log()[:, None, None].to(joint.device)
-                # They weigh nothing.
-                nothing = ~(joint.isfinite() & shares.isfinite().all(0))
+                # They weigh nothing, and what is left errs low at most.
+                nothing = ~(joint.isfinite() & shares.isfinite().all(0)) | _lost(vae, latents, bijections)
                 of_mixture.append(
                     (joint - shares.logsumexp(0) + math.log(num_samples))
                     .masked_fill(nothing, -math.inf)
@@ -210,6 +219,29 @@ def _widened(vae: VAE, batch: Batch, bijections: Mapping[str, MakeTransform | No
         guide = MovedGuide(vae.guide, known, wider, from_scratch=False)
         pairs.append(Pair(vae.model, guide if width != 1 else vae.guide, vae.layout))
     return pairs
+
+
+def _lost(vae: VAE, latents: Mapping[str, Tensor], bijections: Mapping[str, MakeTransform | None]) -> Tensor:
+    """Which draws lie where a map to a support is flat at float32, so that their density is lost to rounding, [S,B]."""
+    found = []
+    for name, value in latents.items():
+        make, site = bijections[name], vae.layout.latents[name]
+        if make is None:
+            continue
+        u = make().inv(value)
+        flat = (u > (STEEPEST if _saturates(make()) else FARTHEST)) | ~(u > -FARTHEST)
+        flat = flat.reshape(*value.shape[: value.dim() - len(site.event_shape)], -1).any(-1)
+        found.append(flat.reshape(len(flat), -1, flat.shape[-1]).any(1))
+    return torch.stack(found).any(0) if found else torch.zeros((), dtype=torch.bool)
+
+
+def _saturates(transform: Transform) -> bool:
+    """Whether it goes through a sigmoid, whose values near one are few numbers."""
+    if isinstance(transform, ComposeTransform):
+        return any(map(_saturates, transform.parts))
+    if isinstance(transform, IndependentTransform):
+        return _saturates(transform.base_transform)
+    return isinstance(transform, SigmoidTransform | StickBreakingTransform)
 
 
 def _total(sites: Mapping[str, Term]) -> Tensor:
