@@ -214,8 +214,11 @@ class AutoGuide(nn.Module):
             self.encoder = default_encoder(batch, self.hidden)
         self.encoder.to(x.device)
         width = self._encode(x, *batch.context).shape[-1]
-        if self.shared is not None and self.reads_shared:
+        reads_shared = self.shared is not None and self.reads_shared
+        if self.shared is not None and reads_shared:
             width += self.shared.num_features
+        # What rows share bears on a row by what the row holds: no sum of the two.
+        below = (self.hidden[-1],) if reads_shared else ()
         if self.joint:
             discrete = [name for name, site in self.sites.items() if site.discrete]
             chains = [name for name in self.sites if isinstance(hidden[name].distribution, MarkovSequence)]
@@ -229,13 +232,13 @@ class AutoGuide(nn.Module):
                     "by_prior gives each site a family of its own, and joint=True is one of all: drop one."
                 )
             size = sum(site.size for site in self.sites.values())
-            self.heads[as_key(JOINT)] = self._head(width, size, ())
+            self.heads[as_key(JOINT)] = self._head(width, size, below)
         else:
             for name, above in self.parents.items():
                 latent = [p for p in above if p in self.sites]
                 in_features = sum(self.sites[p].num_features for p in latent)
                 in_features += width if len(latent) < len(above) else 0
-                layers = (self.hidden[-1],) if latent else ()
+                layers = (self.hidden[-1],) if latent else below
                 self.heads[as_key(name)] = self._site_head(hidden[name], x, max(in_features, 1), layers)
         self.heads.to(x.device)
         if not self._encoder_is_given and all(isinstance(h, MarkovPosterior) for h in self.heads.values()):
