@@ -286,6 +286,6 @@ figure
 # the brain's and was learned from a few seconds of it. A deep Markov model, `pv.models.DeepMarkovModel`, trains by the
 # ELBO or by `pv.objectives.FIVO`, the bound that goes with the particles.
 #
-# What all of this rests on: a chain in which the next state depends on the one before, and what a step emits on its
-# state alone. Controls that push the chain are context by step, `pv.fit(vae, (x, lengths, controls))`, and are given
-# for the steps to come too when a forecast is asked for.
+# All of this rests on a chain in which the next state depends on the one before, and what a step emits on its state
+# alone. Controls that push the chain are context by step, `pv.fit(vae, (x, lengths, controls))`, and are given for the
+# steps to come too when a forecast is asked for.
