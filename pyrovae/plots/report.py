@@ -132,10 +132,11 @@ def report(
 def _simulations(
     vae: VAE, data: Rows, calibration: Calibration | None, seed: int, progress: bool
 ) -> Callable[[], Calibration]:
+    @functools.cache
     def simulations() -> Calibration:
         if calibration is not None:
             return calibration
-        return calibrate(vae, *data.arguments[1:], seed=seed, progress=progress)
+        return calibrate(vae, *data.arguments[1:], tarp=True, seed=seed, progress=progress)
 
     return simulations
 
