@@ -124,6 +124,7 @@ def report(
         cmap=cmap,
         seed=of_panels,
         frame=x if frame is None and isinstance(x, pd.DataFrame) else frame,
+        calibrates=calibration is not None or "Calibration" in chosen,
     )
     made, left_out = _panels(subject, chosen, progress)
     return Report(title, _summary(diagnosis), str(diagnosis), (*made, *extra), left_out, subject)
