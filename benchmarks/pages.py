@@ -1,7 +1,7 @@
 """The page of a report: how large it is and how long it takes beside the sheet, and pictures of it in a browser.
 
-`PYROVAE_DATA=folder python -m benchmarks.pages`; with names of rows only these, and no table is written. `--pictures`
-takes those of `docs/`, which needs Chromium.
+`PYROVAE_DATA=folder python -m benchmarks.pages`; with names of cases only these. `--pictures` takes those of
+`docs/`, which needs Chromium.
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ def main() -> None:
         print(table[-1], flush=True)
         if "--pictures" in sys.argv and name in PICTURES:
             take_pictures(path, PICTURES[name])
-    if len(chosen) == len(CASES):
-        report.write("pages", "The page of a report", pd.DataFrame(table), SETTINGS, NOTE)
+        settings = {key: said for key, said in SETTINGS.items() if key not in CASES or key in chosen}
+        report.write("pages", "The page of a report", pd.DataFrame(table), settings, NOTE)
 
 
 def measured(

@@ -124,6 +124,7 @@ def report(
         cmap=cmap,
         seed=of_panels,
         frame=x if frame is None and isinstance(x, pd.DataFrame) else frame,
+        calibrates=calibration is not None or "Calibration" in chosen,
     )
     made, left_out = _panels(subject, chosen, progress)
     return Report(title, _summary(diagnosis), str(diagnosis), (*made, *extra), left_out, subject)
@@ -132,10 +133,11 @@ def report(
 def _simulations(
     vae: VAE, data: Rows, calibration: Calibration | None, seed: int, progress: bool
 ) -> Callable[[], Calibration]:
+    @functools.cache
     def simulations() -> Calibration:
         if calibration is not None:
             return calibration
-        return calibrate(vae, *data.arguments[1:], seed=seed, progress=progress)
+        return calibrate(vae, *data.arguments[1:], tarp=True, seed=seed, progress=progress)
 
     return simulations
 

@@ -25,6 +25,17 @@ def test_panels_and_their_numbers(page, linear):
         *("Calibration", "TARP coverage", "Contraction", "Rate and distortion", "Ranks & <more>"),
     ]
     assert page.left_out == ()
+    # Which rows, or how many, and how many draws: but for the user's own panel.
+    assert [
+        panel.title
+        for panel in page.panels
+        if not re.search(r"\d+ (?:rows|epochs|models|quantities)", panel.of)
+    ] == [
+        panel.title
+        for panel in page.panels
+        if panel.title in ("Reconstructions", "Interpolation", "Ranks & <more>")
+    ]
+    assert all(panel.of for panel in page.panels[:-1])
     exact = float(vae.model.evidence().log_prob(x).mean())
     summary = page.summary.iloc[0]
     assert summary["log p(x)"] == pytest.approx(exact, abs=5 * summary["Monte Carlo error"])

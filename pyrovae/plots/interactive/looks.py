@@ -13,7 +13,7 @@ from pyrovae.plots.colours import Scale, scale_of_images, scale_of_strips
 from pyrovae.plots.decoded import sites_shown
 from pyrovae.plots.entries import codes_in, shown_rows
 from pyrovae.plots.grids import as_images
-from pyrovae.plots.interactive.thumbnails import Thumbnails, size_on_page, thumbnails
+from pyrovae.plots.interactive.thumbnails import LARGEST, Thumbnails, size_on_page, thumbnails
 from pyrovae.plots.panels.latent_space import MOST_CLASSES
 from pyrovae.plots.style import SKY
 from pyrovae.plots.subject import Subject
@@ -23,6 +23,7 @@ Kind: TypeAlias = Literal["image", "sequence", "table", "strip"]
 
 MOST_ENTRIES = 60  # of a table, whose numbers are shown; wider rows are pictures, one strip each
 STRIP = (168, 14)  # pixels on the page
+WIDEST = 168  # pixels of a sequence on the page, where its steps are fewer
 BEYOND = "#d0d0d0"  # the colour of steps that a sequence does not have
 
 
@@ -58,6 +59,8 @@ class Look:
         if self.kind == "table":
             return None
         height, width = self._images(rows[:1])[0].shape[:2]
+        if self.kind == "sequence":  # steps and notes are no pixels of an image, and need not be square
+            return width * max(1, WIDEST // width), height * max(1, LARGEST // height)
         return STRIP if self.kind == "strip" else size_on_page(height, width)
 
     def _images(self, rows: np.ndarray) -> list[np.ndarray]:

@@ -84,6 +84,7 @@ def of_tarp(result: Calibration) -> Content:
         lambda ax: tarp_coverage(result, ax=ax),
         f"{sentence} (p = {line['guide']:.2g}).",
         table[["coverage", "std_error"]],
+        f"{len(_ranks(result))} rows simulated from the model, {result.num_draws} draws each",
     )
 
 

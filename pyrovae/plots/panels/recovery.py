@@ -110,7 +110,8 @@ def of_contraction(result: Recovery) -> Content:
         + (f", least of {least.name} ({least['contraction']:.0%})" if len(frame) > 1 else "")
         + ". That says nothing of whether the guide is right: z-scores of an exact one have spread 1."
     )
-    return Content(lambda ax: contraction(result, ax=ax), sentence, frame.head(10))
+    of = f"{len(frame)} quantities, over the rows that calibration simulates from the model"
+    return Content(lambda ax: contraction(result, ax=ax), sentence, frame.head(10), of)
 
 
 def contraction_panel(subject: Subject) -> Content | None:

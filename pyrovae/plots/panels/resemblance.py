@@ -46,7 +46,8 @@ def resemblance(result: Resemblance, *, title: str | None = None, ax: Axes | Non
 
 def of_resemblance(result: Resemblance) -> Content:
     """Are these rows like the model's own?"""
-    return Content(lambda ax: resemblance(result, ax=ax), result.sentence, result.features)
+    of = f"{len(result.places)} rows, and as many that the model draws in their place"
+    return Content(lambda ax: resemblance(result, ax=ax), result.sentence, result.features, of)
 
 
 def resemblance_panel(subject: Subject) -> Content:
