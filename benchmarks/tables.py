@@ -1,11 +1,13 @@
 """Tables side by side with what people use: imputation, outliers, synthetic rows; on real tables, by seeds.
 
-`python -m benchmarks.tables p_values rows imputation outliers synthetic`, or some of them; each writes its own page.
-What is not installed is a lost cell, and says so.
+`python -m benchmarks.tables imputation outliers synthetic p_values rows`, or some of them, `--tables wine --seeds 0 1`.
+Lines are kept by seed, so that a run goes on from what others have written. What is not installed is a lost cell, and
+says so.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import resource
 import subprocess
@@ -33,21 +35,29 @@ from benchmarks.real_tables import TABLES, halves, hidden, is_number
 from pyrovae.estimator import TabularVAE
 from pyrovae.tables.strange import conformal
 
-SEEDS = range(3)
+SEEDS = range(5)
 ABSENT = 0.3
 MOST = 2000  # rows to train on
 LOST = "not installed"
 
 
-def median(lines: list[dict[str, object]], by: list[str]) -> pd.DataFrame:
-    """Medians over seeds."""
-    frame = pd.DataFrame(lines)
-    numbers = [column for column in frame if column not in (*by, "seed", "lost")]
-    table = frame.groupby(by, sort=False)[numbers].median().reset_index()
+def written(
+    name: str, title: str, line: dict[str, object], settings: dict[str, object], findings: str = ""
+) -> None:
+    """Keep a line beside those of earlier runs, by seed, and write the medians over the seeds that there are."""
+    path = report.RESULTS / f"{name}_seeds.csv"
+    frame = pd.DataFrame([line])
+    if path.exists():
+        frame = pd.concat([pd.read_csv(path), frame])
+    frame = frame.drop_duplicates(["table", "method", "seed"], keep="last")
+    frame.to_csv(path, index=False)
+    numbers = [c for c in frame if c not in ("table", "method", "seed", "lost")]
+    groups = frame.groupby(["table", "method"], sort=False)
+    table = groups[numbers].median().reset_index()
+    table.insert(2, "seeds", groups["seed"].nunique().to_numpy())
     if "lost" in frame:
-        why = frame.groupby(by, sort=False)["lost"].first().reset_index(drop=True)
-        table["lost"] = why.fillna("")
-    return table
+        table["lost"] = groups["lost"].first().fillna("").to_numpy()
+    report.write(name, title, table, settings, findings)
 
 
 # Imputation
@@ -106,34 +116,18 @@ IMPUTERS = {
 }
 
 
-def imputation() -> None:
+def imputation(name: str, seed: int) -> None:
     """Entries taken away from test rows: squared errors in the columns' variances, labels, intervals, seconds."""
-    lines: list[dict[str, object]] = []
-    for name, (load, _) in TABLES.items():
-        for seed in SEEDS:
-            train, test = halves(load(), seed)
-            train, test = train.iloc[:MOST], test.iloc[:500]
-            gone = hidden(test, ABSENT, 100 + seed)
-            holes = test.mask(gone)
-            train = train.mask(hidden(train, ABSENT, 200 + seed))
-            for method, impute in IMPUTERS.items():
-                started = time.perf_counter()
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    found, more = impute(train, holes, seed)
-                seconds = time.perf_counter() - started
-                lines.append(
-                    {"table": name, "method": method, "seed": seed, **scored(test, found, gone, train, more)}
-                    | {"seconds": seconds}
-                )
-                print(lines[-1], flush=True)
-        write_imputation(lines)
-
-
-def write_imputation(lines: list[dict[str, object]]) -> None:
-    report.write(
-        "tables_imputation", "Imputation of real tables", median(lines, ["table", "method"]), IMPUTATION, NOTE
-    )
+    train, test = halves(TABLES[name][0](), seed)
+    train, test = train.iloc[:MOST], test.iloc[:500]
+    gone = hidden(test, ABSENT, 100 + seed)
+    holes, train = test.mask(gone), train.mask(hidden(train, ABSENT, 200 + seed))
+    for method, impute in IMPUTERS.items():
+        started = time.process_time()
+        found, more = impute(train, holes, seed)
+        seconds = time.process_time() - started
+        line = {"table": name, "method": method, "seed": seed, **scored(test, found, gone, train, more)}
+        written("tables_imputation", "Imputation of real tables", line | {"seconds": seconds}, IMPUTATION)
 
 
 def scored(
@@ -216,24 +210,17 @@ def planted(test: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, np.ndarray]:
     return made, strange
 
 
-def outliers() -> None:
+def outliers(name: str, seed: int) -> None:
     """Rows planted among test rows: the area under the curve."""
-    lines: list[dict[str, object]] = []
-    for name, (load, _) in TABLES.items():
-        for seed in SEEDS:
-            train, test = halves(load(), seed)
-            train, (test, strange) = train.iloc[:MOST], planted(test.iloc[:1000], seed)
-            for method, detect in DETECTORS.items():
-                line: dict[str, object] = {"table": name, "method": method, "seed": seed}
-                try:
-                    with warnings.catch_warnings():
-                        warnings.simplefilter("ignore")
-                        line["area under curve"] = float(roc_auc_score(strange, detect(train, test, seed)))
-                except ImportError as error:
-                    line |= {"area under curve": np.nan, "lost": f"{LOST}: {error}"[:60]}
-                lines.append(line)
-                print(line, flush=True)
-        report.write("tables_outliers", "Planted outliers", median(lines, ["table", "method"]), OUTLIERS)
+    train, test = halves(TABLES[name][0](), seed)
+    train, (test, strange) = train.iloc[:MOST], planted(test.iloc[:1000], seed)
+    for method, detect in DETECTORS.items():
+        line: dict[str, object] = {"table": name, "method": method, "seed": seed}
+        try:
+            line["area under curve"] = float(roc_auc_score(strange, detect(train, test, seed)))
+        except ImportError as error:
+            line |= {"area under curve": np.nan, "lost": f"{LOST}: {error}"[:60]}
+        written("tables_outliers", "Planted outliers", line, OUTLIERS)
 
 
 # Synthetic rows
@@ -281,28 +268,22 @@ def by_sdmetrics(real: pd.DataFrame, rows: pd.DataFrame) -> dict[str, float]:
     return {"column shapes": float(shapes), "pair trends": float(trends)}
 
 
-def synthetic() -> None:
+def synthetic(name: str, seed: int) -> None:
     """Rows drawn: what a forest learns from them, and sdmetrics' scores against test rows."""
-    lines: list[dict[str, object]] = []
-    for name, (load, target) in TABLES.items():
-        for seed in SEEDS:
-            train, test = halves(load(), seed)
-            train = train.iloc[:MOST]
-            for method, make in SYNTHESIZERS.items():
-                line: dict[str, object] = {"table": name, "method": method, "seed": seed}
-                try:
-                    with warnings.catch_warnings():
-                        warnings.simplefilter("ignore")
-                        started = time.perf_counter()
-                        rows = make(train, seed)
-                        line["seconds"] = time.perf_counter() - started
-                        line["trained on it, tested on real"] = trained_on(rows, test, target, seed)
-                        line |= by_sdmetrics(test, rows)
-                except ImportError as error:
-                    line["lost"] = f"{LOST}: {error}"[:60]
-                lines.append(line)
-                print(line, flush=True)
-        report.write("tables_synthetic", "Synthetic rows", median(lines, ["table", "method"]), SYNTHETIC)
+    load, target = TABLES[name]
+    train, test = halves(load(), seed)
+    train = train.iloc[:MOST]
+    for method, make in SYNTHESIZERS.items():
+        line: dict[str, object] = {"table": name, "method": method, "seed": seed}
+        try:
+            started = time.process_time()
+            rows = make(train, seed)
+            line["seconds"] = time.process_time() - started
+            line["trained on it, tested on real"] = trained_on(rows, test, target, seed)
+            line |= by_sdmetrics(test, rows)
+        except ImportError as error:
+            line["lost"] = f"{LOST}: {error}"[:60]
+        written("tables_synthetic", "Synthetic rows", line, SYNTHETIC)
 
 
 # p-values
@@ -409,7 +390,7 @@ def one_epoch(path: str) -> None:
 
 COMMON = {
     "tables": "scikit-learn's diabetes, wine and breast cancer; statsmodels' anes96 and fair",
-    "split": "70 % of the rows to train on, 2000 at most, by seed; medians over seeds 0 to 2",
+    "split": "70 % of the rows to train on, 2000 at most, by seed; medians over the seeds that there are",
     "TabularVAE": "its defaults",
     "threads": 1,
 }
@@ -417,6 +398,7 @@ IMPUTATION = COMMON | {
     "absent": f"{ABSENT:.0%} of the entries of training and of test rows, at random; 500 test rows at most",
     "squared error": "of numbers, in the variance of the column's training rows",
     "others": "on standardized columns, labels as options of 0 and 1",
+    "seconds": "of the processor, fit and imputation together",
 }
 NOTE = (
     "Seconds are those of fit and imputation together, beside other load on the machine: orders of magnitude."
@@ -429,6 +411,7 @@ SYNTHETIC = COMMON | {
     "trained on it, tested on real": "a random forest of 200 trees: R2, or the share of right labels",
     "column shapes, pair trends": "sdmetrics' quality report against test rows, 1 is best",
     "TVAE": "300 epochs, its default",
+    "seconds": "of the processor, fit and drawing together",
 }
 P_VALUES = {
     "tables": "scikit-learn's diabetes and wine, 70 % to train on by seed, three tenths of these held out",
@@ -442,15 +425,28 @@ ROWS = {
     "seconds": "of the processor, reading threads included",
     "threads": 1,
 }
-TASKS = {
-    "p_values": p_values,
-    "rows": rows,
-    "imputation": imputation,
-    "outliers": outliers,
-    "synthetic": synthetic,
-}
+BY_TABLE = {"imputation": imputation, "outliers": outliers, "synthetic": synthetic}
+OTHERS = {"p_values": p_values, "rows": rows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Tables side by side with what people use.")
+    every = [*BY_TABLE, *OTHERS]
+    parser.add_argument("tasks", nargs="*", default=every, choices=[*every, []])
+    parser.add_argument("--tables", nargs="+", default=list(TABLES), choices=list(TABLES))
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    given = parser.parse_args()
+    for task in given.tasks:
+        if task in OTHERS:
+            OTHERS[task]()
+            continue
+        for seed in given.seeds:
+            for name in given.tables:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    BY_TABLE[task](name, seed)
+
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for task in sys.argv[1:] or TASKS:
-        TASKS[task]()
+    main()

@@ -87,8 +87,8 @@ class TabularVAE(Asked, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     Example:
         >>> frame = pd.DataFrame({"age": [31, 50, 42, 19] * 10, "city": ["Bern", "Basel", None, "Bern"] * 10})
         >>> table = TabularVAE(epochs=2, random_state=0).fit(frame)
-        >>> table.impute(frame).frame["city"].isna().any()
-        False
+        >>> int(table.impute(frame).frame["city"].isna().sum())
+        0
         >>> table.sample(3, given={"city": "Bern"})["city"].tolist()
         ['Bern', 'Bern', 'Bern']
         >>> table.predict_proba(frame, "city").columns.tolist()

@@ -43,9 +43,8 @@ class Schema(Shown):
         >>> frame = pd.DataFrame({"age": [31, 50, 42, 19], "city": ["Bern", "Basel", None, "Bern"]})
         >>> schema = Schema.of(frame)
         >>> schema["age"] = "positive"
-        >>> schema
-            kind  dtype              holds
-        age   positive  int64   ...
+        >>> print(schema["age"])
+        positive: 19 to 50
         >>> schema.to_tensor(frame)[:, 1]
         tensor([1., 0., nan, 1.], dtype=torch.float64)
         >>> schema.to_frame(schema.to_tensor(frame)).equals(frame)
@@ -194,7 +193,7 @@ class Schema(Shown):
     # Shown and saved
 
     def __str__(self) -> str:
-        return str(self._table())
+        return self._table().to_string()
 
     def sections(self) -> Sequence[Section]:
         """The table, in Jupyter."""
