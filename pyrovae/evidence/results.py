@@ -294,7 +294,7 @@ class LogMarginal(RowWise):
         return float(self.bias.sum())
 
     @property
-    def meanwith_error(self) -> str:
+    def mean_with_error(self) -> str:
         """The mean over rows with its Monte Carlo error, and by how much it errs low at least."""
         total, error = self.total
         errs = (
@@ -324,12 +324,12 @@ class LogMarginal(RowWise):
         others += "; near the limit, where other rows could turn the verdict" if self.near_limit else ""
         if self.shared is not None:
             return (
-                f"predictive density log E_q({self.shared})[p(x|{self.shared})] {self.meanwith_error} nats per row "
+                f"predictive density log E_q({self.shared})[p(x|{self.shared})] {self.mean_with_error} nats per row "
                 f"over {len(self)} rows (nested: {self.num_samples} draws of {self.shared}, "
                 f"{self.shared.row_samples} of each row at each; {self.reliability}{others}{undefined})"
             )
         return (
-            f"log p(x) {self.meanwith_error} nats per row over {len(self)} rows "
+            f"log p(x) {self.mean_with_error} nats per row over {len(self)} rows "
             f"({most}{self.num_samples} samples; {self.reliability}{others}{undefined}{self.origins}). "
             "No k can tell of a mode that the draws miss; reverse_check() can. Of light tails tail_check() tells."
         )
