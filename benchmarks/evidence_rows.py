@@ -75,11 +75,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--weights", default=None)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--temperatures", type=int, default=10000)
+    parser.add_argument("--rows", type=int, default=NUM_ROWS)
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of which the kept weights are")
     parser.add_argument("--reference-rows", type=int, default=REFERENCE_ROWS)
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     vae, test = model(given.weights)
-    x = test[:NUM_ROWS]
+    x = test[: given.rows]
     vae.rows(x)
     annealing = pv.AnnealedImportanceSampling(given.temperatures, LEAPFROG_STEPS)
     auto, seconds = timed(
@@ -111,7 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f'seconds of a processor, {draws * seconds_of_draw / seconds:.3g} times those of "auto".'
     )
     settings = {
-        "networks": f"{D}-{HIDDEN}-{HIDDEN}-{K}, {EPOCHS} epochs of statically binarized MNIST, the best kept",
+        "networks": f"{D}-{HIDDEN}-{HIDDEN}-{K}, {given.epochs} epochs of statically binarized MNIST",
+        "rows": f"the first {given.rows} of the test set",
         "auto": f"target_error={TARGET}, at most {MOST_DRAWS} draws",
         "reference": f"{given.reference_rows} rows, {given.temperatures} temperatures of {LEAPFROG_STEPS} leapfrog "
         f"steps, {CHAINS} chains from the prior; its own bias, {float(long.bias.mean()):.3f}, given back",

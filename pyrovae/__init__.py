@@ -19,6 +19,7 @@ from pyrovae.datasets import stacked
 from pyrovae.evidence.annealing import AnnealedImportanceSampling
 from pyrovae.evidence.bound import elbo
 from pyrovae.evidence.comparison import Comparison, compare
+from pyrovae.evidence.conditional_results import LogConditional
 from pyrovae.evidence.escalation import EscalatingSampling
 from pyrovae.evidence.forecasting import Forecast, forecast
 from pyrovae.evidence.importance import ImportanceSampling
@@ -26,7 +27,7 @@ from pyrovae.evidence.imputation import impute
 from pyrovae.evidence.imputed import Imputation
 from pyrovae.evidence.marginal import log_marginal
 from pyrovae.evidence.refinement import Refinement, refine
-from pyrovae.evidence.results import Elbo, LogConditional, LogMarginal
+from pyrovae.evidence.results import Elbo, LogMarginal
 from pyrovae.evidence.reverse_check import ReverseCheck, reverse_check
 from pyrovae.evidence.sequential import SequentialMonteCarlo
 from pyrovae.evidence.sequential_results import SequentialLogMarginal

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import torch
 
 from pyrovae.data import Batch, Rows
+from pyrovae.evidence.conditional_results import LogConditional
 from pyrovae.evidence.discrete_dimensions import discrete_dimensions
 from pyrovae.evidence.importance import PROBE_ROWS, Method
 from pyrovae.evidence.made_absent import only_given
 from pyrovae.evidence.memory import Limits
-from pyrovae.evidence.results import LogConditional, LogMarginal
+from pyrovae.evidence.results import LogMarginal
 from pyrovae.evidence.weights import (
     WITHOUT_DENSITY,
     Estimates,

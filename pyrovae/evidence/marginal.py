@@ -18,13 +18,14 @@ from pyrovae.checks import check_count
 from pyrovae.data import Rows
 from pyrovae.evidence.checked_data import checked_data
 from pyrovae.evidence.conditional import log_conditional
+from pyrovae.evidence.conditional_results import LogConditional
 from pyrovae.evidence.discrete_dimensions import discrete_dimensions
 from pyrovae.evidence.escalation import ByStages, EscalatingSampling
 from pyrovae.evidence.importance import PROBE_ROWS, ImportanceSampling, Method
 from pyrovae.evidence.made_absent import only_given
 from pyrovae.evidence.memory import Limits
 from pyrovae.evidence.predictive import predictive_density
-from pyrovae.evidence.results import LogConditional, LogMarginal, Stages
+from pyrovae.evidence.results import LogMarginal, Stages
 from pyrovae.evidence.sequential import SequentialWeigh
 from pyrovae.evidence.weights import (
     WITHOUT_DENSITY,

@@ -77,7 +77,7 @@ class Elbo(RowWise):
     def __str__(self) -> str:
         error = float((self.std_error**2).sum().sqrt() / len(self))
         text = (
-            f"ELBO {_with_error(float(self.elbo.mean()), error)} nats per row over {len(self)} rows "
+            f"ELBO {with_error(float(self.elbo.mean()), error)} nats per row over {len(self)} rows "
             f"(reconstruction {self.reconstruction.mean():.3f}, rate {self.rate.mean():.3f}; "
             f"{self.num_samples} samples)"
         )
@@ -85,8 +85,8 @@ class Elbo(RowWise):
             return text
         return (
             f"{text.replace(' nats per row', f' nats per row given {self._names}')}. {self._names} cost "
-            f"{_with_error(self.shared.rate, self.shared.rate_error)} nats once: in all "
-            f"{_with_error(self.shared.total, self.shared.total_error)} nats"
+            f"{with_error(self.shared.rate, self.shared.rate_error)} nats once: in all "
+            f"{with_error(self.shared.total, self.shared.total_error)} nats"
         )
 
     @property
@@ -300,7 +300,7 @@ class LogMarginal(RowWise):
         errs = (
             f", errs low by at least {abs(self.total_bias) / len(self):.3f}" if self.num_samples > 1 else ""
         )
-        return _with_error(total / len(self), error / len(self)) + errs
+        return with_error(total / len(self), error / len(self)) + errs
 
     @property
     def bits_per_dimension(self) -> Tensor:
@@ -335,75 +335,6 @@ class LogMarginal(RowWise):
         )
 
 
-@dataclass(frozen=True)
-class LogConditional(RowWise):
-    """What `log_marginal(..., given=...)` gives, per row: log p(the other sites | given) = log p(all) - log p(given).
-
-    `log_marginal` is the difference, `std_error` its Monte Carlo error: that of a paired difference, for both terms
-    share their noise. `joint` and `given` are the terms, with their own errors, effective sample sizes and Pareto k;
-    `ess` and `khat` are the worse of theirs. `variance` is the squared error without what `std_error` is widened by for
-    few samples.
-    """
-
-    log_marginal: Tensor
-    std_error: Tensor
-    variance: Tensor
-    joint: LogMarginal
-    given: LogMarginal
-
-    columns: ClassVar[tuple[str, ...]] = ("log_marginal", "std_error", "ess", "khat")
-
-    @classmethod
-    def of(
-        cls, joint: LogMarginal, given: LogMarginal, correlation: Tensor, rounding: float
-    ) -> LogConditional:
-        """The difference of two estimates by row that are so correlated."""
-        covariance = correlation * (joint.variance * given.variance).sqrt()
-        variance = (joint.variance + given.variance - 2 * covariance).clamp(min=0.0)
-        rounded = rounding * torch.hypot(joint.log_marginal, given.log_marginal)
-        widening = torch.maximum(_widening(joint), _widening(given))
-        return cls(
-            joint.log_marginal - given.log_marginal,
-            torch.maximum(variance.sqrt() * widening, rounded),
-            torch.maximum(variance, rounded**2),
-            joint,
-            given,
-        )
-
-    @property
-    def ess(self) -> Tensor:
-        """The smaller of the two effective sample sizes, [N]."""
-        return torch.minimum(self.joint.ess, self.given.ess)
-
-    @property
-    def khat(self) -> Tensor:
-        """The larger of the two Pareto k, [N]."""
-        return torch.maximum(self.joint.khat, self.given.khat)
-
-    @property
-    def verdict(self) -> Literal["good", "tails", "poor", "unknown"]:
-        """The worse of the two verdicts: see `LogMarginal.verdict`."""
-        verdicts = {self.joint.verdict, self.given.verdict}
-        return next(v for v in ("poor", "tails", "unknown", "good") if v in verdicts)
-
-    @property
-    def total(self) -> tuple[float, float]:
-        """The sum over the rows and its Monte Carlo error, in nats."""
-        return float(self.log_marginal.sum()), float(self.variance.sum().sqrt())
-
-    def __str__(self) -> str:
-        total, error = self.total
-        return (
-            f"log p(others | given) {_with_error(total / len(self), error / len(self))} nats per row over {len(self)} "
-            f"rows ({self.joint.num_samples} samples; of all: {self.joint.reliability}; of what is given: "
-            f"{self.given.reliability})"
-        )
-
-
-def _widening(result: LogMarginal) -> Tensor:
-    """By what errors are widened for few samples, where they are not those of rounding."""
-    return torch.where(result.variance > 0, result.std_error / result.variance.sqrt(), 1.0)
-
-
-def _with_error(value: float, error: float) -> str:
+def with_error(value: float, error: float) -> str:
+    """A figure in words."""
     return f"{value:.3f}" + ("" if math.isnan(error) else f" ± {error:.3f} (Monte Carlo)")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pyrovae.block_sizes import slices
 from pyrovae.data import Batch, Rows
-from pyrovae.random_state import seeds_from
+from pyrovae.random_state import drawn_seed, seeds_from
 
 # SplitMix64: Steele, Lea, Flood, "Fast splittable pseudorandom number generators" (2014).
 GOLDEN = 0x9E3779B97F4A7C15 - 2**64
@@ -40,7 +40,7 @@ def numbered(keys: Tensor, number: int) -> Tensor:
 @dataclass(frozen=True)
 class Draws:
     """What one block of draws of B rows comes from: a key for each row, [B], and a seed for what is no row's own,
-    which depends on the rows.
+    another one for each block of rows.
     """
 
     keys: Tensor
@@ -63,7 +63,8 @@ class RowKeys:
     """
 
     def __init__(self, data: Rows, seed: int | None) -> None:
-        self._seed = next(seeds_from(seed))
+        self._seed = drawn_seed() if seed is None else int(seed)
+        self._seeds = seeds_from(self._seed)
         hashes = torch.cat([_hashes(batch) for batch in _few_at_once(data)])
         self._rows = mixed(hashes + mixed(_number_among_equals(hashes)))
 
@@ -73,8 +74,7 @@ class RowKeys:
         """For one block of draws after another of these rows; other draws for each purpose."""
         keys = numbered(self._rows[rows].to(device), purpose)
         for seed in seeds_from(self._seed):
-            of_rows = mixed(keys ^ seed)
-            yield Draws(of_rows, int(mixed(of_rows).sum()) & (2**62 - 1))
+            yield Draws(mixed(keys ^ seed), next(self._seeds))
 
 
 def _few_at_once(data: Rows) -> Iterator[Batch]:
