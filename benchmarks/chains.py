@@ -166,9 +166,7 @@ def main() -> None:
 
 NOTE = (
     "Errors are against the Kalman filter, with as many draws for each method; five runs of a fifth each for the "
-    "sequential ones. A guide that knows the future and is nearly exact gives whole chains weights that hardly vary, "
-    "while particles are resampled by what the past alone says: they then gain nothing until chains are very long. "
-    "Seconds are the process's own, taken in turn."
+    "sequential ones. Seconds are the process's own, taken in turn."
 )
 SETTINGS = {
     "chain": f"linear-Gaussian, K = {K}, D = {D}, a damped turn, held as it is; the Kalman filter is exact",

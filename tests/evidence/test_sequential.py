@@ -77,16 +77,16 @@ def test_stated_errors_cover():
 
 def test_long_chains_where_importance_weights_say_nothing():
     model = chain_model()
-    x = chain_rows(model, 4, 60)
+    x = chain_rows(model, 4, 120)
     exact, vae = model.log_marginal(x), chain_vae(1.25)
-    sequential = pv.log_marginal(vae, x, num_samples=500, method=pv.SequentialMonteCarlo(), seed=0)
-    weighed = pv.log_marginal(vae, x, num_samples=500, seed=3)
+    sequential = pv.log_marginal(vae, x, num_samples=1000, method=pv.SequentialMonteCarlo(), seed=0)
+    weighed = pv.log_marginal(vae, x, num_samples=1000, seed=3)
     off, off_weighed = ((r.log_marginal - exact).abs().mean() for r in (sequential, weighed))
     assert off < 0.3
-    assert off_weighed > 4 * off
+    assert off_weighed > 5 * off
     assert isinstance(sequential, pv.SequentialLogMarginal)
     assert sequential.verdict == "good"
-    assert sequential.step_ess.shape == (4, 60)
+    assert sequential.step_ess.shape == (4, 120)
     assert "5 runs, each within 1 nat for 100.0% of rows" in str(sequential)
 
 
