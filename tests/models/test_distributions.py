@@ -209,7 +209,7 @@ def test_truncated_normal_far_out_and_near_uniform(loc, scale):
     share /= share[-1]
     median = np.interp(0.5, share, grid)
     # A density of a width below the grid's has its median within a cell.
-    assert abs((drawn < median).mean() - 0.5) < 0.02 or np.abs(drawn - median).max() < 1e-4
+    assert abs((drawn < median).mean() - 0.5) < 0.02 or np.abs(drawn - median).max() < 1e-3
 
 
 def test_truncated_normal_gradients():
