@@ -28,8 +28,7 @@ class ImputedFrame(Shown):
     """What `TabularVAE.impute` gives.
 
     Attributes:
-        frame: the rows completed: means of what was absent, medians of positive columns, the most probable one of
-            labels, rounded as the column is.
+        frame: the rows completed: means of what was absent, the most probable one of labels, rounded as the column is.
         low, high: between which ends each absent entry lies with the probability asked for, as much above as below;
             what is observed is both. Floats, dates, and levels of ordered columns; NaN for labels without an order.
         cells: a line for each absent entry: row (a label of the index), column, value, low, high, probability (of the
@@ -77,7 +76,7 @@ def imputed(
     for rows in _lacking(absent):
         found = impute(vae, values[rows], num_samples=num_samples, seed=next(seeds) % 2**31)
         drawn = as_table(vae, found.draws)
-        mean[rows] = _middles(schema, as_table(vae, found.mean).double(), drawn)
+        mean[rows] = as_table(vae, found.mean).double()
         share[rows] = _shares(vae, found, absent[rows])
         low[rows], high[rows] = _ends(schema, drawn, probability)
         draws[:, rows] = drawn[:num_draws].double()
@@ -119,13 +118,6 @@ def _shares(vae: VAE, found: Imputation, absent: Tensor) -> Tensor:
         if probabilities is not None:
             share[:, place] = probabilities.amax(-1)
     return share
-
-
-def _middles(schema: Schema, means: Tensor, draws: Tensor) -> Tensor:
-    """Means [B,D], and medians of positive columns, whose means hang on a few large draws [S,B,D]."""
-    positive = [place for place, column in enumerate(schema.modelled) if column.kind == "positive"]
-    means[:, positive] = draws[..., positive].double().quantile(0.5, 0)
-    return means
 
 
 def _ends(schema: Schema, draws: Tensor, probability: float) -> tuple[Tensor, Tensor]:
