@@ -29,7 +29,7 @@ def adam(parameters):
 
 
 def less_and_less(optimizer):
-    return torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.995)
+    return torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.997)
 
 
 # %% [markdown]
@@ -63,8 +63,8 @@ vae = pv.VAE(schools, guide, example=(y, error), seed=0)
 history = pv.fit(
     vae,
     (y, error),
-    epochs=800,
-    objective=pv.objectives.ELBO(2),
+    epochs=1200,
+    objective=pv.objectives.ELBO(4),
     optimizer=adam,
     scheduler=less_and_less,
     seed=0,
