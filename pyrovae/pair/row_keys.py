@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.block_sizes import slices
+from pyrovae.checks import check_seed
 from pyrovae.data import Batch, Rows
 from pyrovae.random_state import drawn_seed, seeds_from
 
@@ -54,6 +55,9 @@ class RowKeys:
         data: the rows.
         seed: of all draws; None takes one from torch's random state.
 
+    Raises:
+        ValueError: `seed` is no whole number.
+
     Example:
         >>> x = torch.tensor([[1.0], [2.0], [1.0]])
         >>> keys, turned = (next(RowKeys(Rows(rows), 0).of(slice(None))).keys for rows in (x, x.flip(0)))
@@ -63,6 +67,7 @@ class RowKeys:
     """
 
     def __init__(self, data: Rows, seed: int | None) -> None:
+        check_seed(seed)
         self._seed = drawn_seed() if seed is None else int(seed)
         self._seeds = seeds_from(self._seed)
         hashes = torch.cat([_hashes(batch) for batch in _few_at_once(data)])

@@ -55,18 +55,23 @@ def warn_of_strays(pair: InspectedPair, batch: Batch) -> None:
         more = f" and {len(detached) - 3} more" * (len(detached) > 3)
         warnings.warn(
             f"the pair runs {', '.join(map(repr, detached[:3]))}{more}, and no density depends on their parameters, as "
-            "where what comes out is detached, unused, or taken under torch.no_grad(): they will not be trained. "
-            "If that is meant, freeze them with requires_grad_(False).",
+            "where what comes out is detached or unused: they will not be trained. If that is meant, freeze them with "
+            "requires_grad_(False), or run them under torch.no_grad().",
             stacklevel=2,
         )
 
 
 @contextmanager
 def _calls(pair: InspectedPair) -> Iterator[dict[str, nn.Module]]:
-    """By name, the modules with trained parameters of their own that run inside."""
+    """By name, the modules with trained parameters of their own that run inside, but for those under torch.no_grad()."""
     called: dict[str, nn.Module] = {}
+
+    def call(name: str, module: nn.Module) -> None:
+        if torch.is_grad_enabled():
+            called[name] = module
+
     hooks = [
-        module.register_forward_pre_hook(lambda module, _, name=name: called.update({name: module}))
+        module.register_forward_pre_hook(lambda module, _, name=name: call(name, module))
         for name, module in pair.named_modules()
         if any(p.requires_grad for p in module.parameters(recurse=False))
     ]

@@ -21,10 +21,11 @@ SHORT_FROM_GUIDE = pv.AnnealedImportanceSampling(num_temperatures=15, num_leapfr
 @pytest.mark.parametrize("truth", TRUTHS)
 def test_annealing_covers_the_truth_at_its_rate(truth, method):
     vae, x, exact = exact_pair(truth)
-    result = pv.log_marginal(vae, x, num_samples=10, method=method, seed=4)
-    # 400 rows are repetitions: a 95% interval covers 380, give or take 4.4.
-    covered = float(((result.log_marginal - exact).abs() < 1.96 * result.std_error).double().mean())
-    assert 0.90 < covered < 0.99
+    results = [pv.log_marginal(vae, x, num_samples=10, method=method, seed=seed) for seed in (0, 1)]
+    covered = [(r.log_marginal - exact).abs() < 1.96 * r.std_error for r in results]
+    # 800 repetitions, whose share is known within 0.011: at least 0.90 of them, less two such errors.
+    assert 0.88 < float(torch.cat(covered).double().mean()) < 0.99
+    result = results[0]
     ratio = (result.log_marginal - exact).exp()
     assert abs(float(ratio.mean()) - 1) < 5 * float(ratio.std()) / math.sqrt(N)
     # Annealed weights are far better than those of the draws that they start from.
