@@ -150,7 +150,7 @@ class AutoGuide(nn.Module):
         self._rows = _row_frame(model_sites)
         dependencies = cast(
             Mapping[str, Mapping[str, object]],
-            get_dependencies(self._of_rows(values), batch.arguments)["prior_dependencies"],
+            get_dependencies(self._of_present(values), batch.arguments)["prior_dependencies"],
         )
         parents = {n: [p for p in dependencies.get(n, ()) if p != n] for n in model_sites}
         self.parents = faithful_inverse(parents, list(sites), enumerated)
@@ -277,11 +277,21 @@ class AutoGuide(nn.Module):
             return sites_of(self._of_rows(shared), Batch(arguments))
 
     def _of_rows(self, shared: Mapping[str, Tensor]) -> Callable[..., object]:
-        """The model with its shared latents at these values, of what rows have."""
+        """The model with its shared latents at these values."""
 
         def run(*arguments: object) -> object:
-            with integrated_out(Batch.of(arguments)), SharedStatements(tuple(shared), shared):
+            with SharedStatements(tuple(shared), shared):
                 return self._model[0](*arguments)
+
+        return run
+
+    def _of_present(self, shared: Mapping[str, Tensor]) -> Callable[..., object]:
+        """The same of what rows have."""
+        of_rows = self._of_rows(shared)
+
+        def run(*arguments: object) -> object:
+            with integrated_out(Batch.of(arguments)):
+                return of_rows(*arguments)
 
         return run
 

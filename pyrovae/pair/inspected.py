@@ -95,7 +95,7 @@ class InspectedPair(PairParameters):
                 with their names.
 
         """
-        whole = data[0] if len(data) == 1 and isinstance(data[0], Rows | tuple) else data
+        whole = data[0] if len(data) == 1 and type(data[0]) in (Rows, tuple) else data
         given = whole if isinstance(whole, Rows) else Rows(whole, self.floats)
         with TURN:
             self._check(given)

@@ -1,15 +1,15 @@
-"""Tensors that want gradients and will get none: no module of the pair holds them, or no density depends on them."""
+"""Tensors that want gradients and get none: no module of the pair holds them, or what depends on them is detached."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from types import FunctionType
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
+from torch.overrides import TorchFunctionMode
 
 from pyrovae.data import Batch
 from pyrovae.pair.inspected import InspectedPair
@@ -17,18 +17,20 @@ from pyrovae.pair.reachable import modules_of, reachable_modules, variables_of
 from pyrovae.pair.running import row_terms
 from pyrovae.random_state import same_random_state
 
+_DETACHING = (torch.detach, Tensor.detach, Tensor.detach_, vars(torch._C.TensorBase)["data"].__get__)
+
 
 def warn_of_strays(pair: InspectedPair, batch: Batch) -> None:
     """Warn of tensors that want gradients and are not trained.
 
     Those on which the densities of these few rows depend and that no module of the pair holds: free ones, those of
-    modules in lists. And those of modules that run and on which no density depends: their output is detached.
+    modules in lists. And parameters on which no density depends because what does is detached.
     """
     held = {id(p) for p in pair.parameters()}
     known = {id(p) for m in reachable_modules(pair.model, pair.guide).values() for p in m.parameters()}
     if not isinstance(pair.model, nn.Module):
         held |= known  # of which `InspectedPair` warns
-    with same_random_state(pair.device), pair.evaluating(), torch.enable_grad(), _calls(pair) as called:
+    with same_random_state(pair.device), pair.evaluating(), torch.enable_grad(), _Detached() as detached:
         terms = row_terms(pair, batch, 1)
         total = terms.log_weights.sum() + terms.log_guide.sum() + terms.added_loss.sum()
         if terms.shared is not None:
@@ -46,40 +48,34 @@ def warn_of_strays(pair: InspectedPair, batch: Batch) -> None:
             stacklevel=2,
         )
     reached = {id(leaf) for leaf in leaves}
-    detached = [
-        name
-        for name, module in called.items()
-        if all(id(p) not in reached for p in module.parameters(recurse=False))
-    ]
-    if detached:
-        more = f" and {len(detached) - 3} more" * (len(detached) > 3)
+    cut = {id(leaf) for tensor in detached.tensors for leaf in _leaves(tensor)} - reached
+    names_cut = [name for name, parameter in pair.named_parameters() if id(parameter) in cut]
+    if names_cut:
+        more = f" and {len(names_cut) - 3} more" * (len(names_cut) > 3)
         warnings.warn(
-            f"the pair runs {', '.join(map(repr, detached[:3]))}{more}, and no density depends on their parameters, as "
-            "where what comes out is detached or unused: they will not be trained. If that is meant, freeze them with "
-            "requires_grad_(False), or run them under torch.no_grad().",
+            f"what depends on {', '.join(map(repr, names_cut[:3]))}{more} is detached, so that no density does: they "
+            "will not be trained. If that is meant, freeze them with requires_grad_(False).",
             stacklevel=2,
         )
 
 
-@contextmanager
-def _calls(pair: InspectedPair) -> Iterator[dict[str, nn.Module]]:
-    """By name, the modules with trained parameters of their own that run inside, but for those under torch.no_grad()."""
-    called: dict[str, nn.Module] = {}
+class _Detached(TorchFunctionMode):
+    """Keeps the tensors that are detached from their graph inside."""
 
-    def call(name: str, module: nn.Module) -> None:
-        if torch.is_grad_enabled():
-            called[name] = module
+    def __init__(self) -> None:
+        super().__init__()
+        self.tensors: list[Tensor] = []
 
-    hooks = [
-        module.register_forward_pre_hook(lambda module, _, name=name: call(name, module))
-        for name, module in pair.named_modules()
-        if any(p.requires_grad for p in module.parameters(recurse=False))
-    ]
-    try:
-        yield called
-    finally:
-        for hook in hooks:
-            hook.remove()
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Collection[type],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
+        if func in _DETACHING and isinstance(args[0], Tensor):
+            self.tensors.append(args[0])
+        return func(*args, **(kwargs or {}))
 
 
 def _leaves(root: Tensor) -> list[Tensor]:

@@ -71,7 +71,7 @@ def test_rates_of_entries_sum_to_the_rate_of_their_site(name):
         terms = row_terms(vae, vae.rows(*arguments).take(slice(None)), 3)
         for latent, site in vae.layout.latents.items():
             found = terms.entry_rates(latent)
-            if name == "DeepMarkovModel":
+            if name in ("DeepMarkovModel", "LinearGaussianChain"):
                 assert found is None  # a chain does not factorize
                 continue
             assert found.shape == (3, 7, *site.inner_sizes, *site.event_shape)
@@ -668,7 +668,7 @@ def test_gaps_take_log_p_from_a_normal_with_covariances():
     assert gap["bound"] == "="
     assert abs(gap["gap"] - truth) < 4 * gap["mc_error"] + 0.02
     plain = pv.log_marginal(pv.refine(vae, chosen, seed=0).vae, chosen, num_samples=200, seed=0)
-    assert float((model.evidence().log_prob(chosen) - plain.log_marginal).mean()) > 0.2
+    assert float((model.evidence().log_prob(chosen) - plain.log_marginal).mean()) > 0.1
 
 
 def test_the_rate_bounds_information_where_rows_are_few_and_far_apart():

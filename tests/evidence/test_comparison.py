@@ -506,7 +506,5 @@ def test_a_single_sample_has_no_monte_carlo_error():
     table = result.table
     assert table["mc_error"].isna().all()
     assert not table["warning"].any()  # k cannot be known
-    assert "Pareto k of some of 40 rows is unknown, for too few different draws: 40 of 'b', 40 of 'a'" in str(
-        result
-    )
+    assert "Pareto k of some of 40 rows is unknown, for too few different draws: 40 of " in str(result)
     assert str(result).count("Pareto k") == 1

@@ -406,8 +406,10 @@ def test_fit_tells_so_too(name, message):
 
 def test_the_remedies_of_these_messages_work():
     as_dict = lambda program: lambda x, y: of_dict(program)({"x": x, "y": y})  # noqa: E731
+    of_two = pv.VAE(lambda x, y: observed(x), lambda x, y: encoded(x))
+    taken = pv.elbo(pv.VAE(as_dict(observed), as_dict(encoded)), X, X, seed=0)
+    assert torch.equal(taken.elbo, pv.elbo(of_two, X, X, seed=0).elbo)
     expected = pv.elbo(pv.VAE(observed, encoded), X, seed=0).elbo
-    assert torch.equal(pv.elbo(pv.VAE(as_dict(observed), as_dict(encoded)), X, X, seed=0).elbo, expected)
     bound = [functools.partial(with_keyword(program), shift=0.0) for program in (observed, encoded)]
     assert torch.equal(pv.elbo(pv.VAE(*bound), X, seed=0).elbo, expected)
 

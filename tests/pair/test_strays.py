@@ -39,7 +39,7 @@ def train(way):
 SAID = {
     "list": r"use 'Model.layers\[0\].weight', 'Model.layers\[0\].bias', which want gradients",
     "global": "use 'OUTSIDE.weight', 'OUTSIDE.bias', which want gradients",
-    "detached": "the pair runs 'model.layers.0', and no density depends on .* freeze them",
+    "detached": "what depends on 'model.layers.0.weight', 'model.layers.0.bias' is detached.* freeze them",
     "free": "use 'Model.free', which want gradients .* nn.Parameter",
 }
 
