@@ -68,6 +68,11 @@ VERBS = {
     "cluster": lambda vae, *of: pv.cluster(vae, *of, num_clusters=2),
     "impute": lambda vae, *of: pv.impute(vae, *of, num_samples=5, seed=1),
     "to_arviz": lambda vae, *of: pv.to_arviz(vae, *of, num_samples=5, resample_from=50, seed=1),
+    "predictive_check": lambda vae, *of: pv.predictive_check(
+        vae, *of, statistics={"mean": lambda x, *context: x.mean()}, num_draws=19, seed=1
+    ),
+    "resembles": lambda vae, *of: pv.resembles(vae, *of, num_swaps=19, seed=1),
+    "tail_check": lambda vae, *of: pv.tail_check(vae, *of, num_samples=30, seed=1),
     "report": lambda vae, *of: pv.plots.report(vae, *of, num_samples=30, seed=1).diagnosis,
     "fit": lambda vae, *of: pv.fit(vae, of[0] if len(of) == 1 else of, epochs=2, seed=1).drop(
         columns="seconds"

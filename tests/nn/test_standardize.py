@@ -306,12 +306,12 @@ def test_absent_entries_do_not_count_and_stay_absent():
 
 
 def test_derived_guides_see_numbers_far_out_by_their_logarithm():
-    x = torch.randn(200, 2) * torch.tensor([1.0, 1e-3])
+    x = torch.randn(200, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 1e-3])
     features = RowFeatures([x])
     out = features(torch.tensor([[0.0, 0.05], [0.0, -50.0]]))
     assert 20 < out[0, 1] < 30  # fifty standard deviations
     assert -100 < out[1, 1] < -90  # fifty thousand
-    near = torch.linspace(-9, 9, 50)[:, None] * torch.tensor([1.0, 1e-3])
+    near = torch.linspace(-7, 7, 50)[:, None] * torch.tensor([1.0, 1e-3])
     assert torch.equal(features(near), (near - features.centre) * features.scale)
     just = torch.tensor([[9.999], [10.001]], dtype=torch.float64)
     values = RowFeatures([torch.tensor([[-1.0], [1.0]])])(just)
