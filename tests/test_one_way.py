@@ -92,7 +92,7 @@ def same(a, b):
         return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
     if isinstance(a, tuple | list):
         return len(a) == len(b) and all(map(same, a, b))
-    if isinstance(a, pd.DataFrame):
+    if isinstance(a, pd.DataFrame | pd.Series):
         return a.equals(b)
     if isinstance(a, pv.VAE):
         return True
