@@ -213,7 +213,7 @@ def test_refusals():
         pv.ImportanceSampling(1.5)
     with pytest.raises(ValueError, match="num_samples is 3: a mixture .* at least two draws of each"):
         pv.log_marginal(vae, x, num_samples=3, method=SOURCES["mixture"])
-    with pytest.raises(TypeError, match="method is 'prior': expected an object such as"):
+    with pytest.raises(TypeError, match="method is 'prior': expected \"auto\", or an object such as"):
         pv.log_marginal(vae, x, method="prior")
     with pytest.raises(ValueError, match="memory_budget is 10 bytes: the draws of one block of rows"):
         pv.log_marginal(vae, x, memory_budget=10)

@@ -148,7 +148,7 @@ def test_labels_have_probabilities(fitted):
     found = fitted.predict_proba(frame, "city")
     assert list(found.columns) == ["Basel", "Bern", "Chur"]
     assert found.index.equals(frame.index)
-    np.testing.assert_allclose(found.sum(1), 1, atol=1e-6)
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-6)
     assert ((found["Bern"] > found["Basel"]) == (group == 1)).mean() > 0.97
     pd.testing.assert_frame_equal(fitted.predict_proba(frame.drop(columns="city"), "city"), found)
     with pytest.raises(ValueError, match=r"column 'x' is 'real' and has no options"):
