@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RIVALS = PYTHONPATH=$(VENV)/rivals PYROVAE_NUMPYRO=$$(ls $(VENV)/numpyro/bin/python 2>/dev/null)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test robustness test-arviz1 bench bench-tables table-rivals gpu rivals published published-gpu lint types build tutorials docs clean
+.PHONY: demo test robustness test-lowest test-arviz1 bench bench-tables table-rivals gpu rivals published published-gpu lint types build tutorials docs clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -26,6 +26,15 @@ robustness: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.robustness.threads 1000 50
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.robustness.ranks 50
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.training.killing $$(mktemp -d) 500 False
+
+# Old packages warn of newer ones, so that warnings are no errors here; texts that pandas or NumPy print may differ.
+test-lowest: $(VENV)/.installed
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install --quiet "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
+	$(BIN)/python -m tests.lowest_versions > $(VENV)-lowest/requirements.txt
+	$(VENV)-lowest/bin/python -m pip install --quiet -r $(VENV)-lowest/requirements.txt
+	$(VENV)-lowest/bin/python -m pip install --quiet --no-deps -e .
+	OMP_NUM_THREADS=1 $(VENV)-lowest/bin/python -m pytest -n auto --dist loadfile -o filterwarnings=ignore tests/evidence tests/exchange tests/pair tests/robustness tests/tables tests/training tests/test_vae.py
 
 # ArviZ 1.x is for Python 3.12 and newer, but these tests run under 3.11 too; it lies beside the environment.
 test-arviz1: $(VENV)/.installed
