@@ -150,7 +150,9 @@ class AutoGuide(nn.Module):
         self._rows = _row_frame(model_sites)
         dependencies = cast(
             Mapping[str, Mapping[str, object]],
-            get_dependencies(self._of_present(values), batch.arguments)["prior_dependencies"],
+            get_dependencies(self._of_rows(values, absent=batch.absent), batch.arguments)[
+                "prior_dependencies"
+            ],
         )
         parents = {n: [p for p in dependencies.get(n, ()) if p != n] for n in model_sites}
         self.parents = faithful_inverse(parents, list(sites), enumerated)
@@ -276,22 +278,12 @@ class AutoGuide(nn.Module):
         with torch.no_grad(), poutine.block():
             return sites_of(self._of_rows(shared), Batch(arguments))
 
-    def _of_rows(self, shared: Mapping[str, Tensor]) -> Callable[..., object]:
-        """The model with its shared latents at these values."""
+    def _of_rows(self, shared: Mapping[str, Tensor], *, absent: bool = False) -> Callable[..., object]:
+        """The model with its shared latents at these values, of what rows have where some lack entries."""
 
         def run(*arguments: object) -> object:
-            with SharedStatements(tuple(shared), shared):
+            with integrated_out(Batch(arguments, absent)), SharedStatements(tuple(shared), shared):
                 return self._model[0](*arguments)
-
-        return run
-
-    def _of_present(self, shared: Mapping[str, Tensor]) -> Callable[..., object]:
-        """The same of what rows have."""
-        of_rows = self._of_rows(shared)
-
-        def run(*arguments: object) -> object:
-            with integrated_out(Batch.of(arguments)):
-                return of_rows(*arguments)
 
         return run
 
