@@ -36,7 +36,9 @@ class FileError(ValueError):
     """
 
     def __init__(self, path: str | os.PathLike[str], field: str, message: str) -> None:
-        super().__init__(f"{path} {message}")
+        # A file's own words may hold what a terminal obeys.
+        shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in f"{path} {message}")
+        super().__init__(shown)
         self.path, self.field = Path(path), field
 
 

@@ -204,3 +204,8 @@ def test_types_are_told_apart():
     for value in ({}, {"a": []}, {"a": [None]}, {"a": ["x"]}, {"a": [True]}, 3):
         with pytest.raises(MalformedError, match="^s"):
             check_like(value, {"a": [1.0]}, "s")
+
+
+def test_a_files_own_words_are_shown_and_not_obeyed():
+    message = str(FileError("vae.safetensors", "name", "holds 'a\x1b[31m\u202eb'"))
+    assert message == "vae.safetensors holds 'a\\x1b[31m\\u202eb'"
