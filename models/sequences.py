@@ -247,7 +247,8 @@ class MarkovSequence(SequenceDistribution):
         first = self.initial.log_prob(value[..., 0, :])
         if value.shape[-2] == 1:  # distributions do not sum over the events of no steps
             return first.unsqueeze(-1)
-        later = self._next(value[..., :-1, :], slice(1, None)).log_prob(value[..., 1:, :])
+        following = self.transition(value[..., :-1, :], *(values[..., 1:, :] for values in self.inputs))
+        later = following.log_prob(value[..., 1:, :])
         leading = torch.broadcast_shapes(first.shape, later.shape[:-1])
         return torch.cat([first.expand(leading).unsqueeze(-1), later.expand(*leading, -1)], -1)
 
@@ -255,13 +256,12 @@ class MarkovSequence(SequenceDistribution):
         """Values [*shape, T, K], step by step."""
         initial = self.initial.expand(shape)
         states = [initial.rsample() if self.has_rsample else initial.sample()]
+        # Taken apart at once: the gradient of each step taken by itself would be as large as that of all.
+        by_input = [values.unbind(-2) for values in self.inputs]
         for step in range(1, self.event_shape[0]):
-            following = self._next(states[-1], step)
+            following = self.transition(states[-1], *(steps[step] for steps in by_input))
             states.append(following.rsample() if self.has_rsample else following.sample())
         return torch.stack(states, -2)
-
-    def _next(self, state: Tensor, steps: int | slice) -> dist.TorchDistribution:
-        return self.transition(state, *(values[..., steps, :] for values in self.inputs))
 
 
 class CategoricalSequence(SequenceDistribution):
