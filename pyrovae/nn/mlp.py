@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 Outputs: TypeAlias = Tensor | tuple[Tensor, ...]
 
@@ -16,7 +17,8 @@ class MLP(nn.Module):
     """A multi-layer perceptron over the last dimension.
 
     Inputs [..., in_features] with any leading dimensions; several inputs broadcast against each other and
-    are joined. A tuple of `out_features` gives a tuple of outputs, one linear head each.
+    are joined. What the first layer makes of each is computed before they broadcast: a row's image under ten labels
+    costs as much as under one. A tuple of `out_features` gives a tuple of outputs, one linear head each.
 
     With `residual` a hidden layer adds its output to its input, h + activation(linear(h)), wherever the two
     have one size: He et al., "Deep Residual Learning for Image Recognition" (2015),
@@ -66,9 +68,21 @@ class MLP(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Outputs:
         """[..., in_features] -> [..., out_features], or a tuple of such."""
-        joined = join_features("MLP", self.in_features, inputs)
-        outputs: Outputs = self.heads(self.body(joined))
+        outputs: Outputs = self.heads(self._features(inputs))
         return outputs
+
+    def _features(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        first = next(iter(self.body), None)
+        if not isinstance(first, nn.Linear) or len({i.shape[:-1] for i in inputs}) < 2:
+            joined: Tensor = self.body(join_features("MLP", self.in_features, inputs))
+            return joined
+        sizes = checked_sizes("MLP", self.in_features, inputs)
+        weight, *weights = first.weight.split(sizes, -1)
+        features = linear(inputs[0], weight, first.bias)
+        for values, weight in zip(inputs[1:], weights, strict=True):
+            features = features + linear(values, weight)
+        rest: Tensor = self.body[1:](features)
+        return rest
 
 
 class Heads(nn.ModuleList):
@@ -108,7 +122,14 @@ def join(*inputs: Tensor) -> Tensor:
 
 def join_features(network: str, in_features: int, inputs: tuple[Tensor, ...]) -> Tensor:
     """The inputs joined, or a ValueError that names the network and both sizes."""
-    if sum(i.shape[-1] for i in inputs) != in_features:
-        sizes = " + ".join(str(i.shape[-1]) for i in inputs)
-        raise ValueError(f"{network} takes {in_features} features and got {sizes or 'no inputs'}.")
+    checked_sizes(network, in_features, inputs)
     return inputs[0] if len(inputs) == 1 else join(*inputs)
+
+
+def checked_sizes(network: str, in_features: int, inputs: tuple[Tensor, ...]) -> list[int]:
+    """How many features each input has, or a ValueError that names the network and both sizes."""
+    sizes = [i.shape[-1] for i in inputs]
+    if sum(sizes) != in_features:
+        said = " + ".join(map(str, sizes)) or "no inputs"
+        raise ValueError(f"{network} takes {in_features} features and got {said}.")
+    return sizes

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
 
 import pyrovae as pv
 from pyrovae.guides import AmortizedGuide, DiagonalNormal
@@ -35,6 +37,17 @@ def every_parameter_gets_a_gradient(network, *outputs):
 
 
 class TestMLP:
+    def test_inputs_are_read_before_they_broadcast(self) -> None:
+        network = MLP(300 + 4, (2, 3), hidden=[50, 6])
+        x, labels = torch.randn(20, 300), torch.eye(4).unsqueeze(1)  # [20, 300] and [4, 1, 4]
+        joined = torch.cat([x.expand(4, -1, -1), labels.expand(-1, 20, -1)], -1)
+        with FlopCounterMode(display=False) as counter:
+            given = network(x, labels)
+        for ours, theirs in zip(given, network(joined), strict=True):
+            assert_close(ours, theirs)
+        later = 4 * 20 * (50 * 6 + 6 * 5)
+        assert counter.get_total_flops() == 2 * (20 * 300 * 50 + 4 * 4 * 50 + later)
+
     def test_residual_layers_add_their_input(self):
         network = MLP(3, 2, hidden=[5, 5], residual=True)
         first, activation, block = network.body
