@@ -6,6 +6,7 @@ its value, and exp of each stays unbiased for p(x), however the stages are chose
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from torch import Tensor
 from pyrovae.checks import check_count, is_number
 from pyrovae.data import Batch, Rows
 from pyrovae.evidence.annealed_rows import CHAINS, annealed
-from pyrovae.evidence.importance import PROBE_ROWS, ImportanceSampling, draws_of_prior
+from pyrovae.evidence.importance import PROBE_ROWS, ImportanceSampling, Weigh, draws_of_prior
 from pyrovae.evidence.joint import Joint
 from pyrovae.evidence.memory import Limits
 from pyrovae.evidence.proposal import OF_PRIOR, Mixture, Proposals, fitted
@@ -127,7 +128,8 @@ class EscalatingSampling:
             return (
                 f"the latents of a row are {joint.d} numbers, and covariances are found up to {MOST_NUMBERS}"
             )
-        return ByStages(self, joint, num_samples, rounding)
+        alone = functools.partial(ImportanceSampling().weigher, vae, data, num_samples, limits)
+        return ByStages(self, joint, num_samples, rounding, alone)
 
     def first_stage(self, vae: VAE, data: Rows, limits: Limits) -> ImportanceSampling:
         """Weights of the guide, with draws of the prior among them where the guide scores these."""
@@ -137,6 +139,8 @@ class EscalatingSampling:
 def _scores_any_draw(vae: VAE, data: Rows, limits: Limits) -> bool:
     """Whether the guide's density at draws of the prior is known."""
     few = data[slice(0, PROBE_ROWS)]
+    # How much is scored at once is no matter of the guide.
+    limits = replace(limits, batch_size=None, chunk_size=None)
     try:
         weigh = ImportanceSampling(0.5).weigher(vae, few, 4, limits)
         for _ in weigh(few.take(slice(None), vae.device), RowKeys(few, 0).of(slice(None), vae.device)):
@@ -166,6 +170,7 @@ class ByStages:
     joint: Joint
     num_samples: int
     rounding: float
+    guide_alone: Callable[[], Weigh]
 
     def __call__(self, batch: Batch, keys: RowKeys, first: int) -> tuple[Estimates, Stages]:
         """Of rows that begin at place `first` of the data."""
@@ -234,7 +239,14 @@ class ByStages:
 
     def _last(self, batch: Batch, rows: Tensor, draws: DrawsOf) -> _Part:
         """Rows that no other stage can take, with all the draws that they may have."""
-        found = self._weighed(batch[rows], None, self.num_samples, draws(rows, _GUIDE[1]))
+        some, own = batch[rows], draws(rows, _GUIDE[1])
+        if self.joint.score_guide:
+            found = self._weighed(some, None, self.num_samples, own)
+        else:  # which has a density at its own draws
+            tally = Tally(self.num_samples, self.num_samples)
+            for _, log_weights in self.guide_alone()(some, own):
+                tally.add(log_weights)
+            found = estimates([tally], self.rounding)
         return _Part(rows, found, _stages("guide", len(rows), self.num_samples))
 
     def _weighed(

@@ -278,7 +278,8 @@ class LogMarginal(RowWise):
         if self.share_bad[0] <= BAD_ROWS_ALLOWED:
             return "good"
         gap = float((self.log_marginal - self.elbo).mean())
-        return "tails" if self.ess.median() > self.num_samples / 2 and gap < SMALL_GAP else "poor"
+        counts = self.num_samples if self.stages is None else self.stages.num_samples
+        return "tails" if (self.ess / counts).median() > 0.5 and gap < SMALL_GAP else "poor"
 
     @property
     def total(self) -> tuple[float, float]:

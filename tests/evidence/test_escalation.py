@@ -256,3 +256,38 @@ def test_latents_that_cannot_be_moved_have_the_first_stage_alone():
     assert bool(((result.log_marginal - exact).abs() < 4.5 * result.std_error).all())
     assert result.stages is None
     assert "the guide's stage alone: the guide samples 'k', which is discrete" in str(result)
+
+
+def test_what_is_scored_at_once_does_not_decide_the_stages(truths):
+    vae, x, _ = pair("beta_binomial", truths, "exact")
+    given = {"method": "auto", "num_samples": 300, "seed": 0}
+    whole = pv.log_marginal(vae, x[:9], **given)
+    assert set(whole.to_frame()["stage"]) == {"guide"}
+    for limit in ({"batch_size": 4}, {"chunk_size": 2}):
+        found = pv.log_marginal(vae, x[:9], **given, **limit)
+        torch.testing.assert_close(found.log_marginal, whole.log_marginal, rtol=1e-6, atol=1e-6)
+        assert torch.equal(found.stages.stage, whole.stages.stage)
+
+
+def test_padded_rows_of_a_guide_that_scores_its_own_draws_alone():
+    """Latents follow from auxiliary sites, so that the guide's density elsewhere is not known."""
+
+    def model(x, lengths):
+        real = torch.arange(3) < lengths[:, None]
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).mask(real).to_event(1))
+            pyro.sample("x", dist.Normal(z, 0.5).mask(real).to_event(1), obs=x)
+
+    def guide(x, lengths):
+        real = torch.arange(3) < lengths[:, None]
+        with pyro.plate("rows", len(x)):
+            noise = dist.Normal(torch.zeros(3), 1.0).mask(real).to_event(1)
+            a = pyro.sample("a", noise, infer={"is_auxiliary": True})
+            log_density = -math.log(0.7) * real.sum(-1).expand(a.shape[:-1])
+            pyro.sample("z", dist.Delta(0.8 * x + 0.7 * a, log_density=log_density, event_dim=1))
+
+    x, lengths = torch.randn(6, 3), torch.tensor([1, 2, 3] * 2)
+    exact = dist.Normal(0.0, 1.25**0.5).log_prob(x).where(torch.arange(3) < lengths[:, None], 0.0).sum(1)
+    result = pv.log_marginal(pv.VAE(model, guide), x, lengths, method="auto", num_samples=500, seed=0)
+    assert [escalation.STAGES[place] for place in result.stages.stage.tolist()][:2] == ["guide", "guide"]
+    assert bool(((result.log_marginal - exact).abs() < 4.5 * result.std_error + 1e-6).all())
