@@ -111,20 +111,25 @@ class ImportanceSampling:
         from_prior = min(max(2, round(self.prior_share * num_samples)), num_samples - 2)
         return (num_samples - from_prior, from_prior)
 
-    def weigher(self, vae: VAE, data: Rows, num_samples: int, limits: Limits) -> Weigh:
-        """Weights of draws from the mixture."""
-        share, num_rows = self.prior_share, min(ROWS_AT_ONCE, len(data))
-        sizes = self.strata(num_samples)
-        if share < 1:
+    def check(self, vae: VAE, few: Batch, num_samples: int) -> None:
+        """Raise ValueError where draws of the guide, or of the prior beside them, have no known density."""
+        if self.prior_share < 1:
             refuse_without_density(vae)
-        few = data.take(slice(0, PROBE_ROWS), vae.device)
-        if len(sizes) == 2:
+        if len(self.strata(num_samples)) == 2:
             refuse_auxiliary_sites(
                 vae,
                 few,
                 "draws of the prior, which a mixture needs, is unknown. Use ImportanceSampling() or "
                 "ImportanceSampling(prior_share=1).",
             )
+
+    def weigher(self, vae: VAE, data: Rows, num_samples: int, limits: Limits) -> Weigh:
+        """Weights of draws from the mixture."""
+        share, num_rows = self.prior_share, min(ROWS_AT_ONCE, len(data))
+        sizes = self.strata(num_samples)
+        few = data.take(slice(0, PROBE_ROWS), vae.device)
+        self.check(vae, few, num_samples)
+        if len(sizes) == 2:
             share = sizes[1] / num_samples
         model = measured(vae, lambda S: draws_of_prior(vae, few, S), few)
         at_once, taken = [], [0]
@@ -183,7 +188,7 @@ class _FromGuide:
             few = batch[some]
             scores = self.score(samples.stop - samples.start, few, given)
             log_prior[samples, some], log_likelihood[samples, some] = scores
-        return log_likelihood + log_prior - _mixture(log_guide, log_prior, self.share)
+        return log_likelihood + log_prior - log_mixture(log_guide, log_prior, self.share)
 
 
 @dataclass(frozen=True)
@@ -197,7 +202,7 @@ class _FromPrior:
         log_prior, log_likelihood, *log_guide = self.draw(count, batch, keys)
         if not log_guide:
             return log_likelihood
-        return log_likelihood + log_prior - _mixture(log_guide[0], log_prior, self.share)
+        return log_likelihood + log_prior - log_mixture(log_guide[0], log_prior, self.share)
 
 
 def _draw_of_guide(vae: VAE, num_samples: int, batch: Batch, keys: Tensor) -> list[Tensor]:
@@ -210,7 +215,7 @@ def _draw_of_guide(vae: VAE, num_samples: int, batch: Batch, keys: Tensor) -> li
 def _score(vae: VAE, num_samples: int, batch: Batch, latents: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """log p(z) and log p(x|z) of given draws, [S,B] each in float64."""
     sites = run_model(vae, batch, latents, num_samples)
-    return _parts(zero_outside(sites, vae.layout, vae.layout.model_broadcasts))
+    return prior_and_likelihood(zero_outside(sites, vae.layout, vae.layout.model_broadcasts))
 
 
 def _draw_of_prior(
@@ -219,18 +224,26 @@ def _draw_of_prior(
     """log p(z) and log p(x|z) of draws of the prior, and log q(z|x) if wanted."""
     with DrawnByRow(keys):
         latents, sites = draws_of_prior(vae, batch, num_samples)
-    parts = _parts(sites)
+    parts = prior_and_likelihood(sites)
     del sites
-    if not score_guide:
-        return parts
+    return (*parts, log_guide_at_prior(vae, batch, num_samples, latents)) if score_guide else parts
+
+
+def log_guide_at_prior(vae: VAE, batch: Batch, num_samples: int, latents: Mapping[str, Tensor]) -> Tensor:
+    """log q(z|x) of draws of the prior, [S,B] in float64.
+
+    Raises:
+        ValueError: they lie outside of the guide's support.
+
+    """
     try:
-        guide_sites = run_guide(vae, batch, num_samples, latents=latents)
+        sites = run_guide(vae, batch, num_samples, latents=latents)
     except ValueError as error:
         raise ValueError(
             f"the guide cannot score draws of the prior: {error}\n  A mixture with the prior needs a guide "
             "whose support is the prior's."
         ) from error
-    return (*parts, _total(zero_outside(guide_sites, vae.layout, vae.layout.guide_broadcasts)))
+    return _total(zero_outside(sites, vae.layout, vae.layout.guide_broadcasts))
 
 
 def _guide_draws_at_once(vae: VAE, guide: Footprint) -> int:
@@ -269,7 +282,8 @@ def draws_of_prior(vae: VAE, batch: Batch, num_samples: int) -> tuple[dict[str, 
     return {name: drawn[name] for name in vae.layout.latents}, sites
 
 
-def _parts(sites: Mapping[str, Term]) -> tuple[Tensor, Tensor]:
+def prior_and_likelihood(sites: Mapping[str, Term]) -> tuple[Tensor, Tensor]:
+    """log p(z) and log p(x|z) of a model's sites, [S,B] each in float64."""
     log_likelihood = torch.stack([site.log_prob.double() for site in sites.values() if site.observed]).sum(0)
     terms = [site.log_prob.double() for site in sites.values() if not site.observed]
     return stacked_sum(terms, like=log_likelihood), log_likelihood
@@ -281,8 +295,8 @@ def _total(sites: Mapping[str, Term]) -> Tensor:
     return torch.stack(terms).sum(0) if terms else torch.zeros((), dtype=torch.float64)
 
 
-def _mixture(log_guide: Tensor, log_prior: Tensor, share: float) -> Tensor:
-    """log((1 - a) q + a p)."""
+def log_mixture(log_guide: Tensor, log_prior: Tensor, share: float) -> Tensor:
+    """log((1 - a) q + a p), a being the prior's share."""
     if share == 0:
         return log_guide
     return torch.logaddexp(log_guide + math.log1p(-share), log_prior + math.log(share))

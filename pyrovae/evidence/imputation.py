@@ -12,15 +12,15 @@ from torch.nn.functional import one_hot
 from pyrovae.block_sizes import draws_at_once, slices
 from pyrovae.checks import check_count
 from pyrovae.data import Batch, Rows
-from pyrovae.evidence.checked_data import checked_data, refuse_without_density
+from pyrovae.evidence.checked_data import checked_data
 from pyrovae.evidence.discrete_dimensions import discrete_dimensions
-from pyrovae.evidence.importance import PROBE_ROWS
+from pyrovae.evidence.importance import PROBE_ROWS, ImportanceSampling
 from pyrovae.evidence.imputed import Imputation, ImputedSite
 from pyrovae.evidence.marginal import log_marginal
 from pyrovae.evidence.results import LogMarginal
 from pyrovae.evidence.sequential import SequentialMonteCarlo
 from pyrovae.evidence.smoothed_draws import smoothed_draws
-from pyrovae.evidence.weighted_draws import WeightedDraws, spread_places, weighted_draws
+from pyrovae.evidence.weighted_draws import GUIDE, WeightedDraws, spread_places, weighted_draws
 from pyrovae.evidence.weights import WITHOUT_DENSITY, Estimates, Tally, estimates, rounding_of
 from pyrovae.pair.completion import Completion, completions
 from pyrovae.pair.draws import enumerated_draws
@@ -36,7 +36,7 @@ def impute(
     *context: object,
     num_samples: int = 500,
     resample_from: int | None = None,
-    method: SequentialMonteCarlo | None = None,
+    method: ImportanceSampling | SequentialMonteCarlo = GUIDE,
     seed: int | None = None,
 ) -> Imputation:
     """Draw what rows lack from p(x_absent | x_observed), by self-normalized importance resampling.
@@ -60,14 +60,16 @@ def impute(
         context: what the pair takes beside `x`.
         num_samples: S, draws for each row; the result holds S times the data.
         resample_from: M, draws of the guide that are weighed; 4 S if None.
-        method: None weighs draws of the guide. Of chains `pyrovae.SequentialMonteCarlo`, which does not fail with their
-            length: S chains traced back (see there); `weights` are then those of `log_marginal` by it, of
-            `resample_from` particles, or 100 a run.
+        method: where the M draws come from: `ImportanceSampling(prior_share)`, the guide, the prior or a mixture. Of
+            chains `pyrovae.SequentialMonteCarlo`, which does not fail with their length: S chains traced back (see
+            there); `weights` are then those of `log_marginal` by it, of `resample_from` particles, or 100 a run.
+            `EscalatingSampling` and `AnnealedImportanceSampling` keep no draws: in their place refine the guide.
         seed: draws are the same for the same seed; None takes one from torch's random state.
 
     Raises:
-        ValueError, TypeError: data that do not fit the pair; counts below 1; a guide without a density (see
-            `pyrovae.pair.guide_density`); rows all of whose weights are zero or not finite (named).
+        ValueError, TypeError: data that do not fit the pair; counts below 1; another method, or one that does not fit
+            the pair; draws of a guide without a density (see `pyrovae.pair.guide_density`); rows all of whose weights
+            are zero or not finite (named).
 
     Example:
         >>> import pyrovae as pv
@@ -85,22 +87,29 @@ def impute(
     check_count("num_samples", num_samples)
     if resample_from is not None:
         check_count("resample_from", resample_from)
+    if not isinstance(method, ImportanceSampling | SequentialMonteCarlo):
+        raise TypeError(
+            f"method is {method!r}: expected ImportanceSampling(prior_share), or of chains SequentialMonteCarlo(); "
+            "others keep no draws. Where the guide's weights are poor, take the refined one, pv.refine(vae, x).vae."
+        )
     num_weights = resample_from or 4 * num_samples
     data = checked_data(vae, x, *context)
-    if method is not None:
+    if isinstance(method, SequentialMonteCarlo):
         return _of_chains(vae, data, method, num_samples, resample_from, seed)
-    refuse_without_density(vae)
+    sizes = method.strata(num_weights)
+    method.check(vae, data.take(slice(0, PROBE_ROWS), vae.device), num_weights)
     with vae.evaluating(), fixed_seed(0, vae.device):
         rounding = rounding_of(row_terms(vae, data.take(slice(0, PROBE_ROWS), vae.device), 1))
     seeds, blocks, figures = seeds_from(seed), [], []
     for first, batch in data.in_blocks(vae.device):
         with vae.evaluating(), fixed_seed(next(seeds), vae.device):
-            drawn = weighted_draws(vae, batch, num_weights)
+            drawn = weighted_draws(vae, batch, num_weights, method)
             weights = drawn.weights(first, WITHOUT_DENSITY)
             blocks.append(_imputed(vae, batch, drawn, weights, num_samples))
-        tally = Tally(num_weights, num_weights)
-        tally.add(drawn.log_weights)
-        figures.append(estimates([tally], rounding))
+        tallies = [Tally(size, num_weights) for size in sizes]
+        for tally, log_weights in zip(tallies, drawn.log_weights.split(sizes), strict=True):
+            tally.add(log_weights)
+        figures.append(estimates(tallies, rounding))
     evidence = LogMarginal(
         **vars(Estimates.joined(figures)), num_samples=num_weights, dimensions=discrete_dimensions(vae, data)
     )
@@ -118,9 +127,9 @@ def _of_chains(
     """By equally weighted chains traced back through a particle filter."""
     seeds, blocks = seeds_from(seed), []
     of_evidence = next(seeds)
-    for _, batch in data.in_blocks(vae.device):
+    for first, batch in data.in_blocks(vae.device):
         with vae.evaluating(), fixed_seed(next(seeds), vae.device):
-            drawn = smoothed_draws(vae, batch, method, num_samples)
+            drawn = smoothed_draws(vae, batch, method, num_samples, first)
             blocks.append(_imputed(vae, batch, drawn, drawn.log_weights.softmax(0), num_samples))
     num_particles = num_particles or 100 * method.num_runs
     evidence = log_marginal(vae, data, num_samples=num_particles, method=method, seed=of_evidence)

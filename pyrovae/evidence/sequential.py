@@ -135,7 +135,9 @@ class SequentialMonteCarlo:
         space = state_space(vae, batch, with_guide=self.transition_share < 1)
         return particle_filter(space, num_particles, num_runs, self.proposal, keep=keep)
 
-    def posterior_draws(self, pair: Pair, batch: Batch, num_samples: int) -> dict[str, Tensor]:
+    def posterior_draws(
+        self, pair: Pair, batch: Batch, num_samples: int, first_row: int = 0
+    ) -> dict[str, Tensor]:
         """Draws of whole chains given all observations, by site, [S,B,T,K]; 0 in padding."""
         n = max(num_samples, FEWEST_SMOOTHED)
         T = state_space(pair, batch[:1], with_guide=False).num_steps
@@ -146,7 +148,7 @@ class SequentialMonteCarlo:
         for some in slices(len(batch), rows_at_once):
             space = state_space(pair, batch[some], with_guide=self.transition_share < 1)
             filtered = particle_filter(space, n, 1, self.proposal, keep=True)
-            refuse_rows(~filtered.log_evidence[0].isfinite(), some.start, WITHOUT_DENSITY)
+            refuse_rows(~filtered.log_evidence[0].isfinite(), first_row + some.start, WITHOUT_DENSITY)
             draws = torch.stack(list(backward_draws(space, filtered, num_samples))[::-1], 2)
             real = space.real_steps
             parts.append(draws if real is None else draws.where(real[..., None], 0.0))

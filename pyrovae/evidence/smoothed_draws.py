@@ -12,9 +12,14 @@ from pyrovae.pair.running import run_model
 from pyrovae.vae import VAE
 
 
-def smoothed_draws(vae: VAE, batch: Batch, method: SequentialMonteCarlo, num_samples: int) -> WeightedDraws:
-    """Chains traced back through a particle filter, with weights of 1; so few filters have no Pareto k (NaN)."""
-    chains, layout = method.posterior_draws(vae, batch, num_samples), vae.layout
+def smoothed_draws(
+    vae: VAE, batch: Batch, method: SequentialMonteCarlo, num_samples: int, first_row: int
+) -> WeightedDraws:
+    """Chains traced back through a particle filter, with weights of 1; so few filters have no Pareto k (NaN).
+
+    `first_row` is the place of the first of these rows in the data, for what is said of them.
+    """
+    chains, layout = method.posterior_draws(vae, batch, num_samples, first_row), vae.layout
     latents = {name: pyro_layout(z, layout.latents[name], layout.sample_dim) for name, z in chains.items()}
     sites = run_model(vae, batch, latents, num_samples)
     observed = {name: site.log_prob for name, site in sites.items() if site.observed}

@@ -151,7 +151,7 @@ def _groups_of_rows(
     for first, batch in data.in_blocks(vae.device):
         with vae.evaluating(), fixed_seed(next(seeds), vae.device):
             if method is not None:
-                drawn = smoothed_draws(vae, batch, method, num_samples)
+                drawn = smoothed_draws(vae, batch, method, num_samples, first)
             else:
                 drawn = weighted_draws(vae, batch, resample_from or num_samples)
             if resample_from is not None:

@@ -13,7 +13,7 @@ import pyrovae as pv
 from pyrovae.evidence.weighted_draws import spread_places
 from pyrovae.pair.completion import _conditional_normal, _given_present
 from tests.oracles import LinearGaussian
-from tests.pair.test_absence import ExactGivenPresent, holes
+from tests.pair.test_absence import ExactGivenPresent, holes, marginals
 
 NAN = math.nan
 
@@ -83,6 +83,32 @@ def test_more_proposals_mend_a_narrow_guide(linear):
         return float(((found.mean - mean) / spread)[x.isnan()].square().mean().sqrt())
 
     assert error(resample_from=5000) < 0.5 * error(resample_from=100)
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_draws_of_the_prior_mend_a_narrow_guide(linear, share):
+    """Of a mixture, or of the prior alone: exact means of what is absent, and log p of what is present."""
+    model, _, x = linear
+    x = x[:50]
+    vae, method = pv.VAE(model, Halved(model)), pv.ImportanceSampling(prior_share=share)
+    result = pv.impute(vae, x, num_samples=200, resample_from=4000, method=method, seed=0)
+    mean, spread = conditionals(model.evidence(), x)
+    absent = x.isnan()
+    error = 5 * spread / result.ess[:, None].sqrt()
+    assert bool(((result.mean - mean).abs() < error)[absent].all())
+    assert abs(float((result.draws.std(0) / spread)[absent].log().mean())) < 0.1
+    off = (result.weights.log_marginal - marginals(model, x)) / result.weights.std_error
+    assert 0.7 < float(off.square().mean().sqrt()) < 1.4
+    alone = pv.impute(vae, x, num_samples=200, resample_from=4000, seed=0)
+    assert float(result.khat.median()) < 0.5 < float(alone.khat.median())
+
+
+def test_methods_that_keep_no_draws_cannot_impute(linear):
+    model, _, x = linear
+    vae = pv.VAE(model, Halved(model))
+    for method in ("auto", pv.EscalatingSampling(), pv.AnnealedImportanceSampling(), None):
+        with pytest.raises(TypeError, match=r"expected ImportanceSampling\(prior_share\).*pv.refine"):
+            pv.impute(vae, x, method=method)
 
 
 def test_equal_weights_take_each_draw_once():

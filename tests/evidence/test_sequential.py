@@ -259,6 +259,13 @@ def test_holes_are_imputed_by_chains_traced_back():
     assert isinstance(found.weights, pv.SequentialLogMarginal)
 
 
+def test_a_row_without_density_is_named_by_its_place_in_the_data():
+    x = torch.randn(260, 3, D)
+    x[257, 1] = 1e30
+    with pytest.raises(ValueError, match="weights of row 257 are all zero or not finite"):
+        pv.impute(chain_vae(1.2), x, num_samples=2, method=pv.SequentialMonteCarlo(), seed=0)
+
+
 def test_arviz_gets_states_over_time():
     _, x = holed()
     vae, method = chain_vae(1.2), pv.SequentialMonteCarlo()
