@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyrovae.block_sizes import draws_at_once, slices
+from pyrovae.block_sizes import NUMBERS_AT_ONCE, draws_at_once, slices
 from pyrovae.data import Batch
+from pyrovae.pair.layout import slice_latents
 from pyrovae.pair.running import run_guide, run_model
 from pyrovae.pair.sites import ScoredSite
 from pyrovae.pair.terms import RowTerms
@@ -84,8 +85,7 @@ def information(vae: VAE, batch: Batch) -> Information:
     if why := _of_other_spaces(vae, batch, latents):
         return Information(N, note=why)
     log_q = _log_guide_everywhere(vae, batch, latents)
-    terms = RowTerms(run_model(vae, batch, latents, D), guide_sites, latents, vae.layout, broadcasts=False)
-    log_ratio = (log_q.diagonal(dim1=1, dim2=2) - terms.log_prior.double().cpu()).mean(0)  # sampled rates
+    log_ratio = (log_q.diagonal(dim1=1, dim2=2) - _log_prior(vae, batch, latents)).mean(0)  # sampled rates
     lower, upper = _bounds(log_q)
     note, depends = "", _prior_depends_on_row(vae, batch, latents)
     if depends:
@@ -154,6 +154,18 @@ def _draws_of(value: Tensor, some: slice, num_rows: int, event_dim: int) -> Tens
     return draws.expand(size)
 
 
+def _log_prior(vae: VAE, batch: Batch, latents: Mapping[str, Tensor]) -> Tensor:
+    """log p(z) of S draws of every row, [S,N], some rows at a time: the model scores x too, which may be wide."""
+    S = len(next(iter(latents.values())))
+    numbers = S * sum(site.numel for site in vae.layout.observed.values())
+    parts = []
+    for some in slices(len(batch), max(1, NUMBERS_AT_ONCE // max(1, numbers))):
+        given = slice_latents(latents, vae.layout, slice(None), some)
+        terms = RowTerms(run_model(vae, batch[some], given, S), {}, given, vae.layout, broadcasts=False)
+        parts.append(terms.log_prior.double().cpu())
+    return torch.cat(parts, 1)
+
+
 def _prior_depends_on_row(vae: VAE, batch: Batch, latents: Mapping[str, Tensor]) -> bool:
     """Whether log p of the same latents differs from row to row."""
     N = len(batch)
@@ -163,9 +175,7 @@ def _prior_depends_on_row(vae: VAE, batch: Batch, latents: Mapping[str, Tensor])
         name: _draws_of(value, some, N, len(vae.layout.latents[name].event_shape))
         for name, value in latents.items()
     }
-    count = len(range(total)[some])
-    terms = RowTerms(run_model(vae, batch, given, count), {}, given, vae.layout, broadcasts=False)
-    log_prior = terms.log_prior.double()
+    log_prior = _log_prior(vae, batch, given)
     return not torch.allclose(log_prior, log_prior[:, :1].expand_as(log_prior), rtol=1e-4, atol=1e-4)
 
 

@@ -15,8 +15,9 @@ from pyrovae.criticism.activity import Activity
 from pyrovae.criticism.guide_verdict import guide_in_words
 from pyrovae.criticism.information import _bounds, information
 from pyrovae.data import Batch
+from pyrovae.evidence.memory import PeakMemory
 from pyrovae.evidence.psis import chance_of_bad_k, good_k, pareto_k
-from pyrovae.evidence.results import LogMarginal
+from pyrovae.evidence.results import LogMarginal, Stages
 from pyrovae.pair.running import row_terms
 from pyrovae.plots.panels.importance_weights import of_weights
 from pyrovae.random_state import fixed_seed, seeds_from
@@ -302,6 +303,19 @@ def test_information_and_the_aggregate_kl_in_closed_form(factor, shift, scale):
     assert float((column("lower") + column("aggregate_upper")).mean()) == pytest.approx(rate, abs=0.05)
 
 
+def test_information_of_wide_rows_takes_little_memory():
+    """Draws of the latents are scored under the model for their prior alone, some rows at a time."""
+    D, N = 20_000, 400
+    model = pv.models.LatentVariableModel(pv.models.StandardNormal(2), pv.models.Bernoulli(nn.Linear(2, D)))
+    vae = pv.VAE(model, pv.guides.AmortizedGuide(pv.guides.DiagonalNormal(nn.Linear(D, 2), scale=1.0)))
+    x = torch.bernoulli(torch.full((N, D), 0.1))
+    vae.rows(x)
+    with vae.evaluating(), fixed_seed(0, vae.device), PeakMemory() as memory:
+        found = information(vae, Batch((x,)))
+    assert memory.peak < 3 * x.numel() * x.itemsize
+    assert found.upper >= found.lower
+
+
 def test_the_lower_bound_cannot_exceed_log_n_and_says_so():
     model = LinearGaussian(scale=0.01)
     vae = pv.VAE(model, WideGuide(model, 1.0, 0.0))
@@ -583,6 +597,15 @@ def test_the_verdict_on_weights(khat, ess, gap, verdict):
         -ones, ones, 1000 * ess * ones, torch.tensor(khat), -ones - gap, ones, -ones, 1000, "no"
     )
     assert found.verdict == verdict
+
+
+def test_the_verdict_on_escalated_rows_is_by_their_own_numbers_of_draws():
+    """Rows that stopped at 250 of 1000 draws, with weights that hardly vary."""
+    ones = torch.ones(3, dtype=torch.float64)
+    khat = torch.tensor([0.1, 0.2, 0.9])
+    stages = Stages(torch.zeros(3, dtype=torch.int64), torch.full((3,), 250), math.nan * ones)
+    found = LogMarginal(-ones, ones, 240 * ones, khat, -ones - 0.05, ones, -ones, 1000, "no", stages=stages)
+    assert found.verdict == "tails"
 
 
 @pytest.mark.parametrize(
