@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -13,6 +14,7 @@ from pyrovae.evidence.importance import PROBE_ROWS, Method
 from pyrovae.evidence.made_absent import only_given
 from pyrovae.evidence.memory import Limits
 from pyrovae.evidence.results import LogMarginal
+from pyrovae.evidence.sequential import SequentialWeigh
 from pyrovae.evidence.weights import (
     WITHOUT_DENSITY,
     Estimates,
@@ -47,6 +49,8 @@ def log_conditional(
     """
     part = only_given(vae, data, given)
     weigh = method.weigher(vae, part, num_samples, limits)
+    # Runs of particles keep what they say of steps.
+    weigh_whole = replace(weigh, step_ess=[]) if isinstance(weigh, SequentialWeigh) else weigh
     with vae.evaluating(), fixed_seed(0, vae.device):
         rounding = rounding_of(row_terms(vae, part.take(slice(0, PROBE_ROWS), vae.device), 1))
     keys = RowKeys(data, seed)
@@ -60,7 +64,7 @@ def log_conditional(
         pairs = [PairedTally(size, num_samples) for size in method.strata(num_samples)]
         draws, same_draws = (keys.of(rows, vae.device) for _ in range(2))
         for (stratum, of_whole), (_, of_part) in zip(
-            weigh(whole, draws), weigh(batch, same_draws), strict=True
+            weigh_whole(whole, draws), weigh(batch, same_draws), strict=True
         ):
             pairs[stratum].add(of_whole, of_part)
             bar.update(of_whole.numel())
@@ -77,4 +81,6 @@ def log_conditional(
         )
         for found, rows in ((wholes, data), (parts, part))
     )
+    if isinstance(weigh, SequentialWeigh) and isinstance(weigh_whole, SequentialWeigh):
+        joint, marginal = weigh_whole.explained(joint), weigh.explained(marginal)
     return LogConditional.of(joint, marginal, torch.cat(correlations), rounding)

@@ -16,9 +16,9 @@ class LogConditional(RowWise):
     """What `log_marginal(..., given=...)` gives, per row: log p(the other sites | given) = log p(all) - log p(given).
 
     `log_marginal` is the difference, `std_error` its Monte Carlo error: that of a paired difference, for both terms
-    share their noise. `joint` and `given` are the terms, with their own errors, effective sample sizes and Pareto k;
-    `ess` and `khat` are the worse of theirs. `variance` is the squared error without what `std_error` is widened by for
-    few samples.
+    share their noise (runs of `SequentialMonteCarlo` until they are resampled). `joint` and `given` are the terms, with
+    their own errors, effective sample sizes and Pareto k; `ess` and `khat` are the worse of theirs. `variance` is the
+    squared error without what `std_error` is widened by for few samples.
     """
 
     log_marginal: Tensor

@@ -147,7 +147,9 @@ def log_marginal(
             figures by rounding alone.
         seed: draws are the same for the same seed; None takes one from torch's random state. What a row draws comes
             from the seed and from what the row holds: its figures do not depend on the rows beside it, nor on their
-            order, but for rounding. Rows that hold the same are numbered, and draw independently.
+            order, but for rounding. Rows that hold the same are numbered, and draw independently. A sequence holds
+            what stands in its padding too, which the program alone knows from steps: padded otherwise, or to another
+            length, it has other draws. Particles of `SequentialMonteCarlo` come for blocks of rows together.
         progress: show a progress bar.
 
     Raises:

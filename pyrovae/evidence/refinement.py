@@ -9,6 +9,7 @@ like any other, for those rows (`pyrovae.evidence.known_rows`).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -274,4 +275,5 @@ def _joint_of_one_site(vae: VAE, data: Rows) -> Joint | None:
     (first, *others) = vae.layout.latents.values()
     if others or first.inner_dims or first.numel > MOST_NUMBERS:
         return None
-    return Joint.of(vae, data, 2 * max(first.numel, FEWEST_PAIRS), Limits(2**31), score_guide=False)
+    # Nobody has set a budget: pieces are as small as speed wants them, and none is refused.
+    return Joint.of(vae, data, 2 * max(first.numel, FEWEST_PAIRS), Limits(sys.maxsize), score_guide=False)

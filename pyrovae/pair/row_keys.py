@@ -2,7 +2,8 @@
 
 A key is made of what a row holds (x and every tensor of context, bit for bit), of how many rows that hold the same came
 before it, and of a seed. So equal rows draw independently of each other, and rows that differ have the same draws at
-any place. `pyrovae.pair.row_noise` makes noise of keys.
+any place. `pyrovae.pair.row_noise` makes noise of keys. What lies beyond a sequence's length counts as what a row
+holds, for nothing but a program's run tells padding from steps, and noise has a place for each number of it.
 """
 
 from __future__ import annotations

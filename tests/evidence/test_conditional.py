@@ -1,5 +1,6 @@
 """log p(some sites | others): against exact conditionals, with errors that cover, by all methods."""
 
+import functools
 import math
 
 import pyro
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 import pyrovae as pv
+from pyrovae.models.sequences import MarkovSequence, PaddedSequence
 from tests.evidence.test_imputation import MEANS, SHARES, guide_of_both, guide_of_z, semi_supervised
 from tests.pair.test_absence import holes
 
@@ -116,6 +118,52 @@ def test_errors_cover_and_are_those_of_the_difference(method):
     whole = pv.log_marginal(vae, rna, protein, num_samples=300, method=method, seed=0)
     torch.testing.assert_close(result.joint.log_marginal, whole.log_marginal)
     torch.testing.assert_close(result.log_marginal, result.joint.log_marginal - result.given.log_marginal)
+
+
+def test_chains_given_chains():
+    """Two sequences of one chain: the difference and its error by runs of particles, with what their steps say."""
+    T, N = 6, 120
+
+    def chain(of, scale):
+        initial = dist.Normal(torch.zeros(1).double(), 1.0).to_event(1)
+        return MarkovSequence(initial, lambda z: dist.Normal(0.9 * z, scale).to_event(1), of.shape[1])
+
+    def model(x, y):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", chain(x, 0.5))
+            for name, sign, scale, value in (("x", 1.0, 0.5, x), ("y", -1.0, 0.8, y)):
+                step = functools.partial(lambda z, a, s: dist.Normal(a * z, s).to_event(1), a=sign, s=scale)
+                pyro.sample(name, PaddedSequence.emitted(step, z), obs=value)
+
+    def guide(x, y):
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", chain(x, 0.6))
+
+    lag = torch.arange(T)
+    variances = torch.ones(T).double()
+    for t in range(1, T):
+        variances[t] = 0.81 * variances[t - 1] + 0.25
+    C = variances[torch.minimum(lag[:, None], lag)] * 0.9 ** (lag[:, None] - lag).abs()
+    eye = torch.eye(T).double()
+    whole = torch.cat([torch.cat([C + 0.25 * eye, -C], 1), torch.cat([-C, C + 0.64 * eye], 1)])
+    joint, of_x = (
+        torch.distributions.MultivariateNormal(torch.zeros(len(c)).double(), c)
+        for c in (whole, whole[:T, :T])
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        rows_of_both = joint.sample((N,))
+    x, y = rows_of_both[:, :T, None], rows_of_both[:, T:, None]
+    result = pv.log_marginal(
+        pv.VAE(model, guide), x, y, given=["x"], num_samples=300, method=pv.SequentialMonteCarlo(), seed=0
+    )
+    off = (result.log_marginal - joint.log_prob(rows_of_both) + of_x.log_prob(rows_of_both[:, :T])).abs()
+    assert float((off < 1.96 * result.std_error).double().mean()) > 0.88
+    assert result.verdict == "good"
+    for term in (result.joint, result.given):
+        assert isinstance(term, pv.SequentialLogMarginal)
+        assert term.step_ess.shape == (N, T)
+    assert "5 runs, each within 1 nat" in str(result)
 
 
 def test_annealing_finds_them_too():

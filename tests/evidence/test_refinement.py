@@ -14,6 +14,7 @@ from torch.distributions import kl_divergence
 import pyrovae as pv
 from pyrovae.data import Batch
 from pyrovae.evidence.known_rows import KnownRows
+from pyrovae.evidence.memory import Footprint
 from pyrovae.evidence.moved_guide import RowAffine
 from pyrovae.pair.running import run_guide
 from pyrovae.random_state import fixed_seed
@@ -230,6 +231,14 @@ def poor():
         x = vae.generate(290)
         x = torch.cat([x, x[:30]])
     return vae, x, pv.refine(vae, x, full_covariance=True, num_steps=400, num_samples=100, seed=0)
+
+
+def test_rows_of_many_bytes_are_refined_piece_by_piece(linear, monkeypatch):
+    """As if each took a gigabyte: no budget was set that could be raised."""
+    monkeypatch.setattr(Footprint, "of", staticmethod(lambda run, num_rows: Footprint(10**9, 10**7)))
+    refined = pv.refine(pv.VAE(linear, WideGuide(linear)), linear.data(3), num_samples=10, seed=0)
+    assert refined.converged
+    assert bool((refined.gain > 0).all())
 
 
 def test_it_goes_through_everything(poor, tmp_path):
