@@ -7,6 +7,7 @@ matrices are left out, until rows are taken.
 
 from __future__ import annotations
 
+import functools
 import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -208,13 +209,18 @@ class Rows:
         every = torch.arange(len(self))
         if not self.absent:
             return every[:count]
-        lacking = torch.zeros(len(self), dtype=torch.bool)
-        for values in self.arguments:
-            if isinstance(values, ARRAYS):
-                lacking |= _rows_where(values, lambda block: block.isnan().any(1)).cpu()
-        few = every[lacking][: max(1, count // 2)]
+        few = every[self._lacking][: max(1, count // 2)]
         others = every[~torch.isin(every, few)][: count - len(few)]
         return torch.cat([few, others]).sort().values
+
+    @functools.cached_property
+    def _lacking(self) -> Tensor:
+        """Which rows lack an entry, [N]; read once, for data may be large."""
+        found = torch.zeros(len(self), dtype=torch.bool)
+        for values in self.arguments:
+            if isinstance(values, ARRAYS):
+                found |= _rows_where(values, lambda block: block.isnan().any(1)).cpu()
+        return found
 
     def __getitem__(self, index: slice | Tensor) -> Rows:
         """Some of the rows, as checked as these are; what is on disk is read."""

@@ -46,16 +46,17 @@ def drawn_one_by_one(
     """Exact posterior draws of the enumerated latents given the others, each given those before it.
 
     Raises:
-        NotImplementedError: one in an inner plate, or whose values cannot be gone through.
+        ValueError: one in an inner plate, or whose values cannot be gone through (says what to do).
 
     """
     sites, drawn = sites_of(pair.model, batch), dict(latents)
     for name, layout in pair.layout.enumerated.items():
         values = None if layout.inner_sizes else _values_of(sites[name])
         if values is None:
-            raise NotImplementedError(
-                f"the enumerated latent '{name}' ({layout.family}) cannot be drawn: its values cannot be gone through "
-                "one by one. Draw it from a Categorical, and make of the label what follows."
+            where = "stands in an inner plate" if layout.inner_sizes else "has no list of values"
+            raise ValueError(
+                f"the enumerated latent '{name}' ({layout.family}) {where}, and so cannot be drawn given the others. "
+                "Draw it from a Categorical by row, and make of the label what follows."
             )
         probabilities = _probabilities(pair, batch, drawn, name, values, num_samples)
         drawn[name] = values[torch.distributions.Categorical(probs=probabilities).sample()]

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import pyrovae as pv
-from pyrovae.data import Batch, Rows
+from pyrovae.data import Batch, Rows, _rows_where
 from pyrovae.models.sequences import MarkovSequence
 from pyrovae.pair.absence import present_part
 from pyrovae.pair.observed import observations_of
@@ -27,6 +27,17 @@ def holes(x, share=0.3, seed=0):
     flat = absent.view(len(x), -1)
     flat[:, 0] &= ~flat.all(1)
     return x.masked_fill(absent, NAN)
+
+
+def test_rows_with_holes_are_looked_for_once(monkeypatch):
+    """A pair's inspection asks twice which rows lack an entry, and data may be larger than memory."""
+    read = []
+    monkeypatch.setattr("pyrovae.data._rows_where", lambda *given: read.append(given) or _rows_where(*given))
+    rows = Rows(holes(torch.randn(50, 6)))
+    before = len(read)
+    assert len(rows.places_to_try(7)) == 7
+    assert torch.equal(rows.places_to_try(1000), torch.arange(50))
+    assert len(read) == before + 1
 
 
 def marginals(model, x):

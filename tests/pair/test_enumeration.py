@@ -153,3 +153,15 @@ def test_modules_inside_handlers_are_trained_and_saved(program, tmp_path):
     vae.save(tmp_path / "vae")
     pv.VAE(program(again), no_guide).load(tmp_path / "vae")
     assert torch.equal(module.means, again.means)
+
+
+def test_vectors_of_labels_in_an_inner_plate_cannot_be_drawn_and_say_what_to_do():
+    @pyro.infer.config_enumerate
+    def model(x):
+        with pyro.plate("rows", len(x)), pyro.plate("parts", 2, dim=-2):
+            k = pyro.sample("k", dist.OneHotCategorical(torch.tensor([0.3, 0.7])))
+            pyro.sample("x", dist.Normal(k @ torch.tensor([-1.0, 1.0]), 1.0), obs=x.T)
+
+    vae = pv.VAE(model, lambda x: None, example=torch.zeros(5, 2))
+    with pytest.raises(ValueError, match=r"'k' \(OneHotCategorical\) stands in an inner plate.*Categorical"):
+        vae.sample_posterior(torch.zeros(5, 2))
