@@ -21,7 +21,8 @@ import pandas as pd
 import torch
 
 from benchmarks import report
-from benchmarks.rivals import RATE, RIVALS, AbsentError, Epoch, Rival
+from benchmarks.rivals import RIVALS
+from benchmarks.rivals.epochs import RATE, AbsentError, Epoch, Rival
 from benchmarks.training_tasks import TASKS, Task, check_same
 
 ROUNDS, WARM_UP = 11, 2
@@ -208,7 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 NOTE = (
     "`compiled`, `traced` and `plain` are `pyrovae.fit` with `compile=True`, its traced operations as they are (on a "
-    "GPU in a CUDA graph) and with `compile=False`; all else is in `benchmarks/rivals.py` and `by_hand.py`. By hand "
+    "GPU in a CUDA graph) and with `compile=False`; all else is in `benchmarks/rivals/` and `by_hand.py`. By hand "
     "the rate's closed forms are used where there are any; Pyro's objective samples it. `pyro.infer.SVI` and `plain` "
     "check arguments and supports, as Pyro does unless told not to."
 )
