@@ -54,7 +54,7 @@ class ProposalPath:
         log_volume = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         with torch.enable_grad():
             place = there.clone().requires_grad_()
-            log_start = self.proposals.log_density(place)
+            log_start = self.proposals.log_density(place, [1] * len(self.proposals.loc))
             (start_gradient,) = torch.autograd.grad(log_start.sum(), place)
         log_start = log_start.detach()
         log_end, end_gradient = self.joint.with_gradient(batch, there)

@@ -11,7 +11,7 @@ guide and, where latents are few, at draws of the prior as well, for modes that 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -71,17 +71,17 @@ class Proposals:
         squares = -2 * (1 - uniform).log().sum(-1, keepdim=True)
         return self.loc[component] + _times(self.scale_tril[component], normal) * (nu / squares).sqrt()
 
-    def log_density(self, u: Tensor) -> Tensor:
-        """Of the components in equal shares, at u [S,B,d]: [S,B]."""
+    def log_density(self, u: Tensor, numbers: Sequence[int]) -> Tensor:
+        """Of the components, in shares that are as these numbers of draws, at u [S,B,d]: [S,B]."""
         d, nu = self.loc.shape[-1], self.degrees
         constant = math.lgamma((nu + d) / 2) - math.lgamma(nu / 2) - d / 2 * math.log(nu * math.pi)
         terms = []
-        for loc, tril in zip(self.loc, self.scale_tril, strict=True):
+        for loc, tril, number in zip(self.loc, self.scale_tril, numbers, strict=True):
             centred = (u - loc).permute(1, 2, 0)
             distance = torch.linalg.solve_triangular(tril, centred, upper=False).square().sum(1).T
             log_det = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-            terms.append(constant - log_det - (nu + d) / 2 * (distance / nu).log1p())
-        return torch.stack(terms).logsumexp(0) - math.log(len(terms))
+            terms.append(math.log(number) + constant - log_det - (nu + d) / 2 * (distance / nu).log1p())
+        return torch.stack(terms).logsumexp(0) - math.log(sum(numbers))
 
 
 def _times(matrix: Tensor, vectors: Tensor) -> Tensor:
@@ -188,7 +188,7 @@ class Mixture:
         terms, parts = [], list(sizes)
         if self.proposals is not None:
             J = len(self.proposals.loc)
-            terms, parts = [self.proposals.log_density(u)], [sum(sizes[:J]), *sizes[J:]]
+            terms, parts = [self.proposals.log_density(u, sizes[:J])], [sum(sizes[:J]), *sizes[J:]]
         if found.log_guide is not None:
             terms.append(found.log_guide)
         terms.append(found.log_prior)

@@ -1,6 +1,7 @@
 """Evidence by stages, each row as far as it needs: against exact truth, under good guides and bad ones."""
 
 import math
+from types import SimpleNamespace
 
 import pyro
 import pyro.distributions as dist
@@ -9,6 +10,7 @@ import torch
 
 import pyrovae as pv
 from pyrovae.evidence import escalation
+from pyrovae.evidence.proposal import Mixture, Proposals
 from tests.oracles import LinearGaussian, WideGuide
 
 N = 400  # a 95% interval covers 380, give or take 4.4
@@ -179,6 +181,21 @@ def test_figures_are_not_chosen_by_their_value(truths):
     assert len(set(found.to_frame()["stage"])) > 1
     ratio = (found.log_marginal - exact[0]).exp()
     assert abs(float(ratio.mean()) - 1) < 4 * float(ratio.std()) / math.sqrt(600)
+
+
+def test_weights_are_of_the_mixture_that_is_drawn():
+    """Draws that do not come out even among four components: its share of them is what each counts, exactly."""
+    J = 4
+    loc = 1e3 * torch.arange(J).double()[:, None, None]
+    proposals = Proposals(loc, torch.ones(J, 1, 1, 1).double(), torch.ones(1, dtype=torch.bool))
+    mixture = Mixture(SimpleNamespace(score_guide=False), proposals)
+    for S in (14, 15, 203):
+        *sizes, of_prior = mixture.sizes(S)
+        assert len(set(sizes)) == 2
+        assert sum(sizes) + of_prior == S
+        own = dist.StudentT(proposals.degrees).log_prob(torch.zeros((), dtype=torch.float64))
+        found = proposals.log_density(loc, sizes)[:, 0]
+        torch.testing.assert_close(found.exp(), own.exp() * torch.tensor(sizes) / sum(sizes))
 
 
 METHODS = {
