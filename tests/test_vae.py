@@ -701,3 +701,30 @@ def test_data_come_as_the_tuple_that_fit_takes_too():
     assert torch.equal(pv.elbo(vae, (x, *context(40)), seed=0).elbo, expected.elbo)
     with pytest.raises(ValueError, match="each row of x needs its own context"):
         pv.elbo(vae, (x, context(3)[0], 2.0))
+
+
+def test_means_of_several_latents_keep_their_dtype():
+    """Averages over draws of float64 are float64, which the decoder takes."""
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.decoder = nn.Linear(2, 4).double()
+
+        def forward(self, x):
+            with pyro.plate("rows", len(x)):
+                a, b = (
+                    pyro.sample(name, dist.Normal(x.new_zeros(1), 1.0).to_event(1)) for name in ("a", "b")
+                )
+                pyro.sample("x", dist.Normal(self.decoder(torch.cat([a, b], -1)), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("rows", len(x)):
+            a = pyro.sample("a", dist.Normal(x[:, :1], 1.0).to_event(1))
+            pyro.sample("b", dist.Normal(x[:, 1:2] + a, 1.0).to_event(1))
+
+    vae, x = pv.VAE(Model(), guide), torch.randn(5, 4, dtype=torch.float64)
+    means = vae.encode(x)
+    assert {mean.dtype for mean in means.values()} == {torch.float64}
+    torch.testing.assert_close(vae.decode(means), vae.model.decoder(torch.cat([means["a"], means["b"]], -1)))
+    assert vae.reconstruct(x).dtype == torch.float64

@@ -47,7 +47,8 @@ def guide_means(
             )
         mean = _site_mean(sites[name], num_samples, pair.layout, pair.layout.guide_broadcasts)
         draws = sites[name].value if mean is None else mean
-        means[name] = draws.to(torch.get_default_dtype()).mean(0, keepdim=True)
+        numbers = draws if draws.is_floating_point() else draws.to(torch.get_default_dtype())
+        means[name] = numbers.mean(0, keepdim=True)
     return means
 
 
