@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -35,6 +35,7 @@ from pyrovae.pair.running import run_guide
 DRAWS = 100
 
 
+@runtime_checkable
 class PosteriorDraws(Protocol):
     """A way to draw from p(z|x) by more than the guide, such as `pyrovae.SequentialMonteCarlo`."""
 
@@ -122,12 +123,16 @@ class VAE(PairAboveRows):
 
         Raises:
             ValueError: `num_samples` below 1, or data that do not fit the pair, or the method.
+            TypeError: something else than a method.
 
         """
         check_count("num_samples", num_samples)
+        if method is not None and (isinstance(method, type) or not isinstance(method, PosteriorDraws)):
+            raise TypeError(f"method is {method!r}: expected None, or of chains SequentialMonteCarlo().")
         data = self.rows(x, *context)
         if self.layout.shared:
-            return joined(one.sample_posterior(data) for one in self.given_draws(num_samples, seed))
+            ones = self.given_draws(num_samples, seed)
+            return joined(one.sample_posterior(data, method=method) for one in ones)
         batch = data.take(slice(None), self.device)
         with self.evaluating(), self._seeded(seed):
             if method is not None:

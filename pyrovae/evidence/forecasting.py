@@ -14,7 +14,7 @@ from pyrovae.block_sizes import BYTES_OF_A_BLOCK, slices
 from pyrovae.checks import check_count
 from pyrovae.data import Batch, Rows
 from pyrovae.evidence.checked_data import checked_data
-from pyrovae.evidence.sequential import SequentialMonteCarlo
+from pyrovae.evidence.sequential import SequentialMonteCarlo, refuse_other_than_sequential
 from pyrovae.evidence.weights import WITHOUT_DENSITY, refuse_rows
 from pyrovae.pair.chains import StateSpace, state_space
 from pyrovae.pair.latents import Latents, one_or_dict
@@ -133,6 +133,7 @@ def forecast(
     """
     check_count("steps", steps)
     check_count("num_samples", num_samples)
+    refuse_other_than_sequential(method)
     whole = x if isinstance(x, Rows) else Rows((x, *context), vae.floats)
     num_steps = whole.x.shape[1] if len(whole.x.shape) > 1 else 0
     past = checked_data(vae, *(_cut(a, num_steps, steps) for a in whole.arguments))

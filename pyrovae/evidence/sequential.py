@@ -155,6 +155,14 @@ class SequentialMonteCarlo:
         return {name: torch.cat(parts, 1)}
 
 
+def refuse_other_than_sequential(method: object) -> None:
+    """Raise TypeError for another way to draw chains, or a class in place of its instance."""
+    if not isinstance(method, SequentialMonteCarlo):
+        raise TypeError(
+            f"method is {method!r}: expected SequentialMonteCarlo(), whose particles are drawn step by step."
+        )
+
+
 @dataclass(frozen=True)
 class SequentialWeigh:
     """Runs a block of rows; effective sample sizes by step are kept, [rows, T] for each block."""

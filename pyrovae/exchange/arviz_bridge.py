@@ -16,7 +16,7 @@ from torch import Tensor
 from pyrovae.checks import check_count
 from pyrovae.data import Rows
 from pyrovae.evidence.checked_data import checked_data, refuse_without_density
-from pyrovae.evidence.sequential import SequentialMonteCarlo
+from pyrovae.evidence.sequential import SequentialMonteCarlo, refuse_other_than_sequential
 from pyrovae.evidence.smoothed_draws import smoothed_draws
 from pyrovae.evidence.weighted_draws import weighted_draws
 from pyrovae.exchange.arviz_groups import Groups, drawn_groups, groups_over_shared, joined_rows
@@ -105,6 +105,8 @@ def to_arviz(
                 f"resample_from is {resample_from}: expected at least num_samples = {num_samples}, better ten times "
                 "as many, or draws repeat."
             )
+    if method is not None:
+        refuse_other_than_sequential(method)
     if method is not None and resample_from is not None:
         raise ValueError(
             "resample_from weighs the guide's draws, and method= draws otherwise: give one of the two."

@@ -1,5 +1,6 @@
 """Sequential Monte Carlo against the Kalman filter: unbiased, as accurate as it says, and right smoothed draws."""
 
+import functools
 import math
 
 import pyro
@@ -231,6 +232,12 @@ def test_bad_settings_are_named():
     with pytest.raises(ValueError, match="num_runs is 1: the error is that among runs"):
         pv.SequentialMonteCarlo(num_runs=1)
     vae, x = chain_vae(), torch.randn(3, 4, D)
+    for wrong in ("auto", pv.ImportanceSampling(), pv.SequentialMonteCarlo):
+        for ask in (vae.sample_posterior, vae.encode, functools.partial(pv.to_arviz, vae)):
+            with pytest.raises(TypeError, match=r"method is .*: expected .*SequentialMonteCarlo\(\)"):
+                ask(x, method=wrong)
+        with pytest.raises(TypeError, match=r"method is .*: expected SequentialMonteCarlo\(\)"):
+            pv.forecast(vae, x, steps=2, method=wrong)
     method = pv.SequentialMonteCarlo()
     with pytest.raises(ValueError, match="num_samples is 23: expected a multiple of num_runs, 5"):
         pv.log_marginal(vae, x, num_samples=23, method=method)

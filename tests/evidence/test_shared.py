@@ -11,6 +11,7 @@ from torch.distributions import Normal, kl_divergence
 import pyrovae as pv
 from pyrovae.data import Batch
 from pyrovae.pair.running import row_terms
+from pyrovae.pair.traces import sites_of
 from tests.shared_models import (
     NOISE,
     SPREAD,
@@ -147,6 +148,19 @@ def test_draws_and_means_are_over_theta(exact):
     assert exact.decode(draws[:2]).shape == (2, 60)
     assert exact.reconstruct(TEST).shape == (60,)
     assert exact.generate(7, seed=0).shape == (7,)
+
+
+def test_a_method_draws_the_rows_at_each_draw_of_theta(exact):
+    class Told:
+        """Tells the draw of theta that it was asked at."""
+
+        def posterior_draws(self, pair, batch, num_samples):
+            mean = sites_of(pair.model, batch)["z"].distribution.mean.clone()
+            return {"z": mean.expand(num_samples, len(batch))}
+
+    draws = exact.sample_posterior(TEST, num_samples=4, method=Told(), seed=0)["z"]
+    means = exact.sample_shared(4, seed=0)["mean"]
+    torch.testing.assert_close(draws, means[:, None].expand(4, len(TEST)))
 
 
 def test_save_and_load(tmp_path):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pyrovae.checks import check_count
 from pyrovae.exchange.features import site_names
@@ -94,10 +95,8 @@ def traversals(
     )
     lines, labels = [], []
     for k in dimensions:
-        moved = flat[:1].repeat(num_steps, 1)
-        moved[:, k] = torch.linspace(float(ends[0, k]), float(ends[1, k]), num_steps)
-        given = {name: value[:1].expand(num_steps, *value.shape[1:]) for name, value in means.items()}
-        given[latent] = moved.reshape(num_steps, *means[latent].shape[1:])
+        steps = torch.linspace(float(ends[0, k]), float(ends[1, k]), num_steps)
+        given = _moved(means, latent, k, steps)
         given |= {name: value.expand(-1, num_steps, *value.shape[2:]) for name, value in drawn_labels.items()}
         lines.append(decoded(vae, given, context_of_row(data, 0, num_steps), site))
         labels.append(f"{site_names(vae, latent)[k]}\n{ends[0, k]:.2g} to {ends[1, k]:.2g}")
@@ -111,6 +110,15 @@ def traversals(
         divide(ax, len(labels), num_steps)
         return ax
     return image_grid(lines, image_shape, labels=labels, title=title, cmap=cmap, ax=ax)
+
+
+def _moved(means: Mapping[str, Tensor], latent: str, k: int, steps: Tensor) -> dict[str, Tensor]:
+    """The first row's latents by site, [steps, ...], while one dimension goes through some values."""
+    given = {name: value[:1].expand(len(steps), *value.shape[1:]) for name, value in means.items()}
+    flat = means[latent][:1].reshape(1, -1).repeat(len(steps), 1)
+    flat[:, k] = steps
+    given[latent] = flat.reshape(len(steps), *means[latent].shape[1:])
+    return given
 
 
 def interpolation(
