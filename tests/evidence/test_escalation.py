@@ -146,7 +146,9 @@ def pair(name, truths, guide):
 )
 def test_errors_cover_the_truth_at_their_rate(truths, name, guide):
     vae, x, exact = pair(name, truths, guide)
-    method = LONGER if name == "two_modes" else SHORT  # both where pilot chains ask for more and where none are left
+    method = (
+        LONGER if name == "two_modes" else SHORT
+    )  # both where pilot chains ask for more and where none are left
     result = pv.log_marginal(vae, x, method=method, num_samples=2000, seed=1)
     off = (result.log_marginal - exact).abs() / result.std_error
     assert abs(float((off < 1.96).double().mean()) - COVERS[0]) < 3 * COVERS[1]
