@@ -1,4 +1,4 @@
-"""Run every tutorial as a notebook, two at a time, and keep it with its outputs for the pages."""
+"""Run every tutorial as a notebook, one on each core at a time, and keep it with its outputs for the pages."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ OUT = Path(__file__).parent / "tutorials"
 TIMEOUT = 600  # seconds a cell
 
 
-def execute(path: Path) -> str:
-    """Run one in an empty folder; returns what went wrong, or nothing."""
+def execute(path: Path) -> tuple[float, str]:
+    """Run one in an empty folder; returns the seconds that it took and what went wrong, or nothing."""
     started = time.perf_counter()
     notebook = jupytext.read(path)
     with tempfile.TemporaryDirectory() as folder:
@@ -34,29 +34,32 @@ def execute(path: Path) -> str:
         except CellExecutionError as raised:
             error = f"{path.name}: {raised}"
     nbformat.write(notebook, OUT / f"{path.stem}.ipynb")
-    print(f"{'FAILED' if error else 'ok':>6} {time.perf_counter() - started:6.1f} s  {path.name}", flush=True)
-    return error
+    return time.perf_counter() - started, error
 
 
 def main() -> int:
     """All tutorials, or those whose names begin as given."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("begin", nargs="*", default=[""], help="only these, such as 03 or 1")
-    parser.add_argument("--jobs", type=int, default=2, help="how many at a time")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="how many at a time: as many as cores"
+    )
     given = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # tqdm's bars are text here
     OUT.mkdir(exist_ok=True)
     chosen = [path for path in sorted(TUTORIALS.glob("*.py")) if path.name.startswith(tuple(given.begin))]
-    started = time.perf_counter()
+    started, errors = time.perf_counter(), {}
     with ThreadPoolExecutor(given.jobs) as pool:
-        errors = [error for error in pool.map(execute, chosen) if error]
-    print("\n\n".join(errors), file=sys.stderr)
-    failed = len(errors)
-    print(
-        f"tutorials: {len(chosen) - failed} passed, {failed} failed in {time.perf_counter() - started:.0f} s"
-    )
-    return 1 if failed else 0
+        for path, (seconds, error) in zip(chosen, pool.map(execute, chosen), strict=True):
+            print(f"{'FAILED' if error else 'ok':>6} {seconds:6.1f} s  {path.name}", flush=True)
+            if error:
+                errors[path.name] = error
+    print("\n\n".join(errors.values()), file=sys.stderr)
+    passed, seconds = len(chosen) - len(errors), time.perf_counter() - started
+    named = f": {', '.join(errors)}" if errors else ""
+    print(f"tutorials: {passed} passed, {len(errors)} failed in {seconds:.0f} s{named}")
+    return 1 if errors else 0
 
 
 if __name__ == "__main__":

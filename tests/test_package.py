@@ -18,10 +18,10 @@ MODULES = sorted(
     m.name for m in pkgutil.walk_packages(pv.__path__, "pyrovae.") if m.name != "pyrovae.__main__"
 )
 
+# Each case in a fork of one process, so that what pyrovae stands on is imported once.
 STATE = """
-import random, sys, warnings
+import os, random, sys, warnings
 import numpy, pandas, pyro, safetensors.torch, torch, tqdm, xarray
-{before}
 
 def state():
     return dict(
@@ -42,12 +42,27 @@ def state():
         pandas=pandas.get_option("display.width"),
     )
 
-before = state()
-import pyrovae
-{after}
-changed = [name for name, value in state().items() if value != before[name]]
-assert not changed, changed
-assert "matplotlib" not in sys.modules and "arviz" not in sys.modules and "sklearn" not in sys.modules
+for before, after in CASES:
+    assert "pyrovae" not in sys.modules
+    if os.fork():
+        assert os.wait()[1] == 0
+        continue
+    exec(before)
+    was = state()
+    import pyrovae
+    exec(after)
+    changed = [name for name, value in state().items() if value != was[name]]
+    changed += [name for name in ("matplotlib", "arviz", "sklearn") if name in sys.modules]
+    print(*changed, flush=True)
+    os._exit(0)
+"""
+BEFORE = ("", "pyro.enable_validation(False)", "torch.set_default_dtype(torch.float64)")
+AFTER = """
+pyro.enable_validation(False)
+torch.rand(1)
+warnings.simplefilter('ignore')
+pyro.param('a', torch.ones(1))
+torch.set_default_dtype(torch.float64)
 """
 
 
@@ -55,25 +70,27 @@ def run(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
 
 
-@pytest.mark.parametrize(
-    "before", ["", "pyro.enable_validation(False)", "torch.set_default_dtype(torch.float64)"]
-)
-def test_importing_changes_nothing_process_wide(before):
-    result = run(STATE.format(before=before, after=""))
+@pytest.fixture(scope="module")
+def changed():
+    """What importing changes, by what is done before; and, to see that it would show, what is changed after it."""
+    cases = [*((before, "") for before in BEFORE), ("", AFTER)]
+    result = run(f"CASES = {cases!r}\n{STATE}")
     assert result.returncode == 0, result.stderr
+    return dict(zip((*BEFORE, AFTER), map(str.split, result.stdout.splitlines()), strict=True))
 
 
-def test_that_test_can_fail():
-    changes = [
-        "pyro.enable_validation(False)",
-        "torch.rand(1)",
-        "warnings.simplefilter('ignore')",
-        "pyro.param('a', torch.ones(1))",
-        "torch.set_default_dtype(torch.float64)",
-    ]
-    result = run(STATE.format(before="", after="\n".join(changes)))
-    for name in ("torch_validation", "torch_random", "filters", "store", "dtype"):
-        assert f"'{name}'" in result.stderr.splitlines()[-1]
+forks = pytest.mark.skipif(sys.platform == "win32", reason="there are no forks")
+
+
+@forks
+@pytest.mark.parametrize("before", BEFORE)
+def test_importing_changes_nothing_process_wide(changed, before):
+    assert changed[before] == []
+
+
+@forks
+def test_that_test_can_fail(changed):
+    assert {"torch_validation", "torch_random", "filters", "store", "dtype"} <= set(changed[AFTER])
 
 
 def test_dir_lists_what_is_exported():
