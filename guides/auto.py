@@ -69,7 +69,9 @@ class AutoGuide(nn.Module):
             `AutoLowRankMultivariateNormal`, `AutoMultivariateNormal`, `AutoDelta` (points, which have no rate), or a
             function that makes one of these with other settings.
         reads_shared: hand the shared latents to the heads of rows. Their posteriors are then q(z|x,theta), as the true
-            ones are, at the cost of a larger head, and learned more slowly.
+            ones are, at the cost of a larger head, and learned more slowly: without it the scale of what is shared
+            comes out too small where rows' latents depend on it; with it thousands of steps may be needed, the last of
+            them short (`pyrovae.shared_check` tells).
 
     Raises:
         ValueError: when built: a model without latents, a discrete latent of unbounded support that is not

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeAlias, cast
 
 import torch
@@ -54,7 +55,7 @@ class SharedLatents(nn.Module):
 
     def draw(self, *arguments: object) -> dict[str, Tensor]:
         """Sample theta; its values by site."""
-        with poutine.trace() as recorder:
+        with poutine.trace() as recorder, _plates_kept(self.guide):
             self.guide(*arguments)
         nodes = recorder.trace.nodes
         return {name: cast(Tensor, nodes[name]["value"]) for name in self.names}
@@ -69,3 +70,14 @@ class SharedLatents(nn.Module):
 
     def __repr__(self) -> str:
         return f"q({','.join(self.names)}) by {type(self.guide).__name__}"
+
+
+@contextmanager
+def _plates_kept(guide: nn.Module) -> Iterator[None]:
+    """Pyro's guides make plates anew at each run and hold on to them: programs that change when run are not traced."""
+    kept = [(module, module.plates) for module in guide.modules() if "plates" in vars(module)]
+    try:
+        yield
+    finally:
+        for module, plates in kept:
+            module.plates = plates

@@ -31,6 +31,7 @@ from pyrovae.evidence.results import Elbo, LogMarginal
 from pyrovae.evidence.reverse_check import ReverseCheck, reverse_check
 from pyrovae.evidence.sequential import SequentialMonteCarlo
 from pyrovae.evidence.sequential_results import SequentialLogMarginal
+from pyrovae.evidence.shared_check import SharedCheck, shared_check
 from pyrovae.evidence.simulated_bounds import SimulatedBounds, simulated_bounds
 from pyrovae.exchange.anndata import from_anndata
 from pyrovae.exchange.arviz_bridge import to_arviz
@@ -67,6 +68,7 @@ __all__ = [
     "ReverseCheck",
     "SequentialLogMarginal",
     "SequentialMonteCarlo",
+    "SharedCheck",
     "SimulatedBounds",
     "TailCheck",
     "__version__",
@@ -93,6 +95,7 @@ __all__ = [
     "refine",
     "resembles",
     "reverse_check",
+    "shared_check",
     "simulated_bounds",
     "stacked",
     "tail_check",

@@ -87,6 +87,14 @@ def counts(x):
         pyro.sample("x", dist.Poisson(rate), obs=x)
 
 
+def offsets(x):
+    """Binary rows, [B, D]: an offset of each entry that all rows share, and a latent number of each row."""
+    offset = pyro.sample("offset", dist.Normal(torch.zeros(x.shape[1]), 1.0).to_event(1))
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Bernoulli(logits=offset + z[..., None]).to_event(1), obs=x)
+
+
 class Regression(PyroModule):
     """Pyro's Bayesian regression: priors on the weights of a linear layer, known noise."""
 

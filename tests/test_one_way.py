@@ -78,8 +78,16 @@ VERBS = {
         columns="seconds"
     ),
 }
-# These make their rows themselves, or make rows, or take chains alone.
-WITHOUT_DATA = {"calibrate", "forecast", "from_anndata", "reverse_check", "simulated_bounds", "stacked"}
+# These make their rows themselves, or make rows, or take chains or latents above the rows alone.
+WITHOUT_DATA = {
+    "calibrate",
+    "forecast",
+    "from_anndata",
+    "reverse_check",
+    "shared_check",
+    "simulated_bounds",
+    "stacked",
+}
 
 
 def same(a, b):

@@ -13,6 +13,7 @@ from pyrovae import plots
 from pyrovae.shown import ROWS_SHOWN, table_of, within_a_page
 from tests.pairs import binary_rows, composed
 from tests.plots.test_page import Balanced
+from tests.shared_models import offsets
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +33,7 @@ def results():
             vae, x, statistics={"<mean>": lambda x: x.mean()}, num_draws=19, seed=0
         ),
         "Resemblance": pv.resembles(vae, x, num_swaps=19, seed=0),
+        "SharedCheck": pv.shared_check(pv.VAE(offsets), x, num_samples=20, row_samples=4, seed=0),
         "TailCheck": pv.tail_check(vae, x, num_samples=30, seed=0),
         "ReverseCheck": pv.reverse_check(vae, num_rows=10, num_samples=20, seed=0),
         "SimulatedBounds": pv.simulated_bounds(vae, 3, num_samples=2, method=annealed, seed=0),
@@ -42,7 +44,7 @@ def results():
 
 
 TABLES = {"Elbo": 1, "LogMarginal": 1, "Refinement": 1, "Diagnosis": 3, "Comparison": 1, "Calibration": 2}
-TABLES |= {"Recovery": 1, "PredictiveCheck": 1, "Resemblance": 1, "TailCheck": 1}
+TABLES |= {"SharedCheck": 1, "Recovery": 1, "PredictiveCheck": 1, "Resemblance": 1, "TailCheck": 1}
 TABLES |= {"ReverseCheck": 1, "SimulatedBounds": 1, "Probe": 0, "Clustering": 0, "Report": 1}
 
 

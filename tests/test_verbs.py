@@ -15,6 +15,7 @@ import pyrovae as pv
 from pyrovae.guides import AmortizedGuide
 from pyrovae.models import Bernoulli, LatentVariableModel
 from tests.components import GUIDES, MODELS, POSTERIORS, PRIORS, D, K, net
+from tests.shared_models import offsets
 
 ROWS = 6
 SHORT = pv.AnnealedImportanceSampling(num_temperatures=2, num_leapfrog_steps=1)
@@ -86,6 +87,9 @@ VERBS = {
             vae, x, *c, statistics={"rows": lambda x, *c: len(x)}, num_draws=2
         ).p_values.values
     ),
+    "shared_check": lambda vae, x, *c: torch.tensor(
+        pv.shared_check(vae, x, *c, num_samples=8, row_samples=4, seed=0).table["posterior_mean"].values
+    ),
     "tail_check": lambda vae, x, *c: pv.tail_check(vae, x, *c, num_samples=30, seed=0).wider,
     "compare": lambda vae, x, *c: pv.compare({"a": vae, "b": vae}, x, *c, num_samples=8, seed=0),
     "to_arviz": lambda vae, x, *c: pv.to_arviz(vae, x, *c, num_samples=3, resample_from=6, seed=0),
@@ -121,6 +125,11 @@ IN_UNCONSTRAINED_SPACE = (
 # The model alone runs in these, whatever the posterior: they are asked under one of each prior.
 OF_THE_MODEL = ("log_marginal from the prior", "log_marginal by annealing", "simulated_bounds")
 NO_CHAIN = "going step by step needs"
+NONE_SHARED = "this VAE has no latents that rows share"
+ABOVE, OF_ROWS_ALONE = (
+    "latents above the rows",
+    "'offset' are shared by all rows, and {} asks about rows alone",
+)
 STEP_BY_STEP = ("log_marginal by sequential Monte Carlo", "forecast")
 CHAINS = {"DeepMarkovModel", "LinearGaussianChain"}
 GIVEN_Z1 = "draws the latent 'z2' given others ('z1' comes before it)"
@@ -132,6 +141,23 @@ REFUSED = {
     ("GaussianMixture", "*", "features"): "are discrete and summed out: labels have no mean",
     **{(chain, "*", verb): NO_BIJECTION for chain in CHAINS for verb in IN_UNCONSTRAINED_SPACE},
     **{(row, "*", verb): NO_CHAIN for row in {*PRIORS, *MODELS} - CHAINS for verb in STEP_BY_STEP},
+    **{(row, "*", "shared_check"): NONE_SHARED for row in {*PRIORS, *MODELS}},
+    **{
+        (ABOVE, "*", verb): OF_ROWS_ALONE.format(name)
+        for name in (
+            "refine",
+            "reverse_check",
+            "resembles",
+            "simulated_bounds",
+            "tail_check",
+            "forecast",
+            "posterior",
+        )
+        for verb in VERBS
+        if verb.startswith(name)
+    },
+    (ABOVE, "*", "log_marginal of a refined one"): OF_ROWS_ALONE.format("refine"),
+    (ABOVE, "*", "log_marginal by sequential Monte Carlo"): NO_CHAIN,
     ("HierarchicalModel", "BottomUpGuide", "posterior"): GIVEN_Z2,
     ("HierarchicalModel", "LadderGuide", "posterior"): GIVEN_Z1,
     ("HierarchicalModel", "HierarchicalGuide", "posterior"): GIVEN_Z1,
@@ -199,6 +225,14 @@ def test_every_model_under_its_guides_has_every_verb(guide, tmp_path, monkeypatc
     entry = GUIDES[guide]
     model, data = MODELS[entry.model].make()[0], MODELS[entry.model].data(ROWS)
     check_cells(entry.model, guide, pv.VAE(model, entry.make(model), example=data), data)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_latents_above_the_rows_have_every_verb_or_refuse_it_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    x = torch.bernoulli(torch.full((ROWS, D), 0.5))
+    check_cells(ABOVE, DERIVED, pv.VAE(offsets, example=x), (x,))
 
 
 def test_every_verb_is_in_the_table():

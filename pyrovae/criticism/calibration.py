@@ -15,7 +15,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pyrovae.block_sizes import NUMBERS_AT_ONCE, ROWS_AT_ONCE, slices
 from pyrovae.checks import check_count
 from pyrovae.criticism.coverage import coverage_of
 from pyrovae.criticism.quantities import (
@@ -23,17 +22,15 @@ from pyrovae.criticism.quantities import (
     GUIDE,
     LIKELIHOOD,
     Quantity,
-    RandomPoints,
     check_quantities,
 )
 from pyrovae.criticism.recovery import Recovery
-from pyrovae.criticism.simulated_ranks import NO_RANK, WEIGHTS_PER_DRAW, Beside, Ranked, ranks_of_truth
+from pyrovae.criticism.simulated_ranks import NO_RANK, Ranked, given_draws, simulated_ranks
 from pyrovae.criticism.uniformity import gamma, nulls_for, uniformity_p_value
 from pyrovae.data import Rows
-from pyrovae.evidence.checked_data import refuse_without_density
-from pyrovae.evidence.simulated_data import AsX, simulated
+from pyrovae.evidence.simulated_data import AsX
 from pyrovae.progress import Bar
-from pyrovae.random_state import fixed_seed, seeds_from
+from pyrovae.random_state import seeds_from
 from pyrovae.shown import Part, Shown, text_of
 from pyrovae.vae import VAE
 
@@ -60,7 +57,8 @@ class Calibration(Shown):
     region of highest guide density, and for the `distance to a random point` the ball around it, both of all latents
     at once. Its errors are over simulations.
 
-    `recovery` says how much rows tell of each quantity, which is another question (`Recovery`).
+    `recovery` says how much rows tell of each quantity, which is another question (`Recovery`). `shared` names latents
+    that rows share, given draws of which all this is.
     """
 
     ranks: Tensor
@@ -71,6 +69,7 @@ class Calibration(Shown):
     coverage: pd.DataFrame
     false_alarm_rate: float
     recovery: Recovery | None = None
+    shared: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -138,7 +137,8 @@ class Calibration(Shown):
         worst = self.worst_first().head(QUANTITIES_TO_PRINT)
         found: list[list[Part]] = [
             [
-                f"Simulation-based calibration: {M} simulations, {self.num_draws} draws each, {Q} quantities",
+                f"Simulation-based calibration: {M} simulations, {self.num_draws} draws each, {Q} quantities"
+                + (f", given draws of {', '.join(self.shared)}" if self.shared else ""),
                 f"guide: {_words(self.passed)}   importance-corrected: {_words(self.corrected_passed)}"
                 f"   (an exact guide fails at a rate of {self.false_alarm_rate:g} or less)",
             ],
@@ -210,6 +210,9 @@ def calibrate(
     p(x, z) / q(z|x), on the same scale 0..L. They are uniform only as far as these weights are good, which
     Pareto k tells; where no draw of a row has any weight all count alike.
 
+    Where rows share latents theta, simulations are made given one of 20 draws of q(theta) each: what is checked is the
+    guide of rows, q(z|x,theta). Whether q(theta) is the posterior is for `pyrovae.shared_check`.
+
     Args:
         vae: the pair; it must have seen data.
         context: what the pair takes beside `x`; a tensor of R rows is gone through again and again, simulation i
@@ -231,7 +234,7 @@ def calibrate(
         TypeError: quantities that are no functions by name.
         ValueError: quantities of another shape; a VAE that has seen no data; a model that reads values of `x` beyond
             observing them; an `x` from which the model does not observe what was simulated (see `as_x`); counts
-            below 1, fewer than 20 simulations; a rate that is not between 0 and 1.
+            below 1, fewer than 20 simulations; rows without latents of their own; a rate that is not between 0 and 1.
 
     Example:
         >>> import pyrovae as pv
@@ -249,24 +252,16 @@ def calibrate(
     """
     _check(num_simulations, num_draws, false_alarm_rate)
     own = check_quantities(quantities, vae.layout.hidden)
+    if not vae.layout.hidden:
+        raise ValueError("rows have no latents of their own: there is nothing that calibrate could rank.")
     seeds = seeds_from(seed)
     context = _cycled(context, num_simulations)
-    with fixed_seed(next(seeds), vae.device):
-        truth, data = simulated(vae, num_simulations, context, as_x)
-        points = RandomPoints.of(vae.sample_prior(num_simulations, *context)[0]) if tarp else None
-    refuse_without_density(vae)
-    numbers = max(
-        1, sum(site.numel for site in (*vae.layout.latents.values(), *vae.layout.observed.values()))
-    )
-    at_once = max(1, min(ROWS_AT_ONCE, NUMBERS_AT_ONCE // (numbers * WEIGHTS_PER_DRAW * num_draws)))
-    beside, parts = Beside(own, points), []
+    parts = []
     with Bar("calibrate", " rows", shown=progress, total=num_simulations) as bar:
-        for block in slices(num_simulations, at_once):
-            some = data.take(block, vae.device)
-            with vae.evaluating(), fixed_seed(next(seeds), vae.device):
-                here = {name: z[block] for name, z in truth.items()}
-                parts.append(ranks_of_truth(vae, some, here, num_draws, beside[block]))
-            bar.update(len(some))
+        for one, count, of_rows in given_draws(vae, num_simulations, context, seeds):
+            for part in simulated_ranks(one, count, of_rows, num_draws, own, as_x, seeds, tarp=tarp):
+                parts.append(part)
+                bar.update(len(next(iter(part.values())).rank))
     found = {name: Ranked.joined(part[name] for part in parts) for name in parts[0]}
     names = tuple(found)
     ranks = torch.stack([one.rank for one in found.values()], 1)
@@ -280,6 +275,7 @@ def calibrate(
         coverage_of(names, ranks, corrected, num_draws),
         false_alarm_rate,
         _recovery(found),
+        tuple(vae.layout.shared),
     )
 
 

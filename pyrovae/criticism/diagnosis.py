@@ -24,6 +24,9 @@ from pyrovae.vae import VAE
 # Rows for mutual information: every draw is scored under every row's posterior.
 ROWS_FOR_INFORMATION = 1000
 ENTRIES_TO_PRINT = 20
+GIVEN = (
+    "all this is of rows given one draw of {0}, another for another seed; of {0} itself tells shared_check()"
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -43,7 +46,7 @@ class Diagnosis(Shown):
     `gaps`: `gap, std_error, mc_error, bound` of "approximation", "amortization" and their sum "inference"; None if not
     asked for. The former error is over rows and includes the Monte Carlo error, the latter is that alone. The true
     gap is `=`, at most (`<=`) or at least (`>=`) what is said.
-    `notes`: what could not be computed, and why.
+    `notes`: what could not be computed, and why; where rows share latents, that all is given one draw of these.
     `gap_rows`: how many of the rows `gaps` are of.
     `reverse`: what simulated rows say of the guide (`ReverseCheck`), None where rows cannot be simulated.
     """
@@ -274,13 +277,16 @@ def diagnose(
 
     """
     check_count("num_samples", num_samples)
-    data = checked_data(vae, x, *context)
+    data, given = checked_data(vae, x, *context, covers_shared=True), list[str]()
+    if vae.layout.shared:
+        given.append(GIVEN.format(", ".join(vae.layout.shared)))
+        vae = vae.given_draw(seed)
     refuse_without_density(vae)
     N = len(data)
     _check_rows(gap_rows, reverse_rows, N)
     seeds = seeds_from(seed)
     found = Activity(vae, data, seeds)
-    notes = list(found.notes)
+    notes = [*given, *found.notes]
     quality = log_marginal(vae, data, num_samples=num_samples, seed=next(seeds), progress=progress)
     with vae.evaluating(), fixed_seed(next(seeds), vae.device):
         told = information(vae, data.take(evenly(N, min(N, ROWS_FOR_INFORMATION)), vae.device))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import repeat
 from typing import TypeAlias
 
 import pandas as pd
@@ -107,7 +108,8 @@ def predictive_check(
     """Compare statistics of a data set with those of data sets that the model draws: does it generate such data?
 
     z, x ~ p(z, x | context) for every row, R times over, lacking what the rows lack. The p-value of a statistic is its
-    rank among those drawn, exact for rows that the model was not trained on. Box, "Sampling and Bayes' Inference
+    rank among those drawn, exact for rows that the model was not trained on. Where rows share latents, each set is at a
+    draw of its own of q(theta). Box, "Sampling and Bayes' Inference
     in Scientific Modelling and Robustness" (1980); Gelman, Meng, Stern, "Posterior Predictive Assessment of Model
     Fitness via Realized Discrepancies" (1996), for draws that know each row through its latents:
     `plots.predictive_check(tree, group="posterior_predictive", statistic=...)`.
@@ -145,15 +147,17 @@ def predictive_check(
         raise ValueError("statistics is empty: expected functions by name.")
     if not 0 < false_alarm_rate < 1:
         raise ValueError(f"false_alarm_rate is {false_alarm_rate!r}: expected a number between 0 and 1.")
-    data = checked_data(vae, x, *context)
+    data = checked_data(vae, x, *context, covers_shared=True)
     observed = {name: _number(name, function, data) for name, function in statistics.items()}
     N, seeds = len(data), seeds_from(seed)
     lines: list[dict[str, float]] = []
-    together = max(1, ROWS_AT_ONCE // N)
+    together = 1 if vae.layout.shared else max(1, ROWS_AT_ONCE // N)
+    models = vae.given_draws(num_draws, next(seeds)) if vae.layout.shared else repeat(vae)
     while len(lines) < num_draws:
         sets = min(together, num_draws - len(lines))
+        model = next(models)
         with fixed_seed(next(seeds), vae.device):
-            _, drawn = simulated_like(vae, data, sets * N, as_x)
+            _, drawn = simulated_like(model, data, sets * N, as_x)
         # Each row stands so many times in succession.
         for one in range(sets):
             some = drawn[torch.arange(N) * sets + one]

@@ -29,7 +29,8 @@ def rate_distortion(
 
     "Fixing a Broken ELBO" (Alemi, Poole, Fischer, Dillon, Saurous, Murphy, 2018), https://arxiv.org/abs/1711.00464.
     The ELBO is -(rate + distortion), so that points of equal ELBO lie on a line: models of one ELBO can differ in
-    all that their latents say of x.
+    all that their latents say of x. Where rows share latents theta, rate and distortion are those of rows given theta,
+    averaged over q(theta); theta's own rate, paid once for all rows (`elbo(...).shared`), is no part of them.
 
     Args:
         fit_at: given beta, a VAE trained with it: a new one each time, of one architecture.

@@ -150,7 +150,7 @@ def resembles(
 
     """
     summaries = _checked(summaries, num_rows, num_swaps, false_alarm_rate)
-    data = checked_data(vae, x, *context)
+    data = checked_data(vae, x, *context, what="resembles")
     refuse_without_density(vae)
     if len(data) < LEAST_ROWS:
         raise ValueError(f"x has {len(data)} rows: expected at least {LEAST_ROWS}, or nothing can be seen.")

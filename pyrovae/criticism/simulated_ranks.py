@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyrovae.block_sizes import slices
+from pyrovae.block_sizes import NUMBERS_AT_ONCE, ROWS_AT_ONCE, slices
 from pyrovae.criticism.quantities import DISTANCE, GUIDE, LIKELIHOOD, Quantity, RandomPoints, values_of
-from pyrovae.data import Batch
+from pyrovae.data import Batch, Rows
+from pyrovae.evidence.checked_data import refuse_without_density
 from pyrovae.evidence.results import Figures
+from pyrovae.evidence.simulated_data import AsX, simulated
 from pyrovae.pair.draws import enumerated_draws
 from pyrovae.pair.layout import pyro_layout, rows_first
 from pyrovae.pair.running import run_guide, run_model
 from pyrovae.pair.sites import ScoredSite, Term
 from pyrovae.pair.terms import RowTerms
+from pyrovae.random_state import fixed_seed
 from pyrovae.vae import VAE
 
 NO_RANK = -1
 # Weighted draws of the guide for each plain one.
 WEIGHTS_PER_DRAW = 10
+# Of latents that rows share, each with its part of the simulations.
+SHARED_DRAWS = 20
 # So that what is compared fits into a processor's cache.
 QUANTITIES_AT_ONCE = 32
 
@@ -51,6 +56,48 @@ class Beside:
     def __getitem__(self, rows: slice) -> Beside:
         """For some rows."""
         return Beside(self.quantities, None if self.points is None else self.points[rows])
+
+
+def given_draws(
+    vae: VAE, num_simulations: int, context: tuple[object, ...], seeds: Iterator[int]
+) -> Iterator[tuple[VAE, int, tuple[object, ...]]]:
+    """The VAE with all simulations and their context; where rows share latents, at draws of these, each with a part."""
+    if not vae.layout.shared:
+        yield vae, num_simulations, context
+        return
+    every = Rows((torch.zeros(num_simulations), *context))
+    parts = torch.arange(num_simulations).tensor_split(min(num_simulations, SHARED_DRAWS))
+    for held, places in zip(vae.given_draws(len(parts), next(seeds)), parts, strict=True):
+        yield held, len(places), every.take(places).context
+
+
+def simulated_ranks(
+    vae: VAE,
+    num_simulations: int,
+    context: tuple[object, ...],
+    num_draws: int,
+    quantities: Mapping[str, Quantity],
+    as_x: AsX | None,
+    seeds: Iterator[int],
+    *,
+    tarp: bool,
+) -> Iterator[dict[str, Ranked]]:
+    """Simulate rows, and rank what made them; one block after the other."""
+    with fixed_seed(next(seeds), vae.device):
+        truth, data = simulated(vae, num_simulations, context, as_x)
+        points = RandomPoints.of(vae.sample_prior(num_simulations, *context)[0]) if tarp else None
+    refuse_without_density(vae)
+    numbers = max(
+        1, sum(site.numel for site in (*vae.layout.latents.values(), *vae.layout.observed.values()))
+    )
+    at_once = max(1, min(ROWS_AT_ONCE, NUMBERS_AT_ONCE // (numbers * WEIGHTS_PER_DRAW * num_draws)))
+    beside = Beside(quantities, points)
+    for block in slices(num_simulations, at_once):
+        some = data.take(block, vae.device)
+        with vae.evaluating(), fixed_seed(next(seeds), vae.device):
+            here = {name: z[block] for name, z in truth.items()}
+            found = ranks_of_truth(vae, some, here, num_draws, beside[block])
+        yield found
 
 
 def ranks_of_truth(

@@ -136,7 +136,7 @@ def tail_check(
     check_count("num_samples", num_samples)
     if num_samples < 10 * len(WIDTHS):
         raise ValueError(f"num_samples is {num_samples}: expected at least {10 * len(WIDTHS)}.")
-    data = checked_data(vae, x, *context)
+    data = checked_data(vae, x, *context, what="tail_check")
     refuse_without_density(vae)
     if not vae.layout.latents:
         raise ValueError(

@@ -14,11 +14,13 @@ from pyrovae.vae import VAE
 SHARE_OF_FREE_MEMORY = 0.5
 
 
-def checked_data(vae: VAE, x: object, *context: object, covers_shared: bool = False) -> Rows:
+def checked_data(
+    vae: VAE, x: object, *context: object, covers_shared: bool = False, what: str = "this"
+) -> Rows:
     """Data that fit the pair and lie in the support of its likelihood, on its device if they fit there.
 
     Rows that have come this way for this VAE before are neither checked nor moved again. `covers_shared` says whether
-    they are for what does right by latents that rows share.
+    they are for what does right by latents that rows share, or else `what` is named.
 
     Raises:
         ValueError, TypeError: as `VAE.rows_in_support`; something else than a VAE; shared latents, where these are not
@@ -28,7 +30,7 @@ def checked_data(vae: VAE, x: object, *context: object, covers_shared: bool = Fa
     refuse_other_than_vae(vae)
     data = vae.rows(x, *context)
     if not covers_shared:
-        refuse_shared(vae, "this")
+        refuse_shared(vae, what)
     if fits_on(vae.device, data):
         data = data.to(vae.device)
     return vae.rows_in_support(data)

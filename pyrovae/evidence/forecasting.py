@@ -136,7 +136,7 @@ def forecast(
     refuse_other_than_sequential(method)
     whole = x if isinstance(x, Rows) else Rows((x, *context), vae.floats)
     num_steps = whole.x.shape[1] if len(whole.x.shape) > 1 else 0
-    past = checked_data(vae, *(_cut(a, num_steps, steps) for a in whole.arguments))
+    past = checked_data(vae, *(_cut(a, num_steps, steps) for a in whole.arguments), what="forecast")
     blocks: list[tuple[dict[str, Tensor], Tensor, Tensor]] = []
     seeds = seeds_from(seed)
     for first, batch in past.in_blocks(vae.device):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,13 +13,16 @@ from torch.nn.functional import one_hot
 from pyrovae.block_sizes import draws_at_once, slices
 from pyrovae.checks import check_count
 from pyrovae.data import Batch, Rows
-from pyrovae.evidence.checked_data import checked_data
+from pyrovae.evidence.checked_data import checked_data, refuse_without_density
 from pyrovae.evidence.discrete_dimensions import discrete_dimensions
 from pyrovae.evidence.importance import PROBE_ROWS, ImportanceSampling
 from pyrovae.evidence.imputed import Imputation, ImputedSite
 from pyrovae.evidence.marginal import log_marginal
+from pyrovae.evidence.predictive import SumsOverRows, estimates_of_draws, rounding_given
 from pyrovae.evidence.results import LogMarginal
 from pyrovae.evidence.sequential import SequentialMonteCarlo
+from pyrovae.evidence.shared_draws import SharedDraws
+from pyrovae.evidence.shared_results import SharedSampling
 from pyrovae.evidence.smoothed_draws import smoothed_draws
 from pyrovae.evidence.weighted_draws import GUIDE, WeightedDraws, spread_places, weighted_draws
 from pyrovae.evidence.weights import WITHOUT_DENSITY, Estimates, Tally, estimates, rounding_of
@@ -28,6 +32,9 @@ from pyrovae.pair.layout import slice_latents
 from pyrovae.pair.running import row_terms
 from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.vae import VAE
+
+# Of latents that rows share, each with its part of a row's draws.
+SHARED_DRAWS = 50
 
 
 def impute(
@@ -49,6 +56,10 @@ def impute(
     Data Sets" (2019), https://arxiv.org/abs/1812.02633, section 3. So it is the model's posterior that imputes, and the
     guide only proposes, as in `log_marginal`: look at Pareto k, and where it is bad take more draws, `resample_from`,
     or the refined guide, `pv.refine(vae, x).vae`.
+
+    Where rows share latents theta, up to 50 draws of q(theta) take their turn, each with as many of the S draws and of
+    the M, and weights are compared given theta: p(x_absent | x_observed, theta), averaged over q(theta) as it is, the
+    posterior of which rows that theta was trained on are part. One draw of all rows is at one draw of theta.
 
     What is absent is NaN where the model observes (`obs=`), or what `obs_mask=` says. Labels under `obs_mask=` have
     exact probabilities given the other latents, whether they are enumerated or sampled by the guide. Absent entries of
@@ -93,9 +104,12 @@ def impute(
             "others keep no draws. Where the guide's weights are poor, take the refined one, pv.refine(vae, x).vae."
         )
     num_weights = resample_from or 4 * num_samples
-    data = checked_data(vae, x, *context)
+    data = checked_data(vae, x, *context, covers_shared=method == GUIDE, what="impute(method=)")
     if isinstance(method, SequentialMonteCarlo):
         return _of_chains(vae, data, method, num_samples, resample_from, seed)
+    if vae.layout.shared:
+        refuse_without_density(vae)
+        return _over_shared(vae, data, num_samples, num_weights, seed)
     sizes = method.strata(num_weights)
     method.check(vae, data.take(slice(0, PROBE_ROWS), vae.device), num_weights)
     with vae.evaluating(), fixed_seed(0, vae.device):
@@ -105,7 +119,7 @@ def impute(
         with vae.evaluating(), fixed_seed(next(seeds), vae.device):
             drawn = weighted_draws(vae, batch, num_weights, method)
             weights = drawn.weights(first, WITHOUT_DENSITY)
-            blocks.append(_imputed(vae, batch, drawn, weights, num_samples))
+            blocks.append(_sites([_imputed(vae, batch, drawn, weights, num_samples)]))
         tallies = [Tally(size, num_weights) for size in sizes]
         for tally, log_weights in zip(tallies, drawn.log_weights.split(sizes), strict=True):
             tally.add(log_weights)
@@ -130,16 +144,59 @@ def _of_chains(
     for first, batch in data.in_blocks(vae.device):
         with vae.evaluating(), fixed_seed(next(seeds), vae.device):
             drawn = smoothed_draws(vae, batch, method, num_samples, first)
-            blocks.append(_imputed(vae, batch, drawn, drawn.log_weights.softmax(0), num_samples))
+            weights = drawn.log_weights.softmax(0)
+            blocks.append(_sites([_imputed(vae, batch, drawn, weights, num_samples)]))
     num_particles = num_particles or 100 * method.num_runs
     evidence = log_marginal(vae, data, num_samples=num_particles, method=method, seed=of_evidence)
     return Imputation({name: _joined([block[name] for block in blocks]) for name in blocks[0]}, evidence)
 
 
-def _imputed(
-    vae: VAE, batch: Batch, drawn: WeightedDraws, weights: Tensor, num_samples: int
-) -> dict[str, ImputedSite]:
-    """By site of one block of rows."""
+def _over_shared(vae: VAE, data: Rows, num_samples: int, num_weights: int, seed: int | None) -> Imputation:
+    """At one draw of what rows share after the other, each with its part of draws and weights."""
+    seeds = seeds_from(seed)
+    R = min(num_samples, SHARED_DRAWS)
+    sizes = [len(part) for part in torch.arange(num_samples).tensor_split(R)]
+    shared, K = SharedDraws(vae, data, R, next(seeds)), max(1, num_weights // R)
+    rounding = rounding_given(shared, data)
+    blocks, figures, sums = [], [], SumsOverRows(R)
+    for first, batch in data.in_blocks(vae.device):
+        parts, weighed = [], []
+        for held, size in zip(shared, sizes, strict=True):
+            with held.evaluating(), fixed_seed(next(seeds), vae.device):
+                drawn = weighted_draws(held, batch, K)
+                weights = drawn.weights(first, WITHOUT_DENSITY)
+                parts.append(_imputed(held, batch, drawn, weights, size))
+            weighed.append(drawn.log_weights)
+        blocks.append(_sites(parts))
+        log_weights = torch.stack(weighed)
+        log_densities = log_weights.logsumexp(1) - math.log(K)
+        # What was drawn is weighed given theta; of p(x|theta) is what is said of the evidence.
+        tally = Tally(R * K, R * K)
+        tally.add((log_weights - log_densities[:, None]).flatten(0, 1))
+        given = estimates([tally])
+        found = estimates_of_draws(log_densities, first, rounding)
+        figures.append(replace(found, ess=given.ess, khat=given.khat))
+        sums.add(log_densities)
+    evidence = LogMarginal(
+        **vars(Estimates.joined(figures)),
+        num_samples=R * K,
+        dimensions=discrete_dimensions(shared.vae, data),
+        shared=SharedSampling(tuple(vae.layout.shared), R, K, sums.error),
+    )
+    return Imputation({name: _joined([block[name] for block in blocks]) for name in blocks[0]}, evidence)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some draws of one block of rows, in pieces, and what is expected of what is absent."""
+
+    num_samples: int
+    pieces: list[dict[str, Completion]]
+    expected: dict[str, Tensor]
+
+
+def _imputed(vae: VAE, batch: Batch, drawn: WeightedDraws, weights: Tensor, num_samples: int) -> _Part:
+    """So many draws of one block of rows."""
     expected: dict[str, Tensor] = {}
     for some, completed in _completed(vae, batch, drawn):
         for name, site in completed.items():
@@ -150,6 +207,17 @@ def _imputed(
     pieces = [
         site for _, site in _completed(vae, batch, drawn.taken(vae, spread_places(weights, num_samples)))
     ]
+    return _Part(num_samples, pieces, expected)
+
+
+def _sites(parts: list[_Part]) -> dict[str, ImputedSite]:
+    """By site of one block of rows, from parts that count by their draws."""
+    total = sum(part.num_samples for part in parts)
+    expected = {
+        name: torch.stack([part.num_samples / total * part.expected[name] for part in parts]).sum(0)
+        for name in parts[0].expected
+    }
+    pieces = [piece for part in parts for piece in part.pieces]
     return {name: _site([piece[name] for piece in pieces], expected.get(name)) for name in pieces[0]}
 
 

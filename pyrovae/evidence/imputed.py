@@ -136,10 +136,12 @@ class Imputation:
 
     def __str__(self) -> str:
         parts = [f"{site.absent.double().mean():.1%} of {name}" for name, site in self.sites.items()]
+        shared = self.weights.shared
+        at = "" if shared is None else f" at {shared.num_draws} draws of {shared}"
         others = "; so many are bad that the others are no better" if self.verdict == "poor" else ""
         return (
-            f"{', '.join(parts)} absent in {len(self)} rows and imputed by {self.weights.num_samples} weighted draws "
-            f"(median effective sample size {self.ess.median():.0f}; {self.weights.reliability}{others})"
+            f"{', '.join(parts)} absent in {len(self)} rows and imputed by {self.weights.num_samples} weighted draws"
+            f"{at} (median effective sample size {self.ess.median():.0f}; {self.weights.reliability}{others})"
         )
 
     def _by_site(self, part: Callable[[ImputedSite], Tensor]) -> Latents:

@@ -125,6 +125,9 @@ def log_marginal(
     nested sampling: `num_samples` draws of q(theta), the same for all rows, and at each `row_samples` weights of each
     row, whose mean is p(x|theta). Of rows that theta was not trained on this is what to compare models by; of rows that
     it was trained on it says how well they were fitted, and `az.loo` of `to_arviz` how well they would be foretold.
+    It is that of q(theta) as it is, of which `pyrovae.shared_check` tells how near it is to the posterior; Pareto k is
+    of the R estimates of p(x|theta), and bad where the rows' guide is narrower than their posterior. "auto" mixes draws
+    of guide and prior then, at least 4 a draw of theta, and has no further stage.
 
     Args:
         vae: the pair.
@@ -179,20 +182,14 @@ def log_marginal(
         raise ValueError(f"compile is {compile!r}: expected 'auto', True or False.")
     method = checked_method(method)
     limits = Limits(memory_budget, batch_size, chunk_size, compile)
-    data = checked_data(vae, x, *context, covers_shared=given is None)
+    data = checked_data(vae, x, *context, covers_shared=given is None, what="log_marginal(given=)")
     draws = num_samples
     if vae.layout.shared:
         draws = num_samples * row_samples
-        if isinstance(method, EscalatingSampling):
-            raise ValueError(
-                f"rows share the latents {', '.join(vae.layout.shared)}: method='auto' finds proposals of what is a "
-                "row's own. Use ImportanceSampling()."
-            )
     elif not isinstance(method, EscalatingSampling):
         draws = sum(method.strata(num_samples))
     with Bar("log p(x)", " weights", shown=progress, total=len(data) * draws, shortened=True) as bar:
         if given is None and vae.layout.shared:
-            assert not isinstance(method, EscalatingSampling)
             return predictive_density(vae, data, method, num_samples, row_samples, limits, seed, bar)
         if given is None:
             return _marginal(vae, data, method, num_samples, limits, RowKeys(data, seed), bar)

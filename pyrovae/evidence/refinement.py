@@ -172,7 +172,7 @@ def refine(
         0.1 if learning_rate is None else learning_rate,
         num_samples,
     )
-    data = checked_data(vae, x, *context)
+    data = checked_data(vae, x, *context, what="refine")
     if not vae.layout.latents:
         raise ValueError(
             "there is nothing to refine: the latents of this model are all summed out, and its ELBO is log p(x)."

@@ -284,10 +284,9 @@ class LogMarginal(RowWise):
     @property
     def total(self) -> tuple[float, float]:
         """The sum of log p(x) over the rows and its Monte Carlo error, in nats; `total_bias` comes on top of that."""
-        error = float(self.variance.sum().sqrt())
-        return float(self.log_marginal.sum()), error if self.shared is None else max(
-            error, self.shared.total_error
-        )
+        if self.shared is not None:
+            return float(self.log_marginal.sum()), self.shared.total_error
+        return float(self.log_marginal.sum()), float(self.variance.sum().sqrt())
 
     @property
     def total_bias(self) -> float:
@@ -326,8 +325,8 @@ class LogMarginal(RowWise):
         if self.shared is not None:
             return (
                 f"predictive density log E_q({self.shared})[p(x|{self.shared})] {self.mean_with_error} nats per row "
-                f"over {len(self)} rows (nested: {self.num_samples} draws of {self.shared}, "
-                f"{self.shared.row_samples} of each row at each; {self.reliability}{others}{undefined})"
+                f"over {len(self)} rows (nested: {self.shared.num_draws} draws of {self.shared}, "
+                f"{self.shared.row_samples} of each row at each; {self.reliability}{others}{undefined}{self.origins})"
             )
         return (
             f"log p(x) {self.mean_with_error} nats per row over {len(self)} rows "

@@ -216,7 +216,7 @@ def reverse_check(
         raise ValueError("num_rows is 1: a single row has no standard error.")
     seeds = seeds_from(seed)
     with fixed_seed(next(seeds), vae.device):
-        truth, data = simulated(vae, num_rows, context, as_x)
+        truth, data = simulated(vae, num_rows, context, as_x, "reverse_check")
     return checked_at(vae, truth, data, num_samples, next(seeds))
 
 

@@ -22,9 +22,14 @@ class SharedRate:
 
 @dataclass(frozen=True)
 class SharedSampling:
-    """How log_marginal averaged over latents that rows share: K draws of each row at each of their own."""
+    """How figures were averaged over latents that rows share: K draws of each row at each of R draws of these.
+
+    `total_error` is the Monte Carlo error of a sum over rows, which all have the same draws of what they share: by the
+    jackknife over these, made for intervals of 1.96 errors.
+    """
 
     names: tuple[str, ...]
+    num_draws: int
     row_samples: int
     total_error: float
 

@@ -111,7 +111,7 @@ def simulated_bounds(
     method = method or AnnealedImportanceSampling()
     seeds = seeds_from(seed)
     with fixed_seed(next(seeds), vae.device):
-        latents, data = simulated(vae, num_rows, context, as_x)
+        latents, data = simulated(vae, num_rows, context, as_x, "simulated_bounds")
     data = checked_data(vae, data)
     path = method.path(vae, data, num_samples, Limits(memory_budget))
     given = {

@@ -21,18 +21,18 @@ AsX: TypeAlias = Callable[[Mapping[str, Tensor]], Tensor | tuple[object, ...]]
 
 
 def simulated(
-    vae: VAE, num_rows: int, context: tuple[object, ...], as_x: AsX | None
+    vae: VAE, num_rows: int, context: tuple[object, ...], as_x: AsX | None, what: str = "this"
 ) -> tuple[dict[str, Tensor], Rows]:
     """Draw z and x from the model: the latents by site, [M, ...] each, and x with its context as data.
 
     Arguments that the model observes, by the name of the site, are what was simulated too.
 
     Raises:
-        ValueError: as `VAE.sample_prior`; an `x` from which the model does not observe what was simulated, or no way
-            to make one.
+        ValueError: shared latents, about which `what` does not ask; as `VAE.sample_prior`; an `x` from which the model
+            does not observe what was simulated, or no way to make one.
 
     """
-    refuse_shared(vae, "this")
+    refuse_shared(vae, what)
     latents, observed = vae.sample_prior(num_rows, *context)
     made = _own_arguments(vae, observed, context) if as_x is None else as_x(observed)
     data = vae.rows(*made) if isinstance(made, tuple) else vae.rows(made, *context)

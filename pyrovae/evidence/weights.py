@@ -198,10 +198,10 @@ def _jackknife(tallies: Sequence[Tally], log_sum: Tensor) -> tuple[Tensor, Tenso
     sizes = torch.tensor([[tally.size] for tally in tallies], device=variance.device)
     parts = variance / variance.sum(0)
     degrees = (1 / (parts**2 / (sizes - 1)).sum(0)).where(variance.sum(0) > 0, sizes.sum())
-    return variance.sum(0), bias.clamp(max=0.0), _widening(degrees)
+    return variance.sum(0), bias.clamp(max=0.0), widening(degrees)
 
 
-def _widening(degrees: Tensor) -> Tensor:
+def widening(degrees: Tensor) -> Tensor:
     """The quotient of Student's and the normal 97.5% quantile."""
     from scipy.special import ndtri, stdtrit  # half a second that importing pyrovae need not take
 

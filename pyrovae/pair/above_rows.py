@@ -32,7 +32,7 @@ class PairAboveRows(SavablePair):
 
         """
         check_count("num_samples", num_samples)
-        self._refuse_none_shared()
+        self.refuse_none_shared()
         with self.evaluating(), self._seeded(seed), without_data.explained("guide"):
             batch = ones(self.row_specs, 2, self.device)
             draws = [draw_shared(self, batch).values for _ in range(num_samples)]
@@ -65,7 +65,7 @@ class PairAboveRows(SavablePair):
             torch.Size([5])
 
         """
-        self._refuse_none_shared()
+        self.refuse_none_shared()
         wanted = {name: site.shape for name, site in self.layout.shared.items()}
         given = {name: tuple(torch.as_tensor(value).shape) for name, value in shared.items()}
         if wanted != given:
@@ -104,7 +104,8 @@ class PairAboveRows(SavablePair):
         drawn = self.sample_shared(1, seed=seed)
         return self.given_shared({name: value[0] for name, value in drawn.items()})
 
-    def _refuse_none_shared(self) -> None:
+    def refuse_none_shared(self) -> None:
+        """Raise ValueError where no latents are shared."""
         if not self.layout.shared:
             raise ValueError("this VAE has no latents that rows share: all of them are of rows.")
 

@@ -10,6 +10,7 @@ from torch.distributions import Normal, kl_divergence
 
 import pyrovae as pv
 from pyrovae.data import Batch
+from pyrovae.evidence.predictive import SumsOverRows
 from pyrovae.pair.running import row_terms
 from pyrovae.pair.traces import sites_of
 from tests.shared_models import (
@@ -89,6 +90,43 @@ def test_errors_contain_both_levels_and_hold_for_sums():
     assert min(larger) > 1
 
 
+def test_the_error_of_a_sum_is_the_jackknife_over_draws_of_theta():
+    log_densities = torch.randn(20, 7, generator=torch.Generator().manual_seed(0)).double()
+    sums = SumsOverRows(20)
+    for some in (slice(0, 3), slice(3, 7)):  # blocks of rows
+        sums.add(log_densities[:, some])
+
+    def estimate(some):
+        return float((some.logsumexp(0) - math.log(len(some))).sum())
+
+    without = [estimate(torch.cat([log_densities[:r], log_densities[r + 1 :]])) for r in range(20)]
+    jackknife = math.sqrt(19 / 20 * sum((w - sum(without) / 20) ** 2 for w in without))
+    assert sums.error == pytest.approx(2.093024 / 1.959964 * jackknife, rel=1e-5)  # Student's t of 19 degrees
+    alone = SumsOverRows(1)
+    alone.add(log_densities[:1])
+    assert math.isnan(alone.error)
+
+
+def narrow_guide(x):
+    pyro.sample("mean", dist.Normal(0.9, 0.2))
+    with pyro.plate("rows", len(x)):
+        pyro.sample("z", dist.Normal(0.8 * x, 0.22))
+
+
+def test_rows_too_narrow_are_told_of_and_mended_by_the_prior_among_their_draws():
+    vae = pv.VAE(hierarchy, narrow_guide, example=TEST)
+    expected = dist.Normal(0.9, math.sqrt(0.2**2 + SPREAD**2 + NOISE**2)).log_prob(TEST).double()
+    poor = pv.log_marginal(vae, TEST, num_samples=50, row_samples=4, seed=0)
+    assert poor.verdict == "poor"
+    assert float((poor.log_marginal - expected).mean()) < -0.03
+    found = pv.log_marginal(vae, TEST, num_samples=60, row_samples=20, method="auto", seed=0)
+    assert "the guide's stage alone: a proposal of a row's own" in str(found)
+    assert abs(float((found.log_marginal - expected).mean())) < 0.02
+    assert abs(found.total[0] - float(expected.sum())) < 4 * found.total[1]
+    with pytest.raises(ValueError, match="row_samples is 3: draws of guide and prior are mixed"):
+        pv.log_marginal(vae, TEST, num_samples=50, row_samples=3, method="auto")
+
+
 def test_methods_are_of_rows_given_theta(exact):
     expected = predictive(TRAIN, TEST[:10]).double()
     for method, K in (
@@ -111,19 +149,20 @@ def test_a_vae_at_given_theta_is_one_of_rows(exact):
 
 def test_verbs_that_ask_about_rows_alone_say_so(exact):
     calls = {
-        "diagnose": lambda: pv.diagnose(exact, TEST, num_samples=10),
         "refine": lambda: pv.refine(exact, TEST),
-        "calibrate": lambda: pv.calibrate(exact),
         "reverse_check": lambda: pv.reverse_check(exact, num_rows=10, num_samples=10),
-        "impute": lambda: pv.impute(exact, TEST, num_samples=5),
-        "given": lambda: pv.log_marginal(exact, TEST, given=["x"]),
+        "resembles": lambda: pv.resembles(exact, TEST),
+        "tail_check": lambda: pv.tail_check(exact, TEST),
+        "impute(method=)": lambda: pv.impute(exact, TEST, method=pv.SequentialMonteCarlo()),
+        "log_marginal(given=)": lambda: pv.log_marginal(exact, TEST, given=["x"]),
         "posterior": lambda: exact.posterior(TEST),
         "simulated_bounds": lambda: pv.simulated_bounds(exact, 5, num_samples=2),
     }
     for name, call in calls.items():
         with pytest.raises(ValueError, match="are shared by all rows") as caught:
             call()
-        assert "given_shared" in str(caught.value), name
+        assert f"{name} asks about rows alone" in str(caught.value)
+        assert "given_shared" in str(caught.value)
 
 
 def test_models_are_compared_by_predictive_density(exact):

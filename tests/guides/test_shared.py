@@ -73,6 +73,20 @@ def test_heads_that_read_what_rows_share():
     assert slopes[True] != 0
 
 
+@pytest.mark.parametrize("reads", [False, True])
+def test_the_step_of_a_derived_guide_is_traced(monkeypatch, reads):
+    monkeypatch.setattr("pyrovae.training.steps.MIN_STEPS", 0)
+    monkeypatch.setattr("pyrovae.traced.traced.tracing_pays_off", lambda work, calls, **_: True)
+    losses = []
+    for how in ("auto", False):
+        torch.manual_seed(0)
+        vae = pv.VAE(hierarchy, AutoGuide(hierarchy, hidden=(4,), reads_shared=reads), example=X, seed=0)
+        history = pv.fit(vae, X, epochs=3, batch_size=10, compile=how, seed=0, progress=False)
+        losses.append(torch.tensor(history["loss"].values))
+        assert ("plain" in history.attrs["engine"]) == (how is False), history.attrs["engine"]
+    torch.testing.assert_close(*losses, rtol=1e-5, atol=1e-5)
+
+
 FAMILIES = [AutoNormal, AutoLowRankMultivariateNormal, AutoMultivariateNormal, AutoDelta]
 
 

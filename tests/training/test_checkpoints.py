@@ -18,6 +18,7 @@ from pyrovae.files import load_tensors, save_tensors
 from pyrovae.training.processes import Processes
 from pyrovae.training.state_tree import pack, unpack
 from tests.pairs import binary_rows, composed, tutorial, with_param
+from tests.shared_models import offsets
 
 CHECKPOINT = "training.ckpt"
 
@@ -126,6 +127,8 @@ TRAININGS = {
     },
     "running statistics": {"make": tutorial},
     "pyro.param": {"make": with_param},
+    "latents above the rows": {"make": lambda: pv.VAE(offsets)},
+    "latents above the rows, traced": {"make": lambda: pv.VAE(offsets), "compile": "auto", "accumulate": 2},
     "traced": {"compile": "auto"},
     "loader": {"data": loader_of(), "batch_size": None},
     "loader with a generator": {

@@ -21,6 +21,7 @@ KINDS = {
     "plain": {"compile": False},
     "float64": {"dtype": torch.float64, "compile": False},
     "holes": {"holes": True},
+    "above": {"above": True},
 }
 
 

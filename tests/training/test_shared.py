@@ -1,5 +1,6 @@
 """Training beside shared latents: losses are Pyro's with the plate of all rows subsampled, however rows are batched."""
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pyro.infer
@@ -21,6 +22,7 @@ from tests.shared_models import (
     subsampled_guide,
     subsampled_hierarchy,
 )
+from tests.training import together
 
 N, B = 40, 8
 X = torch.randn(N, generator=torch.Generator().manual_seed(0)) + 1.0
@@ -94,6 +96,16 @@ def test_parts_of_a_batch_add_up_to_the_batch():
     parts = [statistics(vae, Trace_ELBO(), part) for part in (X[:3], X[3:B])]
     for place, gradient in enumerate(gradients):
         torch.testing.assert_close(gradient, sum(part[1][place] for part in parts), rtol=0.02, atol=0.1)
+
+
+def test_accumulated_batches_are_one_batch():
+    """To rounding, with noise that is data: each part pays the share of theta's cost that its rows have."""
+    whole = together.noiseless(above=True, compile=False)
+    parts = together.noiseless(above=True, compile=False, batch_size=together.BATCH // 2, accumulate=2)
+    assert len(whole["gradients"]) == 12
+    scale = abs(whole["gradients"]).max()
+    np.testing.assert_allclose(parts["gradients"], whole["gradients"], rtol=1e-5, atol=1e-6 * scale)
+    np.testing.assert_allclose(parts["history"][:, 1:], whole["history"][:, 1:], rtol=1e-5)
 
 
 def test_theta_has_all_rows_below_it_in_every_batch():

@@ -49,6 +49,27 @@ class Noiseless(nn.Module):
             pyro.sample("z", dist.Delta(z, log_density=log_density, event_dim=1))
 
 
+class NoiselessAbove(Noiseless):
+    """The same below offsets that all rows share, whose noise is the same at every draw."""
+
+    def __init__(self, dtype=torch.float32):
+        super().__init__(dtype)
+        self.loc = nn.Parameter(torch.linspace(-0.5, 0.5, 6, dtype=dtype))
+
+    def model(self, x, noise):
+        zeros = torch.zeros(6, dtype=x.dtype)
+        offset = pyro.sample("offset", dist.Normal(zeros, 1.0).to_event(1))
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(zeros[:2], 1.0).to_event(1))
+            pyro.sample("x", dist.Bernoulli(logits=z @ self.decoder + offset).to_event(1), obs=x)
+
+    def guide(self, x, noise):
+        offset = self.loc + torch.linspace(-0.3, 0.4, 6, dtype=x.dtype)
+        log_density = dist.Normal(self.loc, 0.5).to_event(1).log_prob(offset)
+        pyro.sample("offset", dist.Delta(offset, log_density=log_density, event_dim=1))
+        super().guide(x, noise)
+
+
 class Normed(nn.Module):
     """A pair with running statistics, which each process has of its own rows."""
 
@@ -118,21 +139,20 @@ def data(dtype=torch.float32, holes=False):
     return x, noise
 
 
-def noiseless(dtype=torch.float32, compile="auto", holes=False, **processes):
-    pair = Noiseless(dtype)
+def noiseless(dtype=torch.float32, compile="auto", holes=False, above=False, **settings):
+    pair = (NoiselessAbove if above else Noiseless)(dtype)
     vae, seeing = pv.VAE(pair.model, pair.guide), Seeing()
     optimizer = Keeping(pair.parameters())
     history = pv.fit(
         vae,
         data(dtype, holes),
         epochs=EPOCHS,
-        batch_size=BATCH,
         optimizer=optimizer,
         callbacks=[seeing],
         seed=0,
         progress=False,
         compile=compile,
-        **processes,
+        **{"batch_size": BATCH} | settings,
     )
     return {
         "weights": flat(vae),
@@ -199,6 +219,7 @@ def main(folder, what):
     save(folder, "plain", noiseless(compile=False, **processes))
     save(folder, "float64", noiseless(torch.float64, compile=False, **processes))
     save(folder, "holes", noiseless(holes=True, **processes))
+    save(folder, "above", noiseless(above=True, **processes))
     save(folder, "skipping", skipping(**processes))
     torch.manual_seed(9)
     save(folder, "whole", normed(**processes))
