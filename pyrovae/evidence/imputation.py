@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
@@ -22,6 +23,7 @@ from pyrovae.evidence.sequential import SequentialMonteCarlo
 from pyrovae.evidence.smoothed_draws import smoothed_draws
 from pyrovae.evidence.weighted_draws import WeightedDraws, spread_places, weighted_draws
 from pyrovae.evidence.weights import WITHOUT_DENSITY, Estimates, Tally, estimates, rounding_of
+from pyrovae.frames import index_of
 from pyrovae.pair.completion import Completion, completions
 from pyrovae.pair.draws import enumerated_draws
 from pyrovae.pair.layout import slice_latents
@@ -87,8 +89,9 @@ def impute(
         check_count("resample_from", resample_from)
     num_weights = resample_from or 4 * num_samples
     data = checked_data(vae, x, *context)
+    index = index_of(x[0] if isinstance(x, tuple) and x else x)
     if method is not None:
-        return _of_chains(vae, data, method, num_samples, resample_from, seed)
+        return _of_chains(vae, data, method, num_samples, resample_from, seed, index)
     refuse_without_density(vae)
     with vae.evaluating(), fixed_seed(0, vae.device):
         rounding = rounding_of(row_terms(vae, data.take(slice(0, PROBE_ROWS), vae.device), 1))
@@ -104,7 +107,9 @@ def impute(
     evidence = LogMarginal(
         **vars(Estimates.joined(figures)), num_samples=num_weights, dimensions=discrete_dimensions(vae, data)
     )
-    return Imputation({name: _joined([block[name] for block in blocks]) for name in blocks[0]}, evidence)
+    return Imputation(
+        {name: _joined([block[name] for block in blocks]) for name in blocks[0]}, evidence, index
+    )
 
 
 def _of_chains(
@@ -114,6 +119,7 @@ def _of_chains(
     num_samples: int,
     num_particles: int | None,
     seed: int | None,
+    index: pd.Index | None,
 ) -> Imputation:
     """By equally weighted chains traced back through a particle filter."""
     seeds, blocks = seeds_from(seed), []
@@ -124,7 +130,9 @@ def _of_chains(
             blocks.append(_imputed(vae, batch, drawn, drawn.log_weights.softmax(0), num_samples))
     num_particles = num_particles or 100 * method.num_runs
     evidence = log_marginal(vae, data, num_samples=num_particles, method=method, seed=of_evidence)
-    return Imputation({name: _joined([block[name] for block in blocks]) for name in blocks[0]}, evidence)
+    return Imputation(
+        {name: _joined([block[name] for block in blocks]) for name in blocks[0]}, evidence, index
+    )
 
 
 def _imputed(
