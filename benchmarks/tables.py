@@ -33,7 +33,6 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from benchmarks import report
 from benchmarks.real_tables import TABLES, halves, hidden, is_number
 from pyrovae.estimator import TabularVAE
-from pyrovae.tables.strange import conformal
 
 SEEDS = range(5)
 ABSENT = 0.3
@@ -165,8 +164,8 @@ def encoded(train: pd.DataFrame, test: pd.DataFrame) -> tuple[np.ndarray, np.nda
 
 
 def of_tabular_vae(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> np.ndarray:
-    table = TabularVAE(random_state=seed).fit(train)
-    return -table.score_samples(test)
+    found = TabularVAE(random_state=seed).fit(train).outliers(test, look_into=0)
+    return -found.rows["score"].to_numpy()
 
 
 def of_forest(train: pd.DataFrame, test: pd.DataFrame, seed: int) -> np.ndarray:
@@ -298,8 +297,8 @@ def p_values() -> None:
             table = TabularVAE(random_state=seed, epochs=20, hidden=(32,), calibration_fraction=0.3).fit(
                 train
             )
-            scores = table.score_samples(test)
-            p = conformal(scores, table.held_out_scores_)
+            found = table.outliers(test, look_into=0).rows
+            scores, p = found["score"], found["p_value"]
             lines.append(
                 {
                     "table": name,

@@ -8,7 +8,8 @@ taken: the means are t times rates that are free of each other.
 from __future__ import annotations
 
 import math
-from typing import TypeAlias
+from abc import ABC, abstractmethod
+from typing import ClassVar, TypeAlias
 
 import pyro.distributions as dist
 import torch
@@ -67,7 +68,55 @@ class Poisson(nn.Module):
         return independent(counts, events)
 
 
-class NegativeBinomial(nn.Module):
+class OverdispersedCounts(nn.Module, ABC):
+    """Independent counts around a negative binomial with a mean and a dispersion: `NegativeBinomial` says which.
+
+    The network gives what a subclass asks for `before` the raw mean, the raw mean, and without `dispersion` the raw
+    dispersion, [..., *event] each.
+    """
+
+    before: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        network: nn.Module,
+        dispersion: Spread = None,
+        *,
+        library_size: bool = False,
+        exposure: bool = False,
+        typical: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        check_positive("dispersion", dispersion)
+        if typical is not None and not bool((typical > 0).all()):
+            raise ValueError(f"typical is {typical.min():g}: expected positive means.")
+        self.network = network
+        self.dispersion = dispersion
+        self.library_size, self.exposure = library_size, exposure
+        self.typical: Tensor | None
+        self.register_buffer("typical", typical)
+        _refuse_both(self)
+
+    def forward(self, *inputs: Tensor) -> dist.TorchDistribution:
+        """The distribution of x given the inputs."""
+        inputs, size = _split(self, inputs)
+        names = [*self.before, "raw mean", *["raw dispersion"] * (self.dispersion is None)]
+        outputs = outputs_of(self, self.network(*inputs), names)
+        count = len(self.before)
+        raw, *others = outputs[count:]
+        events = event_dim(raw, inputs)
+        mean = _mean(self, raw, size, events)
+        if self.typical is not None:
+            mean = mean * self.typical.to(mean.dtype)
+        counts = distributions.NegativeBinomial(mean, spread(self.dispersion, others))
+        return independent(self.family(counts, *outputs[:count]), events)
+
+    @abstractmethod
+    def family(self, counts: dist.TorchDistribution, *before: Tensor) -> dist.TorchDistribution:
+        """The distribution of one count, by the negative binomial and what the network gives before the mean."""
+
+
+class NegativeBinomial(OverdispersedCounts):
     """Independent negative binomial counts: variance = mean + dispersion * mean^2.
 
     The mean is `pyrovae.nn.positive(raw)`, or that of the row's library size or exposure, as in `Poisson`.
@@ -93,39 +142,12 @@ class NegativeBinomial(nn.Module):
 
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        dispersion: Spread = None,
-        *,
-        library_size: bool = False,
-        exposure: bool = False,
-        typical: Tensor | None = None,
-    ) -> None:
-        super().__init__()
-        check_positive("dispersion", dispersion)
-        if typical is not None and not bool((typical > 0).all()):
-            raise ValueError(f"typical is {typical.min():g}: expected positive means.")
-        self.network = network
-        self.dispersion = dispersion
-        self.library_size, self.exposure = library_size, exposure
-        self.typical: Tensor | None
-        self.register_buffer("typical", typical)
-        _refuse_both(self)
-
-    def forward(self, *inputs: Tensor) -> dist.TorchDistribution:
-        """The distribution of x given the inputs."""
-        inputs, size = _split(self, inputs)
-        names = ["raw mean", *["raw dispersion"] * (self.dispersion is None)]
-        raw, *others = outputs_of(self, self.network(*inputs), names)
-        events = event_dim(raw, inputs)
-        mean = _mean(self, raw, size, events)
-        if self.typical is not None:
-            mean = mean * self.typical.to(mean.dtype)
-        return independent(distributions.NegativeBinomial(mean, spread(self.dispersion, others)), events)
+    def family(self, counts: dist.TorchDistribution, *before: Tensor) -> dist.TorchDistribution:
+        """The negative binomial itself."""
+        return counts
 
 
-class ZeroInflatedNegativeBinomial(nn.Module):
+class ZeroInflatedNegativeBinomial(OverdispersedCounts):
     """Negative binomial counts that are also 0 with a probability of their own (dropout).
 
     p(x) = g [x = 0] + (1 - g) NegativeBinomial(x; mean, dispersion): Lopez, Regier, Cole, Jordan, Yosef, "Deep
@@ -134,7 +156,7 @@ class ZeroInflatedNegativeBinomial(nn.Module):
     Args:
         network: from the inputs to (gate logits, raw mean), each [..., *event], or to (gate logits, raw mean,
             raw dispersion); g = sigmoid(gate logits).
-        dispersion: as in `NegativeBinomial`.
+        dispersion, typical: as in `NegativeBinomial`.
         library_size, exposure: what the last input is, as in `Poisson`: of the negative binomial's mean, so that
             expected totals are the library size where no count drops out.
 
@@ -149,31 +171,11 @@ class ZeroInflatedNegativeBinomial(nn.Module):
 
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        dispersion: Spread = None,
-        *,
-        library_size: bool = False,
-        exposure: bool = False,
-    ) -> None:
-        super().__init__()
-        check_positive("dispersion", dispersion)
-        self.network = network
-        self.dispersion = dispersion
-        self.library_size, self.exposure = library_size, exposure
-        _refuse_both(self)
+    before = ("gate logits",)
 
-    def forward(self, *inputs: Tensor) -> dist.TorchDistribution:
-        """The distribution of x given the inputs."""
-        inputs, size = _split(self, inputs)
-        names = ["gate logits", "raw mean", *["raw dispersion"] * (self.dispersion is None)]
-        gate_logits, raw, *others = outputs_of(self, self.network(*inputs), names)
-        events = event_dim(raw, inputs)
-        mean = _mean(self, raw, size, events)
-        counts = distributions.NegativeBinomial(mean, spread(self.dispersion, others))
-        inflated = distributions.ZeroInflated(counts, gate_logits=gate_logits)  # type: ignore[no-untyped-call]
-        return independent(inflated, events)
+    def family(self, counts: dist.TorchDistribution, *before: Tensor) -> dist.TorchDistribution:
+        """Zeros beside the negative binomial."""
+        return distributions.ZeroInflated(counts, gate_logits=before[0])  # type: ignore[no-untyped-call]
 
 
 class Multinomial(nn.Module):
@@ -274,4 +276,4 @@ def _shares(part: Counts, raw: Tensor, events: int) -> Tensor:
     return raw.flatten(-events).softmax(-1).reshape(raw.shape)
 
 
-Counts: TypeAlias = Poisson | NegativeBinomial | ZeroInflatedNegativeBinomial
+Counts: TypeAlias = Poisson | OverdispersedCounts

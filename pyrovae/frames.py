@@ -33,6 +33,12 @@ def columns_of(table: object) -> Columns | None:
     )
 
 
+def index_of(table: object) -> pd.Index | None:
+    """What the rows of a frame or of AnnData are called; None of what has no names for them."""
+    index = getattr(table, "obs_names" if is_anndata(table) else "index", None)
+    return index if isinstance(index, pd.Index) else None
+
+
 def in_words(columns: Sequence[str | int]) -> str:
     """The names, the first few of many."""
     shown = ", ".join(map(repr, columns[:MOST_NAMES]))

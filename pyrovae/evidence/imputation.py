@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from pyrovae.evidence.shared_results import SharedSampling
 from pyrovae.evidence.smoothed_draws import smoothed_draws
 from pyrovae.evidence.weighted_draws import GUIDE, WeightedDraws, spread_places, weighted_draws
 from pyrovae.evidence.weights import WITHOUT_DENSITY, Estimates, Tally, estimates, rounding_of
+from pyrovae.frames import index_of
 from pyrovae.pair.completion import Completion, completions
 from pyrovae.pair.draws import enumerated_draws
 from pyrovae.pair.layout import slice_latents
@@ -35,6 +37,9 @@ from pyrovae.vae import VAE
 
 # Of latents that rows share, each with its part of a row's draws.
 SHARED_DRAWS = 50
+
+# By block of rows what its sites are, and the evidence of all.
+_Found: TypeAlias = tuple[list[dict[str, ImputedSite]], LogMarginal]
 
 
 def impute(
@@ -106,10 +111,20 @@ def impute(
     num_weights = resample_from or 4 * num_samples
     data = checked_data(vae, x, *context, covers_shared=method == GUIDE, what="impute(method=)")
     if isinstance(method, SequentialMonteCarlo):
-        return _of_chains(vae, data, method, num_samples, resample_from, seed)
-    if vae.layout.shared:
+        blocks, evidence = _of_chains(vae, data, method, num_samples, resample_from, seed)
+    elif vae.layout.shared:
         refuse_without_density(vae)
-        return _over_shared(vae, data, num_samples, num_weights, seed)
+        blocks, evidence = _over_shared(vae, data, num_samples, num_weights, seed)
+    else:
+        blocks, evidence = _of_rows(vae, data, method, num_samples, num_weights, seed)
+    sites = {name: _joined([block[name] for block in blocks]) for name in blocks[0]}
+    return Imputation(sites, evidence, index_of(x[0] if isinstance(x, tuple) and x else x))
+
+
+def _of_rows(
+    vae: VAE, data: Rows, method: ImportanceSampling, num_samples: int, num_weights: int, seed: int | None
+) -> _Found:
+    """By draws of a row's own, weighed and drawn again."""
     sizes = method.strata(num_weights)
     method.check(vae, data.take(slice(0, PROBE_ROWS), vae.device), num_weights)
     with vae.evaluating(), fixed_seed(0, vae.device):
@@ -127,7 +142,7 @@ def impute(
     evidence = LogMarginal(
         **vars(Estimates.joined(figures)), num_samples=num_weights, dimensions=discrete_dimensions(vae, data)
     )
-    return Imputation({name: _joined([block[name] for block in blocks]) for name in blocks[0]}, evidence)
+    return blocks, evidence
 
 
 def _of_chains(
@@ -137,7 +152,7 @@ def _of_chains(
     num_samples: int,
     num_particles: int | None,
     seed: int | None,
-) -> Imputation:
+) -> _Found:
     """By equally weighted chains traced back through a particle filter."""
     seeds, blocks = seeds_from(seed), []
     of_evidence = next(seeds)
@@ -147,11 +162,10 @@ def _of_chains(
             weights = drawn.log_weights.softmax(0)
             blocks.append(_sites([_imputed(vae, batch, drawn, weights, num_samples)]))
     num_particles = num_particles or 100 * method.num_runs
-    evidence = log_marginal(vae, data, num_samples=num_particles, method=method, seed=of_evidence)
-    return Imputation({name: _joined([block[name] for block in blocks]) for name in blocks[0]}, evidence)
+    return blocks, log_marginal(vae, data, num_samples=num_particles, method=method, seed=of_evidence)
 
 
-def _over_shared(vae: VAE, data: Rows, num_samples: int, num_weights: int, seed: int | None) -> Imputation:
+def _over_shared(vae: VAE, data: Rows, num_samples: int, num_weights: int, seed: int | None) -> _Found:
     """At one draw of what rows share after the other, each with its part of draws and weights."""
     seeds = seeds_from(seed)
     R = min(num_samples, SHARED_DRAWS)
@@ -183,7 +197,7 @@ def _over_shared(vae: VAE, data: Rows, num_samples: int, num_weights: int, seed:
         dimensions=discrete_dimensions(shared.vae, data),
         shared=SharedSampling(tuple(vae.layout.shared), R, K, sums.error),
     )
-    return Imputation({name: _joined([block[name] for block in blocks]) for name in blocks[0]}, evidence)
+    return blocks, evidence
 
 
 @dataclass(frozen=True)

@@ -43,11 +43,13 @@ class Imputation:
 
     Where the model observes one site, tensors; where it observes several, dicts of them by site. A statement with
     `obs_mask=` is one site, by the name that the program gives it. `weights` says how the draws were weighed: it is
-    log p(x_observed) with its error, effective sample size and Pareto k by row.
+    log p(x_observed) with its error, effective sample size and Pareto k by row. `index` is what the rows are called
+    where they were a data frame.
     """
 
     sites: dict[str, ImputedSite]
     weights: LogMarginal
+    index: pd.Index | None = None
 
     @property
     def draws(self) -> Latents:
@@ -104,6 +106,7 @@ class Imputation:
     def to_frame(self, probability: float = 0.9) -> pd.DataFrame:
         """One row for each absent entry: data row, site, entry, mean, `low` and `high` (`interval`), ess and khat.
 
+        `row` is the row's label in the index of the data frame that was given, else its place.
         `entry` is its place in the row, () where a row has one number. Of labels, `mean` is the most probable one and
         `probability` is its.
         """
@@ -128,7 +131,8 @@ class Imputation:
                 "khat": self.khat[rows].numpy(),
             }
             tables.append(pd.DataFrame(columns))
-        return pd.concat(tables, ignore_index=True).sort_values("row", kind="stable", ignore_index=True)
+        frame = pd.concat(tables, ignore_index=True).sort_values("row", kind="stable", ignore_index=True)
+        return frame if self.index is None else frame.assign(row=self.index[frame["row"]])
 
     def __len__(self) -> int:
         """N."""

@@ -220,7 +220,7 @@ def _strange_panel(table: TabularVAE, frame: pd.DataFrame) -> list[Panel]:
     found = table.outliers(frame, look_into=1.0 if len(frame) <= _STRANGEST else 0.1)
     if not len(found.cell_p_values):
         return []
-    order = found.rows.loc[found.cell_p_values.index].sort_values("log_marginal").index[:_STRANGEST]
+    order = found.rows.loc[found.cell_p_values.index].sort_values("score").index[:_STRANGEST]
     cells = found.cell_p_values.loc[order]
 
     def draw(ax: Axes) -> Axes:

@@ -18,7 +18,7 @@ from pyrovae.tables.given import drawn_given, given_row
 from pyrovae.tables.imputed import ImputedFrame, imputed
 from pyrovae.tables.mixed import as_table
 from pyrovae.tables.schema import Schema
-from pyrovae.tables.strange import Outliers, cell_scores, outliers
+from pyrovae.tables.strange import Outliers, by_logarithms, cell_scores, outliers
 from pyrovae.vae import VAE
 
 # Held-out rows whose entries are scored one by one.
@@ -57,6 +57,8 @@ class Asked(ABC):
         num_draws: int = 5,
     ) -> ImputedFrame:
         """Fill in the holes, by p(x_absent | x_observed): a frame, intervals, and frames of draws.
+
+        Numbers stay within those that the fit has seen.
 
         Args:
             X: rows, of which some lack entries.
@@ -139,8 +141,9 @@ class Asked(ABC):
         """How strange rows are, with p-values against rows that training has not seen, and which entries make them so.
 
         p = (1 + number of held-out rows that are at most as probable) / (number of held-out rows + 1): of rows that
-        come from what the held-out ones come from, at most a share a has p <= a, whatever the model is worth. Entries
-        are scored by log p of each given the others of its row, against the same entries of held-out rows.
+        come from what the held-out ones come from, at most a share a has p <= a, whatever the model is worth. Rows are
+        scored by log p(x), positive columns by their logarithms, and entries by that of each given the others of its
+        row, against the same entries of held-out rows.
 
         Args:
             X: rows.
@@ -168,10 +171,11 @@ class Asked(ABC):
         )
 
     def held_out_cells(self) -> np.ndarray:
-        """log p of each entry given the others of its row, of held-out rows, [C, D]; 200 rows at most."""
+        """The score of each entry given the others of its row, of held-out rows, [C, D]; 200 rows at most."""
         if self._held_out_cells is None:
             few = self._held_out[:_ROWS_OF_CELLS]
-            self._held_out_cells = cell_scores(self.vae, few, self.num_samples, self._seed()).numpy()
+            cells = cell_scores(self.vae, few, self.num_samples, self._seed())
+            self._held_out_cells = (cells + by_logarithms(self.schema_, few)).numpy()
         return self._held_out_cells
 
     def _scores(self, values: Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyrovae.conditional_distribution import ConditionalDistribution
-from pyrovae.guides import AmortizedGuide, FullNormal
+from pyrovae.guides import AmortizedGuide
 from pyrovae.models import (
     Categorical,
     LogNormal,
@@ -22,6 +22,7 @@ from pyrovae.models import (
 )
 from pyrovae.nn import MLP, Units
 from pyrovae.tables.features import TableFeatures
+from pyrovae.tables.posterior import EntryNormal
 from pyrovae.tables.schema import Schema
 from pyrovae.vae import VAE
 
@@ -36,8 +37,9 @@ def make_vae(schema: Schema, values: Tensor, latent_size: int, hidden: Sequence[
 
     The model is a `MixedTableModel`: "real" and "date" columns are normal, "positive" ones log-normal, "bounded" ones
     truncated normal, "count" negative binomial, "ordered" cumulative logits, "category" and "boolean" categorical,
-    all locations and scales by the decoder, linearly in the latents and by its hidden layers. The guide is a
-    `FullNormal` of `TableFeatures`, and so takes rows that lack entries.
+    all locations and scales by the decoder, linearly in the latents and by its hidden layers. The guide is an
+    `EntryNormal` of `TableFeatures`: the posterior that goes with the linear part, whatever entries rows lack, and
+    what hidden layers change in it. `pyrovae.tables.starting.start_from_factors` starts both at a factor analysis.
 
     Args:
         schema: of the table.
@@ -74,10 +76,8 @@ def make_vae(schema: Schema, values: Tensor, latent_size: int, hidden: Sequence[
     decoder = Beside(deep)
     model = MixedTableModel(StandardNormal(latent_size), parts, decoder)
     features = TableFeatures(schema, values)
-    sizes = FullNormal.head_sizes(latent_size)
     deep = nn.Sequential(MLP(features.size, hidden[-1], hidden=hidden[:-1], activation=nn.SiLU), nn.SiLU())
-    encoder = nn.Sequential(features, Beside(deep), MLP(features.size + hidden[-1], sizes))
-    return VAE(model, AmortizedGuide(FullNormal(encoder)))
+    return VAE(model, AmortizedGuide(EntryNormal(features, deep, hidden[-1], latent_size)))
 
 
 _FAMILY = {

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pyrovae.guides import FullNormal
 from pyrovae.models import StandardNormal
+from pyrovae.tables.posterior import EntryNormal
 
 PRIOR_SHARE = 0.2
 
@@ -31,7 +32,9 @@ class Defensive(nn.Module):
     @staticmethod
     def takes(model: object, posterior: nn.Module) -> bool:
         """Whether the prior of a model is a standard normal, and the posterior a normal with all correlations."""
-        return isinstance(getattr(model, "prior", None), StandardNormal) and isinstance(posterior, FullNormal)
+        return isinstance(getattr(model, "prior", None), StandardNormal) and isinstance(
+            posterior, FullNormal | EntryNormal
+        )
 
     def forward(self, *inputs: Tensor) -> dist.TorchDistribution:
         """The distribution of z given the inputs."""

@@ -23,6 +23,7 @@ from pyrovae.tables.given import label_probabilities, without
 from pyrovae.tables.parquet import ParquetRows
 from pyrovae.tables.saved import SavedTable, Settings, load_table
 from pyrovae.tables.schema import Schema, check_frame
+from pyrovae.tables.strange import by_logarithms
 from pyrovae.tables.training import Sizes, split, trained
 from pyrovae.vae import VAE
 
@@ -49,7 +50,8 @@ class TabularVAE(Asked, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """A VAE of a data frame: numbers, counts, categories, dates, and holes.
 
     `fit` finds out what the columns hold (`pyrovae.tables.Schema`), makes a `MixedTableModel` of them with a guide that
-    takes rows that lack entries, and trains it by `pyrovae.fit`, with rows of its own to stop by. Then it fills in
+    takes rows that lack entries, starts it at a factor analysis of the table, which is there in a second, and trains it
+    by `pyrovae.fit` to what is not linear, with rows of its own to stop by. Then it fills in
     holes, draws rows, given some columns or none, tells how probable rows are, and which are strange. Everything is
     done by the model's own densities, what is absent being integrated out; `vae` is the VAE for all the rest.
 
@@ -76,7 +78,7 @@ class TabularVAE(Asked, TransformerMixin, BaseEstimator):  # type: ignore[misc]
         vae_: the trained VAE, of rows as `schema_.to_tensor(frame)` gives them; `vae` is the same.
         schema_: what the columns hold.
         history_: what `pyrovae.fit` returned.
-        held_out_scores_: log p(x) of the calibration rows.
+        held_out_scores_: of the calibration rows, as `outliers` scores them.
         n_features_in_, feature_names_in_: as elsewhere in scikit-learn.
 
     Raises:
@@ -105,7 +107,7 @@ class TabularVAE(Asked, TransformerMixin, BaseEstimator):  # type: ignore[misc]
         hidden: Sequence[int] | None = None,
         epochs: int | None = None,
         batch_size: int | None = None,
-        learning_rate: float = 4e-3,
+        learning_rate: float = 1e-3,
         patience: int | None = None,
         validation_fraction: float = 0.1,
         calibration_fraction: float = 0.1,
@@ -188,7 +190,8 @@ class TabularVAE(Asked, TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.schema_, self._held_out = schema, held_out
         self._held_out_cells = None
         self.sizes_ = sizes.of_model(num_rows, len(schema.modelled))
-        self.held_out_scores_ = self._scores(held_out)[0] if len(held_out) else np.empty(0)
+        logarithms = by_logarithms(schema, held_out).sum(1).numpy()
+        self.held_out_scores_ = self._scores(held_out)[0] + logarithms if len(held_out) else np.empty(0)
         return self
 
     # What is asked of it, beside `Asked`

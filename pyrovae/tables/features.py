@@ -48,7 +48,10 @@ class TableFeatures(nn.Module):
         numeric = [place for place in range(len(columns)) if place not in self._options]
         self._logarithms = [place for place in numeric if columns[place].kind in ("positive", "count")]
         self._plain = [place for place in numeric if place not in self._logarithms]
-        self.size = len(numeric) + sum(self._options.values()) + len(columns)
+        # Of which column each feature is.
+        self.places = [*self._plain, *self._logarithms]
+        self.places += [place for place, options in self._options.items() for _ in range(options)]
+        self.size = len(self.places) + len(columns)
         self.shift: Tensor
         self.dtype_of: Tensor
         shift = [float(columns[place].kind == "count") for place in self._logarithms]
@@ -68,6 +71,14 @@ class TableFeatures(nn.Module):
             label = one_hot(x[..., place].nan_to_num(0.0).long(), options)
             parts.append(label * present[..., place : place + 1])
         return torch.cat([part.to(self.dtype_of.dtype) for part in (*parts, present)], -1)
+
+    def present(self, x: Tensor) -> Tensor:
+        """Which of the features but the last D a row has, [..., F - D]."""
+        return ~x[..., self.places].isnan()
+
+    def units(self, features: list[int]) -> tuple[Tensor, Tensor]:
+        """By which mean and size some features, numbers, are standardized."""
+        return self.standardize.centre[features], 1 / self.standardize.scale[features]
 
     def _numbers(self, x: Tensor) -> Tensor:
         """The columns that are no categories, [..., d], on the scale on which they are standardized."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from pyrovae.evidence.imputation import impute
 from pyrovae.evidence.imputed import Imputation
 from pyrovae.random_state import seeds_from
 from pyrovae.shown import Shown
+from pyrovae.tables.columns import Column
 from pyrovae.tables.mixed import as_table, probabilities_of
 from pyrovae.tables.schema import Schema
 from pyrovae.vae import VAE
@@ -28,7 +30,8 @@ class ImputedFrame(Shown):
     """What `TabularVAE.impute` gives.
 
     Attributes:
-        frame: the rows completed: means of what was absent, the most probable one of labels, rounded as the column is.
+        frame: the rows completed: means of what was absent, rounded as the column is, of ordered labels the level next
+            to it, of others the most probable one.
         low, high: between which ends each absent entry lies with the probability asked for, as much above as below;
             what is observed is both. Floats, dates, and levels of ordered columns; NaN for labels without an order.
         cells: a line for each absent entry: row (a label of the index), column, value, low, high, probability (of the
@@ -71,15 +74,16 @@ def imputed(
     share = torch.full_like(values, torch.nan)
     draws = values.repeat(num_draws, 1, 1)
     ess, khat = (torch.full((len(values),), torch.nan, dtype=torch.float64) for _ in range(2))
+    ends = _seen(schema)
     good_k = 0.7
     seeds = seeds_from(seed)
     for rows in _lacking(absent):
         found = impute(vae, values[rows], num_samples=num_samples, seed=next(seeds) % 2**31)
-        drawn = as_table(vae, found.draws)
-        mean[rows] = as_table(vae, found.mean).double()
-        share[rows] = _shares(vae, found, absent[rows])
+        drawn = as_table(vae, found.draws).double().clamp(*ends)
+        mean[rows] = as_table(vae, found.mean).double().clamp(*ends)
+        _set_labels(vae, schema, found, rows, mean, share)
         low[rows], high[rows] = _ends(schema, drawn, probability)
-        draws[:, rows] = drawn[:num_draws].double()
+        draws[:, rows] = drawn[:num_draws]
         ess[rows], khat[rows] = found.ess, found.khat
         good_k = found.weights.good_k
     mean, low, high = (torch.where(absent, filled, values) for filled in (mean, low, high))
@@ -110,14 +114,35 @@ def _lacking(absent: Tensor) -> Iterator[Tensor]:
         yield rows[some]
 
 
-def _shares(vae: VAE, found: Imputation, absent: Tensor) -> Tensor:
-    """The probability of the label that stands in an absent entry, [B,D]; NaN of numbers."""
-    share = torch.full(absent.shape, torch.nan, dtype=torch.float64)
-    for place in range(absent.shape[1]):
+def _set_labels(
+    vae: VAE, schema: Schema, found: Imputation, rows: Tensor, mean: Tensor, share: Tensor
+) -> None:
+    """Put into some rows of `mean` and `share` [N,D] the label that stands for an absent one, and its probability."""
+    for place, column in enumerate(schema.modelled):
         probabilities = probabilities_of(vae, found, place)
-        if probabilities is not None:
-            share[:, place] = probabilities.amax(-1)
-    return share
+        if probabilities is None:
+            continue
+        label = probabilities.argmax(-1) if column.kind != "ordered" else _middle(column, probabilities)
+        mean[rows, place] = label.double()
+        share[rows, place] = probabilities.gather(-1, label[:, None])[:, 0].double()
+
+
+def _middle(column: Column, probabilities: Tensor) -> Tensor:
+    """The level that is nearest to the mean, by its number or, where levels are none, by its place, [B]."""
+    levels = column.levels or ()
+    numeric = all(isinstance(level, int | float) for level in levels)
+    values = torch.tensor(levels if numeric else range(len(levels)), dtype=torch.float64)
+    return (probabilities.double() @ values)[:, None].sub(values).abs().argmin(-1)
+
+
+def _seen(schema: Schema) -> tuple[Tensor, Tensor]:
+    """Between which ends the numbers of the fit lie, [D] each; of labels, which are places, all do.
+
+    Nothing is imputed beyond: what grows as an exponential there is no more than a guess.
+    """
+    ends = [(-inf, inf) if c.is_label else (c.least, c.most) for c in schema.modelled]
+    low, high = torch.tensor(ends, dtype=torch.float64).T
+    return low, high
 
 
 def _ends(schema: Schema, draws: Tensor, probability: float) -> tuple[Tensor, Tensor]:

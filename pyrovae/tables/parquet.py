@@ -94,13 +94,14 @@ class ParquetRows(IterableDataset[Tensor]):
         rest = torch.empty(0, len(self.schema.modelled), dtype=torch.float64)
         order = torch.randperm(len(self._sizes)).tolist()
         for first in range(0, len(order), _GROUPS_AT_ONCE):
-            rows = torch.cat(
-                [rest, *(self._to_train_on(group) for group in order[first : first + _GROUPS_AT_ONCE])]
-            )
-            rows = rows[torch.randperm(len(rows))]
+            rows = torch.cat([rest, *map(self._to_train_on, order[first : first + _GROUPS_AT_ONCE])])
+            places = torch.randperm(len(rows))
             whole = len(rows) // self.batch_size * self.batch_size
-            yield from rows[:whole].split(self.batch_size) if whole else ()
-            rest = rows[whole:].clone()
+            for some in places[:whole].split(self.batch_size) if whole else ():
+                yield rows[some]
+            rest = rows[places[whole:]]
+            # Not kept while the next ones are read.
+            del rows
         if len(rest):
             yield rest
 

@@ -21,9 +21,11 @@ class Outliers(Shown):
     """What `TabularVAE.outliers` gives.
 
     Attributes:
-        rows: by row `p_value`, `log_marginal`, its `std_error`, and `strangest`, the column that is strangest given
-            the others (None of rows that are not looked into).
-        cells: of the rows that are looked into, log p of each entry given the others of its row, in nats.
+        rows: by row `p_value`, the `score` that it is by, `log_marginal`, its `std_error`, and `strangest`, the column
+            that is strangest given the others (None of rows that are not looked into). The score is log p(x) with
+            positive columns by their logarithms: a density in their own units is large where they are small, whether
+            that is strange or not.
+        cells: of the rows that are looked into, the score of each entry given the others of its row, in nats.
         cell_p_values: of these, against the same entries of held-out rows.
         num_held_out: how many rows the p-values are against: none is below 1 / (that + 1).
 
@@ -49,7 +51,7 @@ def outliers(
     vae: VAE,
     schema: Schema,
     frame: pd.DataFrame,
-    scores: tuple[np.ndarray, np.ndarray],
+    log_p: tuple[np.ndarray, np.ndarray],
     held_out: np.ndarray,
     held_out_cells: Callable[[], np.ndarray],
     *,
@@ -57,23 +59,32 @@ def outliers(
     num_samples: int,
     seed: int,
 ) -> Outliers:
-    """See `TabularVAE.outliers`; `scores` are log p(x) and its error."""
-    p = conformal(scores[0], held_out)
+    """See `TabularVAE.outliers`; `log_p` are log p(x) and its error, `held_out` the scores of held-out rows."""
+    score = log_p[0] + by_logarithms(schema, schema.to_tensor(frame)).sum(1).numpy()
+    p = conformal(score, held_out)
     chosen = np.flatnonzero(p <= look_into)
     names = np.array([column.name for column in schema.modelled], dtype=object)
-    rows = pd.DataFrame({"p_value": p, "log_marginal": scores[0], "std_error": scores[1]}, index=frame.index)
+    rows = pd.DataFrame(
+        {"p_value": p, "score": score, "log_marginal": log_p[0], "std_error": log_p[1]}, index=frame.index
+    )
     cells = of_cells = np.empty((0, len(names)))
     which = np.full(len(frame), None, dtype=object)
     if len(chosen):
         values = schema.to_tensor(frame.iloc[chosen])
-        cells = cell_scores(vae, values, num_samples, seed).numpy()
+        cells = (cell_scores(vae, values, num_samples, seed) + by_logarithms(schema, values)).numpy()
         of_cells, places = strangest(cells, held_out_cells())
         which[chosen] = names[places]
     rows["strangest"] = which
-    log_p, p_values = (
+    of_entries, p_values = (
         pd.DataFrame(each, index=frame.index[chosen], columns=names) for each in (cells, of_cells)
     )
-    return Outliers(rows, log_p, p_values, len(held_out))
+    return Outliers(rows, of_entries, p_values, len(held_out))
+
+
+def by_logarithms(schema: Schema, values: Tensor) -> Tensor:
+    """What log densities of entries [N, D] gain where positive columns are taken by their logarithms: log x there."""
+    positive = torch.tensor([column.kind == "positive" for column in schema.modelled])
+    return torch.where(positive & ~values.isnan(), values, 1.0).log()
 
 
 def conformal(scores: np.ndarray, held_out: np.ndarray) -> np.ndarray:
@@ -109,11 +120,12 @@ def cell_scores(vae: VAE, values: Tensor, num_samples: int, seed: int) -> Tensor
 def strangest(cells: np.ndarray, held_out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """p-values of entries [N, D] against those of held-out rows [C, D], and which entry of each row is strangest, [N].
 
-    Of equal p-values it is the one that lies lowest below the middle of the held-out ones, in units of how far these
-    reach.
+    That is the one with the fewest held-out ones below it, and of equals the one that lies most nats below their
+    middle: without it the rest of the row is most probable.
     """
     p = np.stack([conformal(cells[:, d], held_out[:, d]) for d in range(cells.shape[1])], 1)
-    middle, least = np.nanmedian(held_out, 0), np.nanmin(held_out, 0)
-    below = (cells - middle) / np.maximum(middle - least, 1e-6)
-    order = np.lexsort((np.nan_to_num(below, nan=np.inf), np.nan_to_num(p, nan=np.inf)), axis=1)
+    counts = (~np.isnan(held_out)).sum(0)
+    share = (p * (counts + 1) - 1).round() / counts
+    below = cells - np.nanmedian(held_out, 0)
+    order = np.lexsort((np.nan_to_num(below, nan=np.inf), np.nan_to_num(share, nan=np.inf)), axis=1)
     return p, order[:, 0]

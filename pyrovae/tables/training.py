@@ -16,6 +16,7 @@ from pyrovae.random_state import fixed_seed
 from pyrovae.tables.building import make_vae, thinned
 from pyrovae.tables.mixed import check_model
 from pyrovae.tables.schema import Schema
+from pyrovae.tables.starting import start_from_factors
 from pyrovae.training.callbacks import EarlyStopping
 from pyrovae.training.fitting import fit
 from pyrovae.vae import VAE
@@ -23,7 +24,7 @@ from pyrovae.vae import VAE
 # Rows that are held out at most: more of them tell no more.
 _MOST_HELD_OUT = 5_000
 # Steps of the optimizer, at most, if epochs are not said.
-_STEPS = 5_000
+_STEPS = 3_000
 _FEWEST_EPOCHS = 20
 
 
@@ -113,7 +114,7 @@ def trained(
 
     Args:
         schema: of the table.
-        example: rows to take centres and sizes from, [N, D].
+        example: rows to take centres, sizes and the factor analysis from, [N, D].
         train: the rows to train on, [N, D], or a loader of such.
         validation: the rows to stop by.
         num_rows: of the whole table.
@@ -128,6 +129,7 @@ def trained(
     with fixed_seed(seed, torch.device("cpu")):
         if make is None:
             vae = make_vae(schema, example, *sizes.of_model(num_rows, len(schema.modelled)))
+            start_from_factors(vae, example)
         else:
             vae = make(schema, example)
         vae = check_model(vae, example)

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -496,6 +497,16 @@ def test_tables_have_a_line_for_each_absent_entry():
     assert len(result) == 6
     np.testing.assert_array_equal(frame.ess, result.ess.numpy()[frame.row])
     assert "50.0% of y" in str(result)
+
+
+def test_lines_are_named_by_the_index_of_a_frame(linear):
+    model, full, _ = linear
+    vae = pv.VAE(model, ExactGivenPresent(model))
+    lacking = full[:4].clone()
+    lacking[1, 2] = lacking[3, 0] = NAN
+    frame = pd.DataFrame(lacking.numpy(), index=["a", "b", "c", "d"])
+    assert pv.impute(vae, frame, num_samples=20, seed=0).to_frame()["row"].tolist() == ["b", "d"]
+    assert pv.impute(vae, lacking, num_samples=20, seed=0).to_frame()["row"].tolist() == [1, 3]
 
 
 def test_images_name_entries_by_their_places():

@@ -243,7 +243,9 @@ def gaussian():
     frame = pd.DataFrame(
         factors @ rng.normal(size=(2, 4)) + 0.5 * rng.normal(size=(400, 4)) + 3, columns=list("abcd")
     )
-    table = TabularVAE(make_vae=linear_gaussian, epochs=20, random_state=0, num_samples=500).fit(frame)
+    table = TabularVAE(
+        make_vae=linear_gaussian, epochs=20, learning_rate=4e-3, random_state=0, num_samples=500
+    ).fit(frame)
     mean, covariance = moments(table.vae.model)
     return table, frame, mean, covariance
 
