@@ -179,5 +179,10 @@ class Asked(ABC):
         return self._held_out_cells
 
     def _scores(self, values: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        if bool((empty := values.isnan().all(1)).any()):
+            raise ValueError(
+                f"row {int(empty.nonzero()[0, 0])} has no value in any column ({int(empty.sum())} such rows): there is "
+                "nothing to score. Drop such rows, frame.dropna(how='all')."
+            )
         found = log_marginal(self.vae, values, num_samples=self.num_samples, seed=self._seed())
         return found.log_marginal.numpy(), found.std_error.numpy()

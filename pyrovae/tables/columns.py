@@ -138,7 +138,8 @@ class Column:
         more = f" and {self.options - _SHOWN} more" if self.options > _SHOWN else ""
         remedy = "Fit on rows that have it, make it absent (None), or drop these rows."
         if all(isinstance(level, int | float) for level in self.levels or ()):
-            remedy += f" A column of numbers can be another kind, schema[{self.name!r}] = 'real'."
+            known_and_new = np.array([*(self.levels or ()), *unknown], dtype=float)
+            remedy += f" A column of numbers can be another kind, {self._as_other_kind(known_and_new)}."
         return (
             f"column {self.name!r} ({values.dtype}) holds {shown}, which the fit has not seen: {what} {known}{more}. "
             f"{remedy}"
@@ -195,8 +196,12 @@ class Column:
             raise ValueError(
                 f"column {self.name!r} holds {numbers[first]:g} (row {first}), and its kind {self.kind!r} has {words} "
                 f"alone. Mend or drop these rows ({int(wrong.sum())} of them), or fit it as another kind, "
-                f"schema[{self.name!r}] = 'real'."
+                f"{self._as_other_kind(numbers[there])}."
             )
+
+    def _as_other_kind(self, numbers: Numbers) -> str:
+        whole = self.decimals == 0 and bool(((numbers >= 0) & (numbers == np.round(numbers))).all())
+        return f"schema[{self.name!r}] = {'count' if whole else 'real'!r}"
 
 
 def plain(value: object) -> Hashable:

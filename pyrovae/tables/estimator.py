@@ -296,7 +296,12 @@ class TabularVAE(Asked, TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _checked(self, X: object, *, reset: bool = False) -> pd.DataFrame:
         if isinstance(X, pd.DataFrame):
             check_frame(X)
-            validate_data(self, X, reset=reset, skip_check_array=True)
+            try:
+                validate_data(self, X, reset=reset, skip_check_array=True)
+            except ValueError as error:
+                if set(X.columns) != set(getattr(self, "feature_names_in_", ())):
+                    raise
+                raise ValueError(f"{error}Give frame[table.feature_names_in_].") from None
             return X
         array = validate_data(self, X, reset=reset, dtype="numeric", ensure_all_finite="allow-nan")
         return pd.DataFrame(array, columns=[f"x{place}" for place in range(array.shape[1])])

@@ -127,7 +127,7 @@ def _kind_of_numbers(numbers: Numbers, distinct: Numbers, whole: bool) -> Kind:
     if count == 2:
         return "category"
     if whole and count <= _FEW and len(numbers) >= _ROWS_A_LEVEL * count:
-        return "ordered"
+        return "count" if least == 0 and _counts_fit_as_well(numbers) else "ordered"
     if not whole and least >= 0 and most <= 1 and least < 0.1 and most > 0.9:
         return "bounded"
     fits: dict[Kind, float] = {"real": _as_normal(numbers)}
@@ -154,6 +154,13 @@ def _as_counts(numbers: Numbers) -> float:
         return float(Poisson(mean).log_prob(values).sum())
     total = mean**2 / (variance - mean)
     return float(NegativeBinomial(total, probs=1 - mean / variance).log_prob(values).sum())
+
+
+def _counts_fit_as_well(numbers: Numbers) -> bool:
+    """Whether a distribution of counts does as well as one of these numbers' shares, by Schwarz's criterion (1978)."""
+    _, times = np.unique(numbers, return_counts=True)
+    by_shares = float((times * np.log(times / len(numbers))).sum())
+    return _as_counts(numbers) - by_shares > (2 - (len(times) - 1)) / 2 * math.log(len(numbers))
 
 
 def _decimals(distinct: Numbers) -> int | None:

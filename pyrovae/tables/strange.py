@@ -37,10 +37,17 @@ class Outliers(Shown):
     num_held_out: int
 
     def __str__(self) -> str:
-        return (
+        said = (
             f"{len(self.rows)} rows against {self.num_held_out} held-out ones: "
             f"{int((self.rows['p_value'] <= 0.05).sum())} have p-values of at most 0.05"
         )
+        least = 1 / (self.num_held_out + 1)
+        if least > 0.05:
+            said += (
+                f"; no row can have less than {least:.3f} against so few: fit with a larger calibration_fraction, "
+                "and read the order of the scores until then"
+            )
+        return said
 
     def sections(self) -> list[Section]:
         """The strangest rows first."""

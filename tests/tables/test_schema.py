@@ -9,6 +9,7 @@ import torch
 
 from pyrovae.files import FileError
 from pyrovae.tables import Schema
+from pyrovae.tables.kinds import column_of
 
 N = 60
 rng = np.random.default_rng(0)
@@ -72,6 +73,23 @@ def test_every_column_goes_to_a_tensor_and_back(name):
     pd.testing.assert_frame_equal(schema.to_frame(values, frame.index), frame)
     if values.shape[1] == 2:
         assert torch.equal(values[:, 1].isnan(), torch.tensor(frame[name].isna().to_numpy()))
+
+
+def test_few_whole_numbers_are_counts_where_these_fit_as_well_as_shares():
+    children = pd.Series([0] * 45 + [1] * 36 + [2] * 14 + [3] * 4 + [4])  # a later row may have 7
+    assert column_of(children, "children").kind == "count"
+    assert column_of(pd.Series([0] * 45 + [1] * 5 + [2] * 5 + [3] * 5 + [4] * 40), "answer").kind == "ordered"
+    assert column_of(children + 1, "grade").kind == "ordered"
+
+
+def test_later_whole_numbers_are_told_to_be_counts():
+    sold = pd.DataFrame({"sold": np.exp(np.linspace(1, 5, N)).round(), "answer": np.arange(N) % 3})
+    schema = Schema.of(sold)
+    assert [column.kind for column in schema.modelled] == ["positive", "ordered"]
+    with pytest.raises(ValueError, match=r"column 'sold' holds 0 .*schema\['sold'\] = 'count'"):
+        schema.to_tensor(sold.assign(sold=0))
+    with pytest.raises(ValueError, match=r"'answer' .* holds 7, .*schema\['answer'\] = 'count'"):
+        schema.to_tensor(sold.assign(answer=7))
 
 
 @pytest.mark.parametrize("name", FRAMES)
