@@ -213,9 +213,10 @@ class AutoGuide(nn.Module):
     # Building
 
     def _make_networks(self, batch: Batch, hidden: Mapping[str, Site]) -> None:
-        x = batch.x
+        x, floats = batch.x, {s.value.dtype for s in hidden.values() if s.value.is_floating_point()}
+        dtype = floats.pop() if len(floats) == 1 else None
         if self.encoder is None:
-            self.encoder = default_encoder(batch, self.hidden)
+            self.encoder = default_encoder(batch, self.hidden).to(dtype=dtype)
         self.encoder.to(x.device)
         width = self._encode(x, *batch.context).shape[-1]
         reads_shared = self.shared is not None and self.reads_shared
@@ -244,7 +245,7 @@ class AutoGuide(nn.Module):
                 in_features += width if len(latent) < len(above) else 0
                 layers = (self.hidden[-1],) if latent else below
                 self.heads[as_key(name)] = self._site_head(hidden[name], x, max(in_features, 1), layers)
-        self.heads.to(x.device)
+        self.heads.to(x.device, dtype)
         if not self._encoder_is_given and all(isinstance(h, MarkovPosterior) for h in self.heads.values()):
             self.encoder = None  # chains read the steps themselves
 

@@ -728,3 +728,6 @@ def test_means_of_several_latents_keep_their_dtype():
     assert {mean.dtype for mean in means.values()} == {torch.float64}
     torch.testing.assert_close(vae.decode(means), vae.model.decoder(torch.cat([means["a"], means["b"]], -1)))
     assert vae.reconstruct(x).dtype == torch.float64
+    derived = pv.VAE(Model(), example=x)  # its networks are of the latents' dtype too
+    assert derived.floats == torch.float64
+    assert derived.reconstruct(x).dtype == torch.float64
