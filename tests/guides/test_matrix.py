@@ -10,10 +10,14 @@ from pyrovae.guides import AutoGuide
 from pyrovae.models import HierarchicalModel
 from tests.components import FAMILIES, GUIDES, MODELS
 
+# One of all latents together: by a normal and by a flow here, and by every family in test_auto.py.
+JOINT = ("FullNormal", "InverseAutoregressiveFlow")
+
 
 def guides_of(name):
     for family in FAMILIES:
         yield family, lambda model, f=family: AutoGuide(model, family=FAMILIES[f], hidden=(6,))
+    for family in JOINT:
         yield (
             f"{family}, joint",
             lambda model, f=family: AutoGuide(model, family=FAMILIES[f], joint=True, hidden=(6,)),
