@@ -16,7 +16,6 @@ from pyrovae.evidence.imputation import impute
 from pyrovae.evidence.imputed import Imputation
 from pyrovae.random_state import seeds_from
 from pyrovae.shown import Shown
-from pyrovae.tables.columns import Column
 from pyrovae.tables.mixed import as_table, probabilities_of
 from pyrovae.tables.schema import Schema
 from pyrovae.vae import VAE
@@ -34,8 +33,9 @@ class ImputedFrame(Shown):
             to it, of others the most probable one.
         low, high: between which ends each absent entry lies with the probability asked for, as much above as below;
             what is observed is both. Floats, dates, and levels of ordered columns; NaN for labels without an order.
-        cells: a line for each absent entry: row (a label of the index), column, value, low, high, probability (of the
-            label that stands there; NaN of numbers), ess and khat of its row's weights.
+        cells: a line for each absent entry: row (a label of the index), column, value, mean (before it is rounded; NaN
+            of dates, and of labels that are no numbers), low, high, probability (of the label that stands there; NaN of
+            numbers), ess and khat of its row's weights.
         draws: completed frames, each drawn from p(x_absent | x_observed): for multiple imputation.
         good_k: rows whose khat is not below have weights to distrust.
 
@@ -71,7 +71,7 @@ def imputed(
     values = schema.to_tensor(frame)
     absent = values.isnan()
     mean, low, high = values.clone(), values.clone(), values.clone()
-    share = torch.full_like(values, torch.nan)
+    share, expected = (torch.full_like(values, torch.nan) for _ in range(2))
     draws = values.repeat(num_draws, 1, 1)
     ess, khat = (torch.full((len(values),), torch.nan, dtype=torch.float64) for _ in range(2))
     ends = _seen(schema)
@@ -81,7 +81,8 @@ def imputed(
         found = impute(vae, values[rows], num_samples=num_samples, seed=next(seeds) % 2**31)
         drawn = as_table(vae, found.draws).double().clamp(*ends)
         mean[rows] = as_table(vae, found.mean).double().clamp(*ends)
-        _set_labels(vae, schema, found, rows, mean, share)
+        expected[rows] = mean[rows]
+        _set_labels(vae, schema, found, rows, mean, expected, share)
         low[rows], high[rows] = _ends(schema, drawn, probability)
         draws[:, rows] = drawn[:num_draws]
         ess[rows], khat[rows] = found.ess, found.khat
@@ -91,7 +92,7 @@ def imputed(
         _filled(schema, frame, mean),
         _interval_frame(schema, low, frame.index),
         _interval_frame(schema, high, frame.index),
-        _cells(schema, frame.index, absent, mean, low, high, share, ess, khat),
+        _cells(schema, frame.index, absent, mean, expected, low, high, share, ess, khat),
         tuple(_filled(schema, frame, draw) for draw in draws),
         good_k,
     )
@@ -115,24 +116,28 @@ def _lacking(absent: Tensor) -> Iterator[Tensor]:
 
 
 def _set_labels(
-    vae: VAE, schema: Schema, found: Imputation, rows: Tensor, mean: Tensor, share: Tensor
+    vae: VAE, schema: Schema, found: Imputation, rows: Tensor, mean: Tensor, expected: Tensor, share: Tensor
 ) -> None:
-    """Put into some rows of `mean` and `share` [N,D] the label that stands for an absent one, and its probability."""
+    """Put into some rows of `mean` and `share` [N,D] the label that stands for an absent one, and its probability.
+
+    Of ordered ones it is the level that is nearest to the mean, by its number or, where levels are none, by its place;
+    into `expected` goes the mean of levels that are numbers.
+    """
     for place, column in enumerate(schema.modelled):
         probabilities = probabilities_of(vae, found, place)
+        if column.is_label:
+            expected[rows, place] = torch.nan
         if probabilities is None:
             continue
-        label = probabilities.argmax(-1) if column.kind != "ordered" else _middle(column, probabilities)
+        label, levels = probabilities.argmax(-1), column.levels or ()
+        if column.kind == "ordered":
+            numeric = all(isinstance(level, int | float) for level in levels)
+            values = torch.tensor(levels if numeric else range(len(levels)), dtype=torch.float64)
+            means = probabilities.double() @ values
+            label = (means[:, None] - values).abs().argmin(-1)
+            expected[rows, place] = means if numeric else torch.nan
         mean[rows, place] = label.double()
         share[rows, place] = probabilities.gather(-1, label[:, None])[:, 0].double()
-
-
-def _middle(column: Column, probabilities: Tensor) -> Tensor:
-    """The level that is nearest to the mean, by its number or, where levels are none, by its place, [B]."""
-    levels = column.levels or ()
-    numeric = all(isinstance(level, int | float) for level in levels)
-    values = torch.tensor(levels if numeric else range(len(levels)), dtype=torch.float64)
-    return (probabilities.double() @ values)[:, None].sub(values).abs().argmin(-1)
 
 
 def _seen(schema: Schema) -> tuple[Tensor, Tensor]:
@@ -183,6 +188,7 @@ def _cells(
     index: pd.Index,
     absent: Tensor,
     mean: Tensor,
+    expected: Tensor,
     low: Tensor,
     high: Tensor,
     share: Tensor,
@@ -201,6 +207,7 @@ def _cells(
                     "row": index[rows],
                     "column": column.name,
                     "value": column.decode(mean[rows, place].numpy()).astype(object),
+                    "mean": np.nan if column.origin is not None else expected[rows, place].numpy(),
                     "low": of_end(low[rows, place].numpy()).astype(object),
                     "high": of_end(high[rows, place].numpy()).astype(object),
                     "probability": share[rows, place].numpy(),
@@ -209,5 +216,5 @@ def _cells(
                 }
             )
         )
-    columns = ["row", "column", "value", "low", "high", "probability", "ess", "khat"]
+    columns = ["row", "column", "value", "mean", "low", "high", "probability", "ess", "khat"]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
