@@ -1,8 +1,8 @@
 """How often calibration, TARP and the two-sample test speak against what is right, and find what is wrong.
 
 `python -m benchmarks.false_alarms guides data`, a few minutes on one core. Guides and data with known faults: none,
-scales off by 10 %, a posterior and a data set of which one mode is missing. 200 repetitions of what is right and 50 of
-what is wrong, at a rate of 5 %.
+scales off by 10 %, a posterior and a data set of which one mode is missing. 200 repetitions of
+each, at a rate of 5 %.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from pyrovae.criticism.quantities import DISTANCE
 
 RATE, DRAWS = 0.05, 49
 # Repetitions, and simulations or rows, of what is right and of what is wrong.
-RIGHT, WRONG = (200, 200), (50, 1000)
-ROWS_WRONG = 500
+RIGHT, WRONG = (200, 200), (200, 2000)
+ROWS_WRONG = 1500
 K, D, NOISE = 2, 8, 0.5
 
 
