@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -80,6 +81,8 @@ def file_path(path: object) -> Path:
 def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], object]) -> None:
     """Write beside `path`, then rename: readers see the old file or the whole new one, never a part.
 
+    An old file's permissions stay; a new one has those that `open` gives.
+
     Raises:
         OSError: the folder is missing or full; an old file at `path` is left as it was.
 
@@ -90,10 +93,24 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], objec
     # A folder of its own, for some writers make temporary files beside the one that they are asked for.
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.{_UNFINISHED}", dir=path.parent) as folder:
         temporary = Path(folder) / path.name
+        permissions = _permissions(path, Path(folder) / "new")
         write(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+        # Some writers let nobody else read what they write.
+        if stat.S_IMODE(temporary.stat().st_mode) != permissions:
+            temporary.chmod(permissions)
         temporary.replace(path)
+
+
+def _permissions(path: Path, new: Path) -> int:
+    """Those of an old file at `path`, else what a file gets that is made at `new`: asking for the umask sets it."""
+    if not path.exists():
+        path = new
+        path.touch(exist_ok=False)
+    found = stat.S_IMODE(path.stat().st_mode)
+    new.unlink(missing_ok=True)
+    return found
 
 
 def remove_leftovers(path: str | os.PathLike[str]) -> None:

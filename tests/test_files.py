@@ -1,7 +1,9 @@
 """What is written is read, and nothing else: schema, sizes, checksum; and what is refused changes nothing."""
 
 import json
+import os
 import resource
+import stat
 import sys
 
 import pyro
@@ -209,3 +211,16 @@ def test_types_are_told_apart():
 def test_a_files_own_words_are_shown_and_not_obeyed():
     message = str(FileError("vae.safetensors", "name", "holds 'a\x1b[31m\u202eb'"))
     assert message == "vae.safetensors holds 'a\\x1b[31m\\u202eb'"
+
+
+@pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_files_may_be_read_by_whom_the_umask_lets_and_keep_their_mode(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        composed().save(tmp_path / "vae")
+        assert stat.S_IMODE((tmp_path / "vae").stat().st_mode) == mode
+        (tmp_path / "vae").chmod(0o440)
+        composed().save(tmp_path / "vae")
+        assert stat.S_IMODE((tmp_path / "vae").stat().st_mode) == 0o440
+    finally:
+        os.umask(before)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Mapping
-from typing import Self
+from collections.abc import Callable, Mapping
+from typing import Concatenate, ParamSpec, Self, TypeVar
 
 from pyro.infer.autoguide import AutoGuide as AutomaticGuide
 from torch import Tensor
@@ -23,6 +24,23 @@ from pyrovae.schema import MalformedError, checked
 # The kind of file that keeps a training, and what the names of its weights there begin with.
 TRAINING, WEIGHTS = "training", "state.weights."
 
+_Self, _P, _Result = TypeVar("_Self"), ParamSpec("_P"), TypeVar("_Result")
+
+
+def _of_a_vae(load: Callable[Concatenate[_Self, _P], _Result]) -> Callable[Concatenate[_Self, _P], _Result]:
+    """Explain a call on the class, VAE.load(path): a file has the numbers of a VAE, and no code that makes one."""
+
+    @functools.wraps(load)
+    def called(self: _Self, *args: _P.args, **keywords: _P.kwargs) -> _Result:
+        if isinstance(self, str | os.PathLike):
+            raise TypeError(
+                f"load({os.fspath(self)!r}) was called on the class, and a file holds no programs: build the VAE as it "
+                "was built, vae = VAE(model, guide), then vae.load(path)."
+            )
+        return load(self, *args, **keywords)
+
+    return called
+
 
 class SavablePair(InspectedPair):
     """An inspected pair with files."""
@@ -36,6 +54,7 @@ class SavablePair(InspectedPair):
         """
         save_tensors(path, "VAE", self.tensors(), {"pair": to_json(self._layout, self._row_specs)})
 
+    @_of_a_vae
     def load(self, path: str | os.PathLike[str]) -> Self:
         """Read what `save` wrote into this VAE, built the same way; returns self.
 

@@ -316,6 +316,7 @@ CALLS = {
     "save(folder)": (lambda: composed().save("/"), "/ is a folder"),
     "save(nowhere)": (lambda: composed().save("/no/such/folder/x"), "no folder"),
     "save(number)": (lambda: composed().save(3), "path is 3"),
+    "load() on the class": (lambda: pv.VAE.load("m.safetensors"), r"on the class.*then vae.load\(path\)"),
     "load('')": (lambda: composed().load(""), "path is ''"),
     "load(folder)": (lambda: composed().load("/"), "/ is a folder"),
     "load(nothing)": (lambda: composed().load("/no/such/file"), "no file /no/such/file"),
