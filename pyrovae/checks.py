@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from numbers import Integral, Real
+from pathlib import Path
+
+_OWN = f"{Path(__file__).resolve().parent}/", contextlib.__file__
 
 
 def is_number(value: object) -> bool:
@@ -29,3 +34,11 @@ def check_seed(seed: object) -> None:
         raise ValueError(f"seed is {seed!r}: expected a whole number, or None.")
     if not -(2**63) <= int(seed) < 2**64:
         raise ValueError(f"seed is {seed!r}: expected a whole number of at most 64 bits, or None.")
+
+
+def level_of_caller() -> int:
+    """The `stacklevel` of a warning that names the line from which this package was called."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OWN):
+        level, frame = level + 1, frame.f_back
+    return level

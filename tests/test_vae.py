@@ -558,8 +558,9 @@ def test_a_module_that_nobody_trains_is_named():
 
     with pytest.warns(
         UserWarning, match="can reach the module 'decoder' and does not hand it to pyro.module"
-    ):
-        pv.VAE(model, example=binary_rows())
+    ) as told:
+        pv.elbo(pv.VAE(model), binary_rows())
+    assert {warning.filename for warning in told} == {__file__}
     decoder.requires_grad_(False)
     pv.VAE(model, example=binary_rows())
 

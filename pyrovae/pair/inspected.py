@@ -8,10 +8,12 @@ from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
+from pyrovae.checks import level_of_caller
 from pyrovae.data import Batch, Rows
 from pyrovae.nn.standardize import Standardize, learning_first_data
 from pyrovae.pair import contract
 from pyrovae.pair.first_run import first_run
+from pyrovae.pair.label_advice import labels_explained
 from pyrovae.pair.layout import Layout
 from pyrovae.pair.parameters import PairParameters
 from pyrovae.pair.programs import Program
@@ -115,7 +117,7 @@ class InspectedPair(PairParameters):
                 "rows lack entries (NaN), and this VAE's derived guide was made from rows that lack none: it takes "
                 "absent entries for average ones, and log p(x) stays right but costs more draws. Make the VAE from "
                 "rows with holes, VAE(model, example=x), and train it on them.",
-                stacklevel=4,
+                stacklevel=level_of_caller(),
             )
         if given.absent and not self._saw_absence:
             with same_random_state(self.device), self.evaluating():
@@ -245,7 +247,7 @@ class InspectedPair(PairParameters):
         """A guide that is built from data, such as AutoGuide, has a method `build(x, *context)`."""
         build = getattr(self.guide, "build", None)
         if build is not None:
-            with self.evaluating():
+            with self.evaluating(), labels_explained(f"{len(batch)} rows of the data", batch):
                 build(*batch.arguments)
 
     def _learning(self, *, keep: bool = True) -> AbstractContextManager[list[Standardize]]:

@@ -21,6 +21,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pyrovae.checks import level_of_caller
 from pyrovae.pair.handlers import Constrained, ParameterMessage
 from pyrovae.pair.keys import as_key, name_of
 from pyrovae.pair.programs import Pair, Program
@@ -100,7 +101,7 @@ class PairParameters(Pair, nn.Module):
             warnings.warn(
                 f"{', '.join(map(repr, sorted(given.taken)))} start from the values that Pyro's global store holds "
                 "under these names. If they are left from something else, call pyro.clear_param_store() first.",
-                stacklevel=6,
+                stacklevel=level_of_caller(),
             )
 
     def warn_of_untrained_modules(self) -> None:
@@ -116,7 +117,7 @@ class PairParameters(Pair, nn.Module):
             warnings.warn(
                 f"model or guide can reach the module {names} and does not hand it to pyro.module: it will not be "
                 "trained or saved. Call pyro.module(name, module) there, or freeze it with requires_grad_(False).",
-                stacklevel=2,
+                stacklevel=level_of_caller(),
             )
 
     def __deepcopy__(self, memo: dict[int, object]) -> Self:

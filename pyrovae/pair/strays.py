@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
+from pyrovae.checks import level_of_caller
 from pyrovae.data import Batch
 from pyrovae.pair.inspected import InspectedPair
 from pyrovae.pair.reachable import modules_of, reachable_modules, variables_of
@@ -45,7 +46,7 @@ def warn_of_strays(pair: InspectedPair, batch: Batch) -> None:
             f"model or guide use {', '.join(shown)}{more}, which want gradients and are no parameters of theirs: they "
             "will not be trained, saved or moved to a device. Hold tensors as nn.Parameter and modules as attributes, "
             "several in nn.ModuleList or nn.ModuleDict; or freeze them with requires_grad_(False).",
-            stacklevel=2,
+            stacklevel=level_of_caller(),
         )
     reached = {id(leaf) for leaf in leaves}
     cut = {id(leaf) for tensor in detached.tensors for leaf in _leaves(tensor)} - reached
@@ -55,7 +56,7 @@ def warn_of_strays(pair: InspectedPair, batch: Batch) -> None:
         warnings.warn(
             f"what depends on {', '.join(map(repr, names_cut[:3]))}{more} is detached, so that no density does: they "
             "will not be trained. If that is meant, freeze them with requires_grad_(False).",
-            stacklevel=2,
+            stacklevel=level_of_caller(),
         )
 
 

@@ -130,7 +130,8 @@ def fit(
         norm of the gradients of the epoch's steps before clipping (of each step with `clip_norm`, else of every
         eighth from the first, so that it costs nothing). `history.attrs` tells
         the `engine`, how many batches were `skipped`, and whether Ctrl-C `interrupted` it: then what was learned
-        so far, the VAE being trained up to that step. Numbers that callbacks add to an epoch's row are columns too.
+        so far, the VAE being trained up to that step, as a warning says too. Numbers that callbacks add to an epoch's
+        row are columns too.
         A training whose ELBO has not risen of late while gradients exploded says so in a warning.
 
     Raises:

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pyrovae.training.training import Training
+
 
 class Interruption:
     """Whether Ctrl-C was pressed while `heard`; a second one raises KeyboardInterrupt."""
@@ -34,3 +36,13 @@ class Interruption:
             yield
         finally:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def in_words(training: Training, *, resumable: bool) -> str:
+    """Where a training was interrupted, and what is left of it."""
+    return (
+        f"training was interrupted (Ctrl-C) after epoch {training.epoch} of {training.settings.epochs}, at step "
+        f"{training.step}: the VAE has the weights of then, and history.attrs['interrupted'] says so."
+        + " The same call with resume=True goes on."
+        * resumable
+    )

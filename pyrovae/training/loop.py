@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pyrovae.checks import level_of_caller
 from pyrovae.progress import Bar
 from pyrovae.random_state import noise_state, set_noise_state
 from pyrovae.training.batch_loss import BatchLoss
@@ -18,7 +19,7 @@ from pyrovae.training.batches import Batches, GatheredBatches, Minibatch
 from pyrovae.training.checkpoints import Keeper
 from pyrovae.training.course import Course
 from pyrovae.training.gradient_norms import why_stalled
-from pyrovae.training.interruption import Interruption
+from pyrovae.training.interruption import Interruption, in_words
 from pyrovae.training.log import Log
 from pyrovae.training.modes import evaluating, frozen, take_modes
 from pyrovae.training.nonfinite import FAILURES, LOOK_EVERY, Watch
@@ -139,7 +140,9 @@ class Loop(Training):
             callback.on_end(self)
         self._optimization.forget_gradients()
         if self.processes.is_first and (stalled := why_stalled(self.history)):
-            warnings.warn(stalled, stacklevel=3)
+            warnings.warn(stalled, stacklevel=level_of_caller())
+        if self._interruption.asked and not self.is_over:
+            warnings.warn(in_words(self, resumable=self._keeper is not None), stacklevel=level_of_caller())
         self.processes.wait()  # so that all find the last checkpoint
 
     def _agree_to_stop(self) -> None:

@@ -409,7 +409,7 @@ def test_what_a_callback_adds_to_a_row_is_a_column_and_is_logged(tmp_path):
 
 
 INTERRUPTED = """
-import os, signal, sys, torch
+import os, signal, sys, torch, warnings
 import pyrovae.training.checkpoints
 import pyrovae as pv
 from pyrovae.callbacks import Callback
@@ -441,7 +441,11 @@ for moment, step, epochs, accumulate in (("step", 20, 3, 1), ("epoch", 18, 3, 1)
     whole, weights = train(None, None, accumulate=accumulate)
     path = f"{sys.argv[1]}/{moment}"
     seldom = pv.Checkpoint(path, every_epochs=100)
-    history, learned = train(moment, seldom, accumulate=accumulate)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        history, learned = train(moment, seldom, accumulate=accumulate)
+    assert f"(Ctrl-C) after epoch {epochs} of 7, at step {step}:" in str(told[-1].message), told
+    assert told[-1].filename == "<string>" and "resume=True" in str(told[-1].message)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert len(history) == epochs and history.equals(whole[:epochs]), history
     assert history.attrs["interrupted"] and not whole.attrs["interrupted"]
