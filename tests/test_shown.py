@@ -11,6 +11,7 @@ import torch
 import pyrovae as pv
 from pyrovae import plots
 from pyrovae.shown import ROWS_SHOWN, table_of, within_a_page
+from tests.chains import chain_model, chain_rows, chain_vae
 from tests.pairs import binary_rows, composed
 from tests.plots.test_page import Balanced
 from tests.shared_models import offsets
@@ -20,10 +21,14 @@ from tests.shared_models import offsets
 def results():
     torch.manual_seed(0)
     vae, x = composed(), binary_rows(40)
+    holes, chains, lengths = binary_rows(5), chain_rows(chain_model(), 3, 4), torch.tensor([4, 3, 2])
+    holes[1, 2] = torch.nan
     annealed = pv.AnnealedImportanceSampling(num_temperatures=3, num_leapfrog_steps=1)
     return {
         "Elbo": pv.elbo(vae, x, seed=0),
         "LogMarginal": pv.log_marginal(vae, x, num_samples=20, seed=0),
+        "Imputation": pv.impute(pv.VAE(composed().model), holes, num_samples=20, seed=0),
+        "Forecast": pv.forecast(chain_vae(1.2, 0.2), chains, lengths, steps=2, num_samples=20, seed=0),
         "Refinement": pv.refine(vae, x[:5], num_steps=5, seed=0),
         "Diagnosis": pv.diagnose(vae, x, num_samples=20, seed=0),
         "Comparison": pv.compare({"<a>": vae, "b": composed()}, x, num_samples=20, seed=0),
@@ -44,7 +49,8 @@ def results():
 
 
 TABLES = {"Elbo": 1, "LogMarginal": 1, "Refinement": 1, "Diagnosis": 3, "Comparison": 1, "Calibration": 2}
-TABLES |= {"SharedCheck": 1, "Recovery": 1, "PredictiveCheck": 1, "Resemblance": 1, "TailCheck": 1}
+TABLES |= {"Imputation": 1, "Forecast": 1, "SharedCheck": 1}
+TABLES |= {"Recovery": 1, "PredictiveCheck": 1, "Resemblance": 1, "TailCheck": 1}
 TABLES |= {"ReverseCheck": 1, "SimulatedBounds": 1, "Probe": 0, "Clustering": 0, "Report": 1}
 
 
@@ -73,7 +79,7 @@ def test_what_functions_give_is_all_in_the_table(results):
     public = {kind.__name__ for kind in kinds(Shown) if kind.__module__.startswith("pyrovae.")}
     # Shown as `LogMarginal` is, as text, and in the tests of tables and chains.
     elsewhere = {"LogConditional", "SequentialLogMarginal", "PairReport"}
-    elsewhere |= {"Forecast", "ImputedFrame", "Outliers", "Schema"}
+    elsewhere |= {"ImputedFrame", "Outliers", "Schema"}
     assert public - {"Shown", "RowWise", "Panel"} - elsewhere == set(TABLES)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from pyrovae.evidence.results import LogMarginal, RowWise, with_error
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LogConditional(RowWise):
     """What `log_marginal(..., given=...)` gives, per row: log p(the other sites | given) = log p(all) - log p(given).
 

@@ -20,6 +20,7 @@ from pyrovae.pair.chains import StateSpace, state_space
 from pyrovae.pair.latents import Latents, one_or_dict
 from pyrovae.pair.particle_filter import last_states
 from pyrovae.random_state import fixed_seed, seeds_from
+from pyrovae.shown import Part, Shown
 from pyrovae.vae import VAE
 
 FILTER = SequentialMonteCarlo()
@@ -27,8 +28,8 @@ FILTER = SequentialMonteCarlo()
 FEWEST_PARTICLES = 500
 
 
-@dataclass(frozen=True)
-class Forecast:
+@dataclass(frozen=True, repr=False)
+class Forecast(Shown):
     """What `forecast` gives: draws of H steps behind each row's last one.
 
     `sites` are draws of what the model observes, [S,N,H,...] by site, `states` those of the chain, [S,N,H,K]; `lengths`
@@ -87,9 +88,22 @@ class Forecast:
             tables.append(pd.DataFrame(columns))
         return pd.concat(tables, ignore_index=True)
 
+    def sections(self) -> list[list[Part]]:
+        """What was drawn, and the table of it."""
+        return [[str(self)], [self.to_frame()]]
+
     def __len__(self) -> int:
         """N."""
         return len(self.lengths)
+
+    def __str__(self) -> str:
+        S, N, H = self.states.shape[:3]
+        last = sorted({int(self.lengths.min()), int(self.lengths.max())})
+        sizes = ", ".join(f"{name} {list(draws.shape[1:])}" for name, draws in self.sites.items())
+        return (
+            f"forecast of {H} steps for each of {N} rows, behind step {' to '.join(map(str, last))}, by {S} draws of "
+            f"p(x_future | x): {sizes}. See mean, interval() and to_frame()."
+        )
 
 
 def forecast(

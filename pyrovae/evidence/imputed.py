@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyrovae.evidence.results import LogMarginal
 from pyrovae.pair.latents import Latents, one_or_dict
+from pyrovae.shown import Part, Shown
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class ImputedSite:
         return low, high
 
 
-@dataclass(frozen=True)
-class Imputation:
+@dataclass(frozen=True, repr=False)
+class Imputation(Shown):
     """What `impute` gives: rows completed by draws from p(x_absent | x_observed).
 
     Where the model observes one site, tensors; where it observes several, dicts of them by site. A statement with
@@ -137,6 +138,10 @@ class Imputation:
     def __len__(self) -> int:
         """N."""
         return len(self.weights)
+
+    def sections(self) -> list[list[Part]]:
+        """What is said of all rows, and the table of what was absent."""
+        return [[str(self)], [self.to_frame()]]
 
     def __str__(self) -> str:
         parts = [f"{site.absent.double().mean():.1%} of {name}" for name, site in self.sites.items()]

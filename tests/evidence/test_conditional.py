@@ -225,6 +225,8 @@ def test_what_it_says():
     assert list(result.to_frame()) == ["log_marginal", "std_error", "ess", "khat"]
     assert len(result) == 10
     assert "log p(others | given)" in str(result)
+    assert repr(result) == str(result)
+    assert "<table" in result._repr_html_()
     total, error = result.total
     assert total == pytest.approx(float(result.log_marginal.sum()))
     assert error == pytest.approx(float(result.variance.sum().sqrt()))
