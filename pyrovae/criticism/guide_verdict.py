@@ -54,6 +54,14 @@ def guide_in_words(quality: LogMarginal, reverse: ReverseCheck | None) -> str:
         )
     elif quality.verdict == "poor" and verdict == "poor":
         checked = f"\n  With so many bad rows the others are no better.{checked}"
+    elif verdict == "good" and reverse is not None and not reverse.passed:
+        checked = (
+            "\n  Good is said of weighted draws, which give log p(x). Draws and means of the guide alone are not the "
+            f"posterior's: log p(x) - ELBO, {gap:.3f} nats, is their KL from it.{checked}"
+        )
     if reverse is None and quality.near_limit:
         checked = f"\n  That is near the limit: other rows could turn the verdict.{checked}"
-    return f"{ {'poor': 'POOR', 'tails': 'good but for tails'}.get(verdict, 'good') }. {text}{checked}"
+    said = {"poor": "POOR", "tails": "good but for tails"}.get(verdict, "good")
+    if verdict == "good" and reverse is not None and not reverse.passed:
+        said = "good for importance weights"
+    return f"{said}. {text}{checked}"

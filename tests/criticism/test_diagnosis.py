@@ -545,6 +545,11 @@ def test_scales_halved_are_caught_by_pareto_k():
     assert right.bad_k == 0
     assert "GUIDE: good" in str(right)
     assert "calibrate()" not in str(right)
+    # Good weights, of a guide that is not the posterior: both are said, and of what.
+    wide = str(pv.diagnose(pv.VAE(model, WideGuide(model, 1.5, 0.0)), x, num_samples=500, seed=0))
+    assert "GUIDE: good for importance weights." in wide
+    assert "nats, is their KL from it" in wide
+    assert "the guide is NOT the posterior, near enough to weigh its draws" in wide
     assert halved.bad_k > 50  # k is 1 - 1/4 in every row, and its estimate noisy
     assert "GUIDE: POOR" in str(halved)
     assert "calibrate() says how" in str(halved)

@@ -125,7 +125,7 @@ def test_a_missing_mode_is_poor_whatever_pareto_k_says_and_two_modes_are_not():
     assert 0.2 < -math.log1p(-missing.reverse.share_missed) < lacking + 0.1
     assert both.reverse.mean_excess[0] < 0.5
     assert both.verdict == "good"
-    assert "GUIDE: good." in str(both)
+    assert "GUIDE: good for importance weights." in str(both)
 
 
 def test_a_missing_mode_that_leaves_every_pareto_k_good():
