@@ -271,7 +271,11 @@ def _instead_of(argument: object) -> str:
             f"wrapped in one that takes its entries ({keys}) and makes the dict."
         )
     if isinstance(argument, list | tuple):
-        return " Give its items as arguments of their own, f(vae, *data)."
+        if any(isinstance(item, ARRAYS) for item in argument):
+            return (
+                " Stack rows, torch.stack(data); give x and context as arguments of their own, f(vae, *data)."
+            )
+        return " Make an array of a list of rows, torch.tensor(data) or numpy.array(data)."
     return ""
 
 

@@ -31,16 +31,19 @@ _CALLED = {
 def dtype_advice(error: Exception, program: Program, batch: Batch) -> str:
     """In words; "" where a failure is about something else. Run it under the pair's scope."""
     text = str(error)
-    if "dtype" not in text and "scalar type" not in text:
+    if (
+        "dtype" not in text and "scalar type" not in text
+    ) or "'indices'" in text:  # of labels: `label_advice`
         return ""
     met = {dtype for name, dtype in _CALLED.items() if re.search(rf"\b{name}\b", text.split("\n")[0])}
     own = {tensor.dtype for tensor in _parameters(program) if tensor.is_floating_point()}
     wanted = next(iter(own)) if len(own) == 1 else torch.get_default_dtype()
-    given = {
-        "x" if place == 0 else f"context {place}": a.dtype
+    tensors = {
+        "x" if place == 0 else f"context {place}": a
         for place, a in enumerate(batch.arguments)
         if isinstance(a, Tensor) and (not met or a.dtype in met)
     }
+    given = {name: tensor.dtype for name, tensor in tensors.items()}
     for name, dtype in given.items():
         if dtype.is_floating_point and own and dtype not in own:
             return (
@@ -53,7 +56,7 @@ def dtype_advice(error: Exception, program: Program, batch: Batch) -> str:
         if not dtype.is_floating_point:
             return (
                 f"{name} holds integers ({dtype}) where the networks need {wanted}: convert it first, with "
-                f"{as_float(dtype)}."
+                f"{as_float(tensors[name])}."
             )
     made = met - own - set(given.values())
     if made and not own:
@@ -69,11 +72,27 @@ def dtype_advice(error: Exception, program: Program, batch: Batch) -> str:
     return f"Convert all to {wanted}, data with .to({wanted})."
 
 
-def as_float(dtype: torch.dtype) -> str:
-    """How to make floating-point numbers of such a tensor."""
-    if dtype == torch.uint8:
-        return "x.float() / 255 (8-bit images)"
+def as_float(some: Tensor) -> str:
+    """How to make floating-point numbers of a tensor such as these rows of it."""
+    if some.dtype == torch.uint8 and some.numel() and int(some.max()) > 1:
+        return "x.float() / 255 (8-bit images), or x / x.max()"
     return ".float(), or .astype('float32') of arrays and data frames"
+
+
+def as_binary(some: Tensor) -> str:
+    """How to make zeros and ones of a tensor such as these rows of it, which hold other numbers."""
+    low, high = (float(end) for end in some.nan_to_num(0.0).aminmax())
+    if low < 0:
+        return "Binarize the data at a threshold of yours, e.g. (x > 0).float()"
+    if high <= 1:
+        return (
+            "Binarize the data, e.g. (x > 0.5).float(), or grey pixels from 0 to 1 afresh in each batch, "
+            "fit(..., transform=torch.bernoulli)"
+        )
+    return (
+        f"Numbers from 0 to {high:g}, as of grey pixels, are brought to 0 to 1 by x / x.max(): binarize these afresh "
+        "in each batch, fit(..., transform=torch.bernoulli), or once and for all, (x > x.max() / 2).float()"
+    )
 
 
 def _parameters(program: Program) -> list[Tensor]:

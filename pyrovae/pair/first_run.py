@@ -12,9 +12,13 @@ from torch.utils._pytree import tree_leaves
 from pyrovae.data import Batch
 from pyrovae.pair.dtype_advice import dtype_advice
 from pyrovae.pair.handlers import EventsDeclared, UndeclaredEventError
+from pyrovae.pair.label_advice import label_advice
 from pyrovae.pair.programs import Program
 from pyrovae.pair.sites import Site
 from pyrovae.pair.traces import sites_of
+
+# Of a message.
+ARGUMENTS_SHOWN, WORDS_SHOWN = 8, 100
 
 
 def first_run(
@@ -39,8 +43,15 @@ def first_run(
             + _advice_on_columns(error, batch)
         ) from None
     except Exception as error:
-        given = ", ".join(_describe(a) for a in batch.arguments)
+        given = ", ".join(_describe(a) for a in batch.arguments[:ARGUMENTS_SHOWN])
+        if (unseen := len(batch.arguments) - ARGUMENTS_SHOWN) > 0:
+            given += f" and {unseen} more arguments"
         at = " at latents drawn by the guide" if latents is not None else ""
+        if advice := _advice_on_lists(batch):
+            said = str(error).split("\n")[0][:WORDS_SHOWN]
+            raise ValueError(
+                f"the {which} failed on its first rows{at}: it got ({given}). {advice} ({type(error).__name__}: {said})"
+            ) from None
         message = (
             f"the {which} failed on its first rows{at}: {type(error).__name__}: {error}\n  It got ({given})."
         )
@@ -55,7 +66,7 @@ def first_run(
             ) from error
         if advice:
             raise TypeError(f"{message} {advice}") from error
-        message += _advice_on_names(error)
+        message += _advice_on_names(error) + label_advice(error, batch)
         message += _container_advice(batch) + _advice_on_numbers(error, declared.numbers)
         message += f" These are the first {len(batch)} rows of the data."
         raise ValueError(message + _label_advice(batch)) from error
@@ -122,6 +133,17 @@ def _advice_on_numbers(error: Exception, numbers: list[str]) -> str:
     )
 
 
+def _advice_on_lists(batch: Batch) -> str:
+    """A list of rows looks like x with much context, each item of one shape."""
+    shapes = {a.shape if isinstance(a, Tensor) else None for a in batch.arguments}
+    if len(batch.arguments) <= ARGUMENTS_SHOWN or len(shapes) > 1:
+        return ""
+    return (
+        "The items of a list or a tuple are x and context, arguments of the programs. If these are rows, make one "
+        "tensor of them: torch.stack(data), or torch.tensor(data) of numbers."
+    )
+
+
 def _container_advice(batch: Batch) -> str:
     for place, argument in enumerate(batch.context, 1):
         if isinstance(argument, Mapping | list | tuple) and any(
@@ -130,6 +152,11 @@ def _container_advice(batch: Batch) -> str:
             return (
                 f" Context {place} is a {type(argument).__name__} that holds tensors: rows are taken of arguments that "
                 "are tensors themselves, so give each as an argument of its own."
+            )
+        if isinstance(argument, list) and argument and isinstance(argument[0], int | float | list):
+            return (
+                f" Context {place} is a list, which goes to the programs as it is, whole. If it has an item for each "
+                "row, make a tensor of it: torch.tensor(...)."
             )
     return ""
 

@@ -13,7 +13,7 @@ from pyro.util import check_site_shape
 from torch import Tensor
 
 from pyrovae.data import Batch
-from pyrovae.pair.dtype_advice import as_float
+from pyrovae.pair.dtype_advice import as_binary, as_float
 from pyrovae.pair.sites import Site
 
 
@@ -104,6 +104,18 @@ def check_masks(model_sites: Mapping[str, Site], guide_sites: Mapping[str, Site]
 def check_event(kind: str, site: Site, value: Tensor) -> None:
     """Raise unless a value has the event shape that the site's distribution has in the model."""
     event_shape = site.distribution.event_shape
+    row = value.shape[1:] if kind == "observed" and len(site.distribution.batch_shape) == 1 else torch.Size()
+    if row and row != event_shape and row.numel() == event_shape.numel():
+        remedy = (
+            "x.flatten(1)"
+            if len(event_shape) == 1
+            else f"x.reshape(len(x), {', '.join(map(str, event_shape))})"
+        )
+        raise ValueError(
+            f"the observed site '{site.name}' has event shape {tuple(event_shape)} in the model ({site.family}), but "
+            f"the data hold rows of shape {tuple(row)}: as many numbers, {_product(event_shape)} = {_product(row)}. "
+            f"Give them the model's shape, {remedy}, or let the last layer of the model have theirs."
+        )
     if kind == "observed" and value.dim() == site.event_dim > 1:
         raise ValueError(
             f"the observed site '{site.name}' has event shape {tuple(event_shape)} in the model ({site.family}), which "
@@ -122,7 +134,7 @@ def check_event(kind: str, site: Site, value: Tensor) -> None:
         source = "the data hold rows" if kind == "observed" else "the guide draws it with an event"
         raise ValueError(
             f"the {kind} site '{site.name}' has event shape {tuple(event_shape)} in the model "
-            f"({site.family}), but {source} of shape {tuple(came)}. "
+            f"({site.family}), but {source} of shape {tuple(row or came)}. "
             "Make the last layer, or the data, fit; or move dimensions into the event with .to_event()."
         )
 
@@ -141,10 +153,12 @@ def check_dtype(site: Site, batch: Batch) -> None:
         of_dtype = (
             n for n, a in zip(names, batch.arguments, strict=True) if getattr(a, "dtype", None) == dtype
         )
+        remedy = f"convert it first, with {as_float(site.value)}."
+        if site.family == "Bernoulli" and int(site.value.max()) > 1:
+            remedy += f" {as_binary(site.value)}."
         raise TypeError(
             f"{next(of_dtype, 'the data')} holds {'truth values' if dtype == torch.bool else 'integers'} ({dtype}) "
-            f"where {site.family} of site '{site.name}' needs floating-point numbers: convert it first, with "
-            f"{as_float(dtype)}."
+            f"where {site.family} of site '{site.name}' needs floating-point numbers: {remedy}"
         ) from error
 
 
@@ -188,6 +202,10 @@ def check_log_prob(site: Site) -> None:
         )
     except ValueError as error:
         raise ValueError(str(error).strip()) from None
+
+
+def _product(shape: torch.Size) -> str:
+    return "*".join(map(str, shape)) or "1"
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -51,7 +51,7 @@ def check_specs(arguments: tuple[object, ...], specs: RowSpecs) -> None:
             )
         if argument.dtype != dtype:
             from_integers = dtype.is_floating_point and not argument.is_floating_point()
-            hint = as_float(argument.dtype) if from_integers else f".to({dtype})"
+            hint = as_float(argument[:1]) if from_integers else f".to({dtype})"
             if dtype.is_floating_point and argument.dtype.is_floating_point:
                 hint += f"; or the VAE, vae.to({argument.dtype})"
             raise TypeError(f"{name} is {argument.dtype}: this VAE takes {dtype}. Convert it, e.g. {hint}.")

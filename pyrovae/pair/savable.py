@@ -123,6 +123,7 @@ class SavablePair(InspectedPair):
             raise FileError(
                 path,
                 "pair.rows",
-                f"tells of rows from which the derived guide cannot be built ({type(error).__name__}: {error}). Show "
-                "this VAE a few rows first: VAE(model, example=(x, *context)).load(path).",
+                "is of another model, most likely: from rows as it tells of them the derived guide cannot be built "
+                f"({type(error).__name__}: {str(error).split(chr(10))[0]}). Build the model as it was. If it is the "
+                "same, show this VAE a few rows first: VAE(model, example=(x, *context)).load(path).",
             ) from error

@@ -15,6 +15,8 @@ from torch.distributions import Distribution
 from pyrovae.data import Batch
 from pyrovae.frames import Columns, in_words
 from pyrovae.pair.absence import PartlyAbsent
+from pyrovae.pair.dtype_advice import as_binary
+from pyrovae.pair.label_advice import labels_explained
 from pyrovae.pair.layout import Layout, as_the_program_takes, by_row
 from pyrovae.pair.programs import Program
 from pyrovae.pair.sites import ScoredSite, Site, Term, base_constraint
@@ -37,7 +39,8 @@ def check_support(
     partly = PartlyAbsent()
     program = partly(model) if batch.absent else model
     try:
-        sites = sites_of(program, batch)
+        with labels_explained("some of these rows", batch):
+            sites = sites_of(program, batch)
     except ValueError as error:
         raise ValueError(
             f"{error}\n  (among rows {places[0]} to {places[-1]} of the data, counted from the first of them)"
@@ -75,8 +78,8 @@ def _refuse_empty_rows(observed: Mapping[str, Site], places: Sequence[int]) -> N
     if not bool(counts.all()):
         empty = (~counts).nonzero()[:, 0]
         raise ValueError(
-            f"row {places[int(empty[0])]} of the data has nothing observed ({len(empty)} such rows among "
-            f"{B}): it says nothing. Drop such rows, e.g. x = x[~x.isnan().all(1)]; draws without data come from "
+            f"row {places[int(empty[0])]} of the data has nothing observed: it says nothing. Drop such rows, "
+            "e.g. x = x[~x.isnan().all(1)]; draws without data come from "
             "generate()."
         )
 
@@ -165,8 +168,7 @@ def _in_column(site: Site, row: int, batch: Batch, columns: Sequence[Columns | N
 
 def _support_advice(site: Site) -> str:
     advice = {
-        "Bernoulli": "Binarize the data, e.g. (x > 0.5).float(), or grey pixels from 0 to 1 afresh in each batch, "
-        "fit(..., transform=torch.bernoulli); or use a continuous likelihood such as Normal. A program that scores "
+        "Bernoulli": f"{as_binary(site.value)}; or use a continuous likelihood such as Normal. A program that scores "
         "them all the same says so, Bernoulli(..., validate_args=False); that is no density of x then.",
         "Poisson": "Counts are whole and not negative.",
     }

@@ -41,7 +41,8 @@ DATA = {
     "nothing": (None, "x is NoneType"),
     "a number": (3.0, "x is float"),
     "text": ("rows.csv", "x is str"),
-    "a list": (ROWS.tolist(), "x is list"),
+    "a list": (ROWS.tolist(), r"x is list.*torch.tensor\(data\)"),
+    "a list of rows": (list(ROWS), r"torch.stack\(data\)"),
     "a dict": ({"pixels": ROWS}, "pixels"),
     "a set": ({1, 2}, "x is set"),
     "a function": (lambda: ROWS, "x is function"),
@@ -51,9 +52,13 @@ DATA = {
     "no columns": (ROWS[:, :0], "rows of shape|failed|event"),
     "one column": (ROWS[:, 0], "fail|rows of shape|single number"),
     "a row more": (ROWS[:, :5], "failed|rows of shape"),
-    "an image": (ROWS.reshape(20, 2, 3), "failed|rows of shape"),
+    "an image": (ROWS.reshape(20, 2, 3), r"rows of shape \(2, 3\).* 6 = 2\*3.*x.flatten\(1\)"),
+    "an image with a channel": (ROWS.reshape(20, 1, 2, 3), r"rows of shape \(1, 2, 3\).*x.flatten\(1\)"),
+    "an image of another size": (ROWS.repeat(1, 2).reshape(20, 4, 3), r"rows of shape \(4, 3\)"),
     "integers": (ROWS.long(), "integers|truth"),
-    "8-bit integers": (ROWS.byte(), "integers"),
+    "8-bit integers": (ROWS.byte(), r"integers.*with \.float\(\)"),
+    "8-bit images": (ROWS.byte() * 255, r"integers.*x.float\(\) / 255.*x / x.max\(\)"),
+    "numbers up to 16": (ROWS * 16, r"from 0 to 16.*x / x.max\(\).*bernoulli.*x > x.max\(\) / 2"),
     "truth values": (ROWS.bool(), "truth values|integers"),
     "float64": (ROWS.double(), "float64 and the networks are torch.float32: convert the one.*or the others"),
     "float16": (ROWS.half(), "float16 and the networks are torch.float32"),
@@ -125,6 +130,22 @@ def with_folder(call):
         return call(folder)
 
 
+def by_label(look_up):
+    """A VAE whose guide looks up what goes with each row's label."""
+
+    def with_label(x, y):
+        look_up(y)
+        return guide(x)
+
+    return pv.VAE(lambda x, y: model(x), with_label)
+
+
+def one_hot(y):
+    return nn.functional.one_hot(y, 4)
+
+
+LABELS = torch.arange(len(X)) % 4
+
 COUNTS = (0, -1, 2.5, True, "3", None)
 SEEDS = (2.5, "seed", True, 2**70, torch.tensor(1.5))
 
@@ -147,6 +168,27 @@ CALLS = {
     **{f"fit(devices={n!r})": (fit(devices=n), "devices is") for n in (0, "two")},
     "fit(data=nothing)": (lambda: pv.fit(composed(), None, progress=False), "x is NoneType"),
     "fit(vae=a model)": (lambda: pv.fit(model, ROWS, progress=False), "VAE"),
+    "fit(list of rows)": (
+        lambda: pv.fit(composed(), list(ROWS), progress=False),
+        r"\[6\] and 12 more arguments.*torch.stack\(data\)",
+    ),
+    "elbo(float labels)": (lambda: pv.elbo(by_label(one_hot), X, LABELS.float()), r"y.long\(\)"),
+    "elbo(float places)": (
+        lambda: pv.elbo(by_label(nn.Embedding(4, 2)), X, LABELS.float()),
+        r"y.long\(\)",
+    ),
+    "elbo(labels beyond)": (
+        lambda: pv.elbo(by_label(one_hot), X, LABELS + 1),
+        "from 0 to K - 1.*context 1 goes from 1 to 4",
+    ),
+    "elbo(places beyond)": (
+        lambda: pv.elbo(by_label(nn.Embedding(4, 2)), X, LABELS + 1),
+        "from 0 to K - 1.*context 1 goes from 1 to 4",
+    ),
+    "elbo(list of labels)": (
+        lambda: pv.elbo(by_label(one_hot), X, LABELS.tolist()),
+        "Context 1 is a list.*torch.tensor",
+    ),
     "fit(vae=class)": (lambda: pv.fit(pv.VAE, ROWS, progress=False), "VAE"),
     "fit(objective=class)": (fit(objective=pv.objectives.ELBO), "objective"),
     "fit(objective=text)": (fit(objective="elbo"), "objective"),
