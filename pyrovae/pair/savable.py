@@ -24,7 +24,9 @@ from pyrovae.schema import MalformedError, checked
 # The kind of file that keeps a training, and what the names of its weights there begin with.
 TRAINING, WEIGHTS = "training", "state.weights."
 
-_Self, _P, _Result = TypeVar("_Self"), ParamSpec("_P"), TypeVar("_Result")
+_Self = TypeVar("_Self")
+_Result = TypeVar("_Result")
+_P = ParamSpec("_P")
 
 
 def _of_a_vae(load: Callable[Concatenate[_Self, _P], _Result]) -> Callable[Concatenate[_Self, _P], _Result]:
