@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from numbers import Integral, Real
 from pathlib import Path
 
-_OWN = f"{Path(__file__).resolve().parent}/", contextlib.__file__
+# Where this package's code lies, and what stands between its functions.
+_OWN = str(Path(__file__).parent) + os.sep, contextlib.__file__
 
 
 def is_number(value: object) -> bool:

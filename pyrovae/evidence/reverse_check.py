@@ -157,8 +157,8 @@ class ReverseCheck(RowWise):
     def __str__(self) -> str:
         excess, bound = self.mean_excess, self.bias_bound
         said = "nothing against the guide" if self.passed else "the guide is NOT the posterior"
-        if not self.passed and not self.poor:
-            said += ", near enough to weigh its draws"
+        if not self.passed and self.harmless:
+            said += ", near enough to weigh its draws of such rows"
         text = (
             f"Reverse check: {said}. At the latents of {len(self)} simulated rows log w is {excess[0]:.3f} ± "
             f"{excess[1]:.3f} nats above log p(x) (an exact guide: 0; p = {self.p_value:.2g} for a KL "

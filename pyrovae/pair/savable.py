@@ -33,10 +33,10 @@ def _of_a_vae(load: Callable[Concatenate[_Self, _P], _Result]) -> Callable[Conca
     """Explain a call on the class, VAE.load(path): a file has the numbers of a VAE, and no code that makes one."""
 
     @functools.wraps(load)
-    def called(self: _Self, *args: _P.args, **keywords: _P.kwargs) -> _Result:
+    def called(self: _Self, /, *args: _P.args, **keywords: _P.kwargs) -> _Result:
         if isinstance(self, str | os.PathLike):
             raise TypeError(
-                f"load({os.fspath(self)!r}) was called on the class, and a file holds no programs: build the VAE as it "
+                f"load({str(self)!r}) was called on the class, and a file holds no programs: build the VAE as it "
                 "was built, vae = VAE(model, guide), then vae.load(path)."
             )
         return load(self, *args, **keywords)

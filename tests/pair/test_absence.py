@@ -529,9 +529,9 @@ def _sites(vae, x):
 def test_a_row_with_nothing_observed_is_named():
     x = table(700)
     x[555] = NAN
-    with pytest.raises(ValueError, match="row 555 of the data has nothing observed"):
+    with pytest.raises(ValueError, match="row 555 of the data has nothing observed: it says"):
         pv.elbo(composed(), x)
-    with pytest.raises(ValueError, match="row 555 of the data has nothing observed"):
+    with pytest.raises(ValueError, match="row 555 of the data has nothing observed: it says"):
         pv.fit(composed(), x, epochs=1, progress=False)
 
 
