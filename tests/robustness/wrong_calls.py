@@ -141,7 +141,7 @@ def by_label(look_up):
 
 
 def one_hot(y):
-    return nn.functional.one_hot(y, 4)
+    return nn.functional.one_hot(y, 8)
 
 
 LABELS = torch.arange(len(X)) % 4
@@ -178,13 +178,22 @@ CALLS = {
         r"y.long\(\)",
     ),
     "elbo(labels beyond)": (
-        lambda: pv.elbo(by_label(one_hot), X, LABELS + 1),
-        "from 0 to K - 1.*context 1 goes from 1 to 4",
+        lambda: pv.elbo(by_label(one_hot), X, LABELS + 5),
+        "from 0 to K - 1.*context 1 goes from 5 to 8",
     ),
     "elbo(places beyond)": (
-        lambda: pv.elbo(by_label(nn.Embedding(4, 2)), X, LABELS + 1),
-        "from 0 to K - 1.*context 1 goes from 1 to 4",
+        lambda: pv.elbo(by_label(nn.Embedding(4, 2)), X, LABELS + 5),
+        "from 0 to K - 1.*context 1 goes from 5 to 8",
     ),
+    **{
+        f"fit(late labels beyond, {which} guide)": (
+            lambda own=own: pv.fit(
+                pv.VAE(lambda x, y: (one_hot(y), model(x))[1], own), (X, torch.arange(len(X))), progress=False
+            ),
+            "from 0 to K - 1",
+        )
+        for which, own in {"derived": None, "own": lambda x, y: guide(x)}.items()
+    },
     "elbo(list of labels)": (
         lambda: pv.elbo(by_label(one_hot), X, LABELS.tolist()),
         "Context 1 is a list.*torch.tensor",
