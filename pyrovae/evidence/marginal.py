@@ -200,7 +200,8 @@ def log_marginal(
         part, keys = only_given(vae, data, given), RowKeys(data, seed)
         both = [_marginal(vae, rows, method, num_samples, limits, keys, bar) for rows in (data, part)]
         discrete = others_discrete(vae, data, given)
-        return LogConditional.of(*both, torch.zeros(len(data)), _rounding(vae, part), discrete)
+        unpaired, rounding = torch.zeros(len(data)), _rounding(vae, part)
+        return LogConditional.of(both[0], both[1], unpaired, rounding, discrete)
 
 
 def _rounding(vae: VAE, data: Rows) -> float:
