@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import repeat
@@ -32,7 +33,8 @@ class PredictiveCheck(Shown):
 
     `p_values` are two-sided, twice the share of data sets at least as far out, the data among them. `passed` says that
     the smallest times their number is not below `false_alarm_rate` (Bonferroni): of rows that the model was not
-    trained on and that are its own, so many data sets fail or fewer.
+    trained on and that are its own, so many data sets fail or fewer. No p-value is below 2 / (R + 1): with fewer than
+    2 / `false_alarm_rate` data sets a statistic (`draws_needed`) none can fail, and the sentence says so.
     """
 
     observed: pd.Series
@@ -61,9 +63,19 @@ class PredictiveCheck(Shown):
         return not self.missed
 
     @property
+    def draws_needed(self) -> int:
+        """How many data sets it takes that the model can miss a statistic."""
+        return math.floor(2 * len(self.observed) / self.false_alarm_rate + 1e-9)
+
+    @property
     def sentence(self) -> str:
         """The verdict in words."""
         of = f"{len(self.drawn)} data sets of {self.num_rows} rows that the model draws"
+        if len(self.drawn) < self.draws_needed:
+            return (
+                f"Nothing can be told of {len(self.observed)} statistics by {of}: no p-value can be small enough. "
+                f"Take num_draws={self.draws_needed} or more."
+            )
         if self.passed:
             names = ", ".join(map(str, self.observed.index))
             return f"{names} of the data {'is' if len(self.observed) == 1 else 'are'} such as in {of}."

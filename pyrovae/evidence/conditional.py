@@ -9,7 +9,7 @@ import torch
 
 from pyrovae.data import Batch, Rows
 from pyrovae.evidence.conditional_results import LogConditional
-from pyrovae.evidence.discrete_dimensions import discrete_dimensions
+from pyrovae.evidence.discrete_dimensions import discrete_dimensions, others_discrete
 from pyrovae.evidence.importance import PROBE_ROWS, Method
 from pyrovae.evidence.made_absent import only_given
 from pyrovae.evidence.memory import Limits
@@ -83,4 +83,5 @@ def log_conditional(
     )
     if isinstance(weigh, SequentialWeigh) and isinstance(weigh_whole, SequentialWeigh):
         joint, marginal = weigh_whole.explained(joint), weigh.explained(marginal)
-    return LogConditional.of(joint, marginal, torch.cat(correlations), rounding)
+    discrete = others_discrete(vae, data, given)
+    return LogConditional.of(joint, marginal, torch.cat(correlations), rounding, discrete)

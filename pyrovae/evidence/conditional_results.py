@@ -19,6 +19,10 @@ class LogConditional(RowWise):
     share their noise (runs of `SequentialMonteCarlo` until they are resampled). `joint` and `given` are the terms, with
     their own errors, effective sample sizes and Pareto k; `ess` and `khat` are the worse of theirs. `variance` is the
     squared error without what `std_error` is widened by for few samples.
+
+    Each term errs on its own, so that the probabilities of a row's labels need not sum to one, and one alone may come
+    out above one: `above_one`, [N], are the rows where the others are discrete and the figure is above 0 by more than
+    rounding. `impute(...).probabilities` weighs all labels by the same draws, and they sum to one.
     """
 
     log_marginal: Tensor
@@ -26,24 +30,27 @@ class LogConditional(RowWise):
     variance: Tensor
     joint: LogMarginal
     given: LogMarginal
+    above_one: Tensor
 
     columns: ClassVar[tuple[str, ...]] = ("log_marginal", "std_error", "ess", "khat")
 
     @classmethod
     def of(
-        cls, joint: LogMarginal, given: LogMarginal, correlation: Tensor, rounding: float
+        cls, joint: LogMarginal, given: LogMarginal, correlation: Tensor, rounding: float, discrete: bool
     ) -> LogConditional:
-        """The difference of two estimates by row that are so correlated."""
+        """The difference of two estimates by row that are so correlated; whether it is of a probability."""
         covariance = correlation * (joint.variance * given.variance).sqrt()
         variance = (joint.variance + given.variance - 2 * covariance).clamp(min=0.0)
         rounded = rounding * torch.hypot(joint.log_marginal, given.log_marginal)
         widening = torch.maximum(_widening(joint), _widening(given))
+        difference = joint.log_marginal - given.log_marginal
         return cls(
-            joint.log_marginal - given.log_marginal,
+            difference,
             torch.maximum(variance.sqrt() * widening, rounded),
             torch.maximum(variance, rounded**2),
             joint,
             given,
+            (difference > rounded) & discrete,
         )
 
     @property
@@ -69,10 +76,18 @@ class LogConditional(RowWise):
 
     def __str__(self) -> str:
         total, error = self.total
+        others = "; so many are bad that the others are no better" if self.verdict == "poor" else ""
+        above = int(self.above_one.sum())
         return (
             f"log p(others | given) {with_error(total / len(self), error / len(self))} nats per row over {len(self)} "
             f"rows ({self.joint.num_samples} samples; of all: {self.joint.reliability}; of what is given: "
-            f"{self.given.reliability})"
+            f"{self.given.reliability}{others})"
+            + (
+                f". {above} of {len(self)} rows are above 0, which no log probability is: for labels take impute(), "
+                "whose probabilities sum to one"
+                if above
+                else ""
+            )
         )
 
 

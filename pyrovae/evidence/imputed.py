@@ -29,9 +29,9 @@ class ImputedSite:
     probabilities: Tensor | None
 
     def interval(self, probability: float) -> tuple[Tensor, Tensor]:
-        """Quantiles of the draws, [N,...] each; NaN for labels that are absent."""
+        """Quantiles at the places (S + 1) p among the draws, [N,...] each; NaN for labels that are absent."""
         tail = (1 - probability) / 2
-        quantiles = np.quantile(self.draws.numpy(), [tail, 1 - tail], axis=0)
+        quantiles = np.quantile(self.draws.numpy(), [tail, 1 - tail], axis=0, method="weibull")
         low, high = (torch.as_tensor(q, dtype=self.mean.dtype) for q in quantiles)
         if self.probabilities is not None:
             low, high = (end.masked_fill(self.absent, torch.nan) for end in (low, high))
@@ -90,9 +90,10 @@ class Imputation(Shown):
         return self.weights.verdict
 
     def interval(self, probability: float = 0.9) -> tuple[Latents, Latents]:
-        """Between which ends the draws lie with this probability, as much above as below: [N,...] each.
+        """Between which ends another draw lies with this probability, as much above as below: [N,...] each.
 
-        What is observed is both ends. Labels, which have no order, have none: NaN.
+        With fewer than 2 / (1 - probability) - 1 draws they are the outermost ones, which hold less. What is observed
+        is both ends. Labels, which have no order, have none: NaN.
 
         Raises:
             ValueError: a probability that is not between 0 and 1.

@@ -19,7 +19,7 @@ from pyrovae.data import Rows
 from pyrovae.evidence.checked_data import checked_data
 from pyrovae.evidence.conditional import log_conditional
 from pyrovae.evidence.conditional_results import LogConditional
-from pyrovae.evidence.discrete_dimensions import discrete_dimensions
+from pyrovae.evidence.discrete_dimensions import discrete_dimensions, others_discrete
 from pyrovae.evidence.escalation import ByStages, EscalatingSampling
 from pyrovae.evidence.importance import PROBE_ROWS, ImportanceSampling, Method
 from pyrovae.evidence.made_absent import only_given
@@ -119,7 +119,8 @@ def log_marginal(
     names of sites that the model observes, the figures are of log p(the other sites | given) = log p(all) - log
     p(given), where log p(given) is that of the rows without the others: labels by Bayes' rule, columns given columns,
     one modality given another. Both terms use the guide of what they are about, so the guide has to take rows that lack
-    the others.
+    the others. Of labels, probabilities that sum to one are those of `impute(...).probabilities`: here each is
+    estimated alone, and where k is bad it may come out above one (`LogConditional.above_one`).
 
     Where rows share latents theta, the figures are of the predictive density log E_q(theta)[p(x|theta)] of each row, by
     nested sampling: `num_samples` draws of q(theta), the same for all rows, and at each `row_samples` weights of each
@@ -198,7 +199,9 @@ def log_marginal(
         # Each term at its own stage, so that their noise is not the same.
         part, keys = only_given(vae, data, given), RowKeys(data, seed)
         both = [_marginal(vae, rows, method, num_samples, limits, keys, bar) for rows in (data, part)]
-        return LogConditional.of(both[0], both[1], torch.zeros(len(data)), _rounding(vae, part))
+        discrete = others_discrete(vae, data, given)
+        unpaired, rounding = torch.zeros(len(data)), _rounding(vae, part)
+        return LogConditional.of(both[0], both[1], unpaired, rounding, discrete)
 
 
 def _rounding(vae: VAE, data: Rows) -> float:

@@ -153,7 +153,7 @@ def _seen(schema: Schema) -> tuple[Tensor, Tensor]:
 def _ends(schema: Schema, draws: Tensor, probability: float) -> tuple[Tensor, Tensor]:
     """Quantiles of draws [S,B,D]; those of labels are draws."""
     tail = (1 - probability) / 2
-    low, high = np.quantile(draws.double().numpy(), [tail, 1 - tail], axis=0)
+    low, high = np.quantile(draws.double().numpy(), [tail, 1 - tail], axis=0, method="weibull")
     for place, column in enumerate(schema.modelled):
         if column.kind == "ordered":
             own = draws[..., place].numpy()

@@ -3,6 +3,7 @@
 import math
 import tracemalloc
 from dataclasses import replace
+from statistics import NormalDist
 
 import numpy as np
 import pyro
@@ -140,6 +141,21 @@ def test_scales_halved_are_caught_and_said_to_be_narrow():
             assert abs(line["coverage"] - exact) < 4 * line["std_error"] + 0.01
     assert "FAILED" in str(result)
     assert "What to try" in str(result)
+
+
+def test_levels_that_few_draws_cannot_tell_are_left_out():
+    """A truth beyond all draws is in no interval: counted half, 19 draws made 0.64 of a coverage of 0.31."""
+    model = LinearGaussian(K=1, D=2)
+    narrow = pv.VAE(model, WideGuide(model, 0.2, 0.0), example=model.data(5))
+    for num_draws, central in ((19, 0.9), (39, 0.95)):
+        result = pv.calibrate(narrow, num_simulations=400, num_draws=num_draws, seed=0)
+        for quantity, most in (("z[0]", central), ("log q(z|x)", 0.95)):
+            lines = result.coverage[result.coverage["quantity"] == quantity]
+            assert lines["level"].max() == most
+            exact = [math.erf(0.2 * NormalDist().inv_cdf((1 + level) / 2) / 2**0.5) for level in lines.level]
+            # Ends that are draws lie a little farther out than quantiles.
+            assert (abs(lines["coverage"] - exact) < 4 * lines["std_error"] + 0.03).all()
+        assert ("needs 39 draws" in str(result)) == (num_draws < 39)
 
 
 @pytest.mark.parametrize(

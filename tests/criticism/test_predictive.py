@@ -1,6 +1,7 @@
 """Predictive checks: p-values of statistics are exact where the model is, and small where it is not."""
 
 import numpy as np
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -51,6 +52,23 @@ def test_what_the_model_misses_is_named(linear):
     assert pv.predictive_check(vae, x, statistics=STATISTICS, seed=0).passed
     again = pv.predictive_check(vae, wider, statistics=STATISTICS, seed=0)
     assert again.drawn.equals(found.drawn)
+
+
+@pytest.mark.parametrize("count, rate", [(1, 0.05), (3, 0.07), (5, 0.05)])
+def test_too_few_data_sets_to_miss_anything_are_said(count, rate):
+    """The data far beyond all that is drawn: 199 data sets found five statistics of them to be as usual."""
+    names = [f"s{place}" for place in range(count)]
+    observed = pd.Series(9.0, index=names)
+
+    def drawn(num_draws):
+        return pv.PredictiveCheck(observed, pd.DataFrame(0.0, range(num_draws), names), 50, rate)
+
+    needed = drawn(1).draws_needed
+    enough, few = drawn(needed), drawn(needed - 1)
+    assert enough.missed == names
+    assert few.passed
+    assert f"Nothing can be told of {count} statistics by" in str(few)
+    assert f"num_draws={needed} or more" in str(few)
 
 
 def test_each_row_is_drawn_in_its_context_and_lacks_what_it_lacks():

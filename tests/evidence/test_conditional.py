@@ -235,6 +235,32 @@ def test_what_it_says():
     assert bool(single.std_error.isnan().all())
 
 
+def test_labels_more_probable_than_certain_are_said():
+    """The guide is too narrow where it lacks the label, so that log p(x) errs low and log p(y | x) high."""
+
+    def model(x, y):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("y", dist.Bernoulli(logits=torch.full((len(x),), 3.0)), obs=y)
+            pyro.sample("x", dist.Normal(z, 0.3), obs=x)
+
+    def guide(x, y):
+        scale = torch.where(y.isnan(), 0.02, 0.3)
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", dist.Normal(x.nan_to_num() / 1.09, scale))
+
+    vae, x, y = pv.VAE(model, guide), torch.linspace(-2, 2, 40), torch.ones(40)
+    result = pv.log_marginal(vae, x, y, given=["x"], num_samples=100, seed=0)
+    above = result.log_marginal > 0
+    assert int(above.sum()) > 0
+    assert torch.equal(result.above_one, above)
+    assert result.verdict == "poor"
+    assert "; so many are bad that the others are no better" in str(result)
+    assert f"{int(above.sum())} of 40 rows are above 0, which no log probability is" in str(result)
+    # A density may be above one.
+    assert not bool(pv.log_marginal(vae, x, y, given=["y"], num_samples=100, seed=0).above_one.any())
+
+
 # What is refused
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import pyrovae as pv
+from pyrovae.evidence.imputed import ImputedSite
 from pyrovae.guides import AmortizedGuide, DiagonalNormal, ExactGuide, MarkovPosterior
 from pyrovae.models import Bernoulli, DeepMarkovModel, Normal, Poisson, StandardNormal
 from pyrovae.models.sequences import MarkovSequence, PaddedSequence
@@ -13,6 +14,7 @@ from pyrovae.nn import GRU, MLP
 from tests.chains import D, K, chain_model, chain_rows, chain_vae, with_holes
 
 LENGTHS = torch.tensor([10, 7, 4, 9])
+STANDARD = torch.distributions.Normal(0.0, 1.0)
 
 
 def test_it_is_the_kalman_filters():
@@ -49,6 +51,17 @@ def test_intervals_cover():
     assert frame.columns.tolist() == ["row", "step", "site", "entry", "mean", "low", "high"]
     assert frame.step.min() == 21
     assert frame.step.max() == 26
+
+
+@pytest.mark.parametrize("num_draws", [19, 20, 50])
+def test_intervals_of_few_draws_hold_another_one_as_often(num_draws):
+    """A forecast's and an imputation's: quantiles among so many draws alone would hold 0.81, 0.81 and 0.86."""
+    draws = torch.randn(num_draws, 20_000, 1)
+    none = torch.zeros(20_000, 1)
+    imputed = ImputedSite(draws, none, none.isnan(), None)
+    for low, high in (pv.Forecast({"x": draws}, draws, none[:, 0]).interval(0.9), imputed.interval(0.9)):
+        held = STANDARD.cdf(high) - STANDARD.cdf(low)
+        assert float(held.mean()) == pytest.approx(0.9, abs=0.004)
 
 
 def driven(emission, lengths=True):
