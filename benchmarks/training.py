@@ -27,7 +27,7 @@ from benchmarks.training_tasks import TASKS, Task, check_same
 
 ROUNDS, WARM_UP = 11, 2
 LONGER_ON_A_GPU = 50
-PAGE = Path(__file__).parents[1] / "docs" / "training.md"
+PAGES = tuple(Path(__file__).parents[1] / name for name in ("docs/training.md", "README.md"))
 
 # What is divided by what.
 RATIOS = [
@@ -143,7 +143,7 @@ def findings(measured: Sequence[Measured]) -> str:
 
 
 def short(table: pd.DataFrame) -> str:
-    """The compiled steps' ratios as docs/training.md shows them, from the long table; who is not in it is left out."""
+    """The compiled steps' ratios as README and docs/training.md show them, from the long table; who is not in it is left out."""
     others = {"by hand": "by hand in PyTorch", "by hand, torch.compile": "by hand, `torch.compile`"}
     others |= {"pyro.infer.SVI": "`pyro.infer.SVI`", "SVI without validation": "SVI without argument checks"}
     others |= {name: name for name in ("Pyro in Lightning", "pythae, fused Adam", "NumPyro")}
@@ -158,11 +158,12 @@ def short(table: pd.DataFrame) -> str:
     return report.markdown(pd.DataFrame(lines).dropna(axis=1, how="all"))
 
 
-def show_in_docs(table: pd.DataFrame, page: Path = PAGE) -> None:
+def show_in_docs(table: pd.DataFrame, pages: Sequence[Path] = PAGES) -> None:
     """Put the short table where the last one stands."""
-    text = page.read_text(encoding="utf-8")
-    start = text.index("| compiled step / step of")
-    page.write_text(text[:start] + short(table) + text[text.index("\n\n", start) :], encoding="utf-8")
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        start = text.index("| compiled step / step of")
+        page.write_text(text[:start] + short(table) + text[text.index("\n\n", start) :], encoding="utf-8")
 
 
 def machine(device: torch.device) -> str:
@@ -179,7 +180,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
-        "--write", action="store_true", help="keep the tables in benchmarks/results/ and docs/training.md"
+        "--write",
+        action="store_true",
+        help="keep the tables in benchmarks/results/, docs/training.md and README",
     )
     given = parser.parse_args(arguments)
     device = torch.device(given.device)

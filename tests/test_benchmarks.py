@@ -321,11 +321,12 @@ def test_the_trained_model_is_trained(monkeypatch):
 def test_the_ratios_in_docs_are_those_of_the_results(tmp_path):
     root = Path(__file__).parent.parent
     results = pd.read_csv(root / "benchmarks/results/training.csv")
-    text = (root / "docs/training.md").read_text()
-    assert training.short(results) in text
-    copy = tmp_path / "training.md"
-    copy.write_text(text)
-    training.show_in_docs(results.assign(median=0.125), copy)
-    assert "| 0.12 |" in copy.read_text()
-    training.show_in_docs(results, copy)
-    assert copy.read_text() == text
+    for page in ("docs/training.md", "README.md"):
+        text = (root / page).read_text()
+        assert training.short(results) in text
+        copy = tmp_path / Path(page).name
+        copy.write_text(text)
+        training.show_in_docs(results.assign(median=0.125), [copy])
+        assert "| 0.12 |" in copy.read_text()
+        training.show_in_docs(results, [copy])
+        assert copy.read_text() == text
