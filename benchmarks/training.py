@@ -143,7 +143,7 @@ def findings(measured: Sequence[Measured]) -> str:
 
 
 def short(table: pd.DataFrame) -> str:
-    """The compiled steps' ratios as README and docs/training.md show them, from the long table; who is not in it is left out."""
+    """The compiled steps' ratios as README shows them, from the long table; who is not in it is left out."""
     others = {"by hand": "by hand in PyTorch", "by hand, torch.compile": "by hand, `torch.compile`"}
     others |= {"pyro.infer.SVI": "`pyro.infer.SVI`", "SVI without validation": "SVI without argument checks"}
     others |= {name: name for name in ("Pyro in Lightning", "pythae, fused Adam", "NumPyro")}
