@@ -83,7 +83,7 @@ def checked(vae: pv.VAE, *data: torch.Tensor) -> dict[str, Any]:
     first = found.table.iloc[0]
     return {
         "shared_check: off (sd)": first["off"],
-        "shared_check: scale": first["scale"],
+        "shared_check: scale": first["scale_ratio"],
         "k": found.khat,
         "verdict": found.verdict,
     }

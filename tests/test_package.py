@@ -154,6 +154,7 @@ def test_every_public_name_is_documented_with_an_example():
         "pyrovae.Refinement",
         "pyrovae.Resemblance",
         "pyrovae.SequentialLogMarginal",
+        "pyrovae.SharedCheck",
         "pyrovae.Clustering",
         "pyrovae.Probe",
         "pyrovae.nn.join",

@@ -94,7 +94,8 @@ def test_a_training_that_is_stopped_goes_on_to_the_same_weights(tmp_path):
     how = {"epochs": 4, "batch_size": 10, "seed": 0}
     whole = tiny()
     training.Run(tmp_path / "whole").fit("a", whole, x, **how, callbacks=[pv.callbacks.Callback()])
-    first = training.Run(tmp_path / "parts", minutes=5.0).fit("a", tiny(), x, **how, callbacks=[Stop()])
+    with pytest.warns(UserWarning, match="after epoch 2 of 4"):
+        first = training.Run(tmp_path / "parts", minutes=5.0).fit("a", tiny(), x, **how, callbacks=[Stop()])
     assert len(first) == 2
     assert pd.read_csv(tmp_path / "parts" / "a_curve.csv").epoch.tolist() == [1, 2]
     again = tiny()

@@ -22,6 +22,7 @@ from tests.robustness.threads import (
     pairs_made,
     trained,
 )
+from tests.shared_models import offsets
 from tests.test_verbs import STEP_BY_STEP, VERBS
 
 
@@ -57,7 +58,7 @@ def test_coroutines_hand_work_to_threads():
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in STEP_BY_STEP])
 def test_networks_run_in_turns(verb, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    vae = pairs_made(1)[0]
+    vae = pv.VAE(offsets, example=X) if verb == "shared_check" else pairs_made(1)[0]
     vae.rows(X)
     runs = []
     hook = torch.nn.modules.module.register_module_forward_pre_hook(

@@ -37,7 +37,7 @@ class SharedCheck(Shown):
     """What `shared_check` gives of R weighted draws of q(theta); prints as a page.
 
     `table`: one row a number of theta, `latent, entry, mean, sd` of the draws, `posterior_mean, posterior_sd` of the
-    weighted draws, `off` (by how many of the latter's standard deviations q's mean is too high) and `scale` (q's
+    weighted draws, `off` (by how many of the latter's standard deviations q's mean is too high) and `scale_ratio` (q's
     standard deviation over it).
     `khat`, `ess`: Pareto k and effective sample size of the weights. `evidence`, `std_error`: log p(x) of all rows
     together, in nats, and its error.
@@ -69,7 +69,7 @@ class SharedCheck(Shown):
         if not self.khat < self.good_k:
             return "poor"
         off = self.table["off"].abs() > MEAN_OFF
-        return "off" if bool((off | ((self.table["scale"] - 1).abs() > SCALE_OFF)).any()) else "good"
+        return "off" if bool((off | ((self.table["scale_ratio"] - 1).abs() > SCALE_OFF)).any()) else "good"
 
     def sections(self) -> list[list[Part]]:
         """Verdict, weights, the numbers that are farthest off."""
@@ -80,7 +80,7 @@ class SharedCheck(Shown):
             "unknown": "too few draws to say",
         }
         names = ", ".join(dict.fromkeys(self.table["latent"]))
-        far = self.table["off"].abs() + np.log(self.table["scale"]).abs()
+        far = self.table["off"].abs() + np.log(self.table["scale_ratio"]).abs()
         shown = self.table.loc[far.sort_values(ascending=False).index[:NUMBERS_TO_PRINT]]
         found: list[list[Part]] = [
             [
@@ -146,7 +146,7 @@ def shared_check(
         >>> def guide(x):
         ...     pyro.sample("mean", dist.Normal(0.0, 0.5))
         >>> found = pv.shared_check(pv.VAE(model, guide), torch.full((3,), 0.4), num_samples=2000, seed=0)
-        >>> found.verdict, found.table["posterior_mean"].round(1).tolist(), found.table["scale"].round(1).tolist()
+        >>> found.verdict, found.table["posterior_mean"].round(1).tolist(), found.table["scale_ratio"].round(1).tolist()
         ('off', [0.3], [1.0])
 
     """
@@ -200,7 +200,7 @@ def _weighed(vae: VAE, shared: SharedDraws, log_densities: Tensor, row_samples: 
         figures = torch.stack([mean, sd, weighted, spread, off, scale], 1).tolist()
         entries = [",".join(map(str, index)) for index in np.ndindex(*values.shape[1:])]
         lines += [(name, entry, *figure) for entry, figure in zip(entries, figures, strict=True)]
-    columns = ["latent", "entry", "mean", "sd", "posterior_mean", "posterior_sd", "off", "scale"]
+    columns = ["latent", "entry", "mean", "sd", "posterior_mean", "posterior_sd", "off", "scale_ratio"]
     return SharedCheck(
         pd.DataFrame(lines, columns=columns),
         float(pareto_k(log_weights)[0]),

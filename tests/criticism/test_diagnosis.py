@@ -565,7 +565,8 @@ def test_a_gap_of_little_with_few_large_k_is_no_poor_guide():
     assert page.bad_k > 0.1 * 300
     assert page.quality.verdict == "tails"
     assert page.verdict == "good"  # simulated rows bound what the tails can do
-    assert f"GUIDE: good. Pareto k is not below 0.50 for {page.bad_k} of 300 rows" in str(page)
+    said = f"GUIDE: good for importance weights. Pareto k is not below 0.50 for {page.bad_k} of 300 rows"
+    assert said in str(page)
     assert "calibrate()" not in str(page)
     unchecked = replace(page, reverse=None)
     assert f"GUIDE: good but for tails. Pareto k is not below 0.50 for {page.bad_k} of 300 rows" in str(

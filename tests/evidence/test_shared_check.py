@@ -44,7 +44,7 @@ def test_a_guide_that_is_off_and_by_how_much():
     line = found.table.iloc[0]
     assert found.verdict == "off"
     assert line["off"] == pytest.approx(1.0, abs=0.25)
-    assert line["scale"] == pytest.approx(1.3, rel=0.15)
+    assert line["scale_ratio"] == pytest.approx(1.3, rel=0.15)
     assert line["posterior_mean"] == pytest.approx(loc, abs=0.25 * scale)
     assert "What to try" in str(found)
 
