@@ -18,6 +18,7 @@ MOST_LEVELS = 1000
 _FEW = 10
 _ROWS_A_LEVEL = 20
 _MOST_DECIMALS = 6
+_NEAR_AN_END = 0.02  # of 0 and of 1
 
 
 def column_of(values: pd.Series, name: str | int) -> Column:
@@ -128,7 +129,8 @@ def _kind_of_numbers(numbers: Numbers, distinct: Numbers, whole: bool) -> Kind:
         return "category"
     if whole and count <= _FEW and len(numbers) >= _ROWS_A_LEVEL * count:
         return "count" if least == 0 and _counts_fit_as_well(numbers) else "ordered"
-    if not whole and least >= 0 and most <= 1 and least < 0.1 and most > 0.9:
+    # What ends short of them may go beyond them in a later row.
+    if not whole and 0 <= least < _NEAR_AN_END and 1 - _NEAR_AN_END < most <= 1:
         return "bounded"
     fits: dict[Kind, float] = {"real": _as_normal(numbers)}
     if least > 0:

@@ -82,6 +82,11 @@ def test_few_whole_numbers_are_counts_where_these_fit_as_well_as_shares():
     assert column_of(children + 1, "grade").kind == "ordered"
 
 
+def test_numbers_short_of_0_and_1_have_no_bounds():
+    assert column_of(pd.Series(np.linspace(0.03, 0.94, N)), "compactness").kind == "real"  # later 1.06
+    assert column_of(pd.Series(np.linspace(0.01, 0.99, N)), "share").kind == "bounded"
+
+
 def test_later_whole_numbers_are_told_to_be_counts():
     sold = pd.DataFrame({"sold": np.exp(np.linspace(1, 5, N)).round(), "answer": np.arange(N) % 3})
     schema = Schema.of(sold)
