@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -43,33 +44,12 @@ def first_run(
             + _advice_on_columns(error, batch)
         ) from None
     except Exception as error:
-        given = ", ".join(_describe(a) for a in batch.arguments[:ARGUMENTS_SHOWN])
-        if (unseen := len(batch.arguments) - ARGUMENTS_SHOWN) > 0:
-            given += f" and {unseen} more arguments"
-        at = " at latents drawn by the guide" if latents is not None else ""
-        if advice := _advice_on_lists(batch):
-            said = str(error).split("\n")[0][:WORDS_SHOWN]
-            raise ValueError(
-                f"the {which} failed on its first rows{at}: it got ({given}). {advice} ({type(error).__name__}: {said})"
-            ) from None
-        message = (
-            f"the {which} failed on its first rows{at}: {type(error).__name__}: {error}\n  It got ({given})."
+        said = _Failure(
+            which, program, batch, error, " at latents drawn by the guide" if latents is not None else ""
         )
-        advice = dtype_advice(error, program, batch)
-        # Mistakes of other kinds are not for want of entries.
-        if batch.absent and not advice and isinstance(error, ValueError | RuntimeError | IndexError):
-            raise ValueError(f"{message} {absence_advice(which, batch)}") from error
-        if "inside plate" in str(error) or "invalid log_prob shape" in str(error):
-            raise ValueError(
-                f"{message} A distribution's batch does not fit its plates: dimensions that belong to one row go into "
-                "the event, with .to_event(1); .to_event(3) for an image of channels, height and width."
-            ) from error
-        if advice:
-            raise TypeError(f"{message} {advice}") from error
-        message += _advice_on_names(error) + label_advice(error, batch)
-        message += _container_advice(batch) + _advice_on_numbers(error, declared.numbers)
-        message += f" These are the first {len(batch)} rows of the data."
-        raise ValueError(message + _label_advice(batch)) from error
+        if advice := _advice_on_lists(batch):
+            raise ValueError(said.shortly(advice)) from None
+        raise said.explained(declared) from error
     if versions != [a._version for a in batch.arguments if isinstance(a, Tensor)]:
         raise ValueError(
             f"the {which} changes its arguments in place, which would change the data. Let it work on a copy, such as "
@@ -91,6 +71,54 @@ def absence_advice(which: str, batch: Batch) -> str:
         f"{text}. A model may observe what is absent (obs=), and not read it: where others depend on it, write the "
         "site with obs_mask= and use its value; context has no absent entries."
     )
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """Of a program on its first rows: what it got, and what to do, by what it raised."""
+
+    which: str
+    program: Program
+    batch: Batch
+    error: Exception
+    at: str
+
+    def given(self) -> str:
+        """The arguments, the first ones."""
+        given = ", ".join(_describe(a) for a in self.batch.arguments[:ARGUMENTS_SHOWN])
+        unseen = len(self.batch.arguments) - ARGUMENTS_SHOWN
+        return f"{given} and {unseen} more arguments" if unseen > 0 else given
+
+    def shortly(self, advice: str) -> str:
+        """Advice on the arguments themselves, and little of the error."""
+        said = str(self.error).split("\n")[0][:WORDS_SHOWN]
+        return (
+            f"the {self.which} failed on its first rows{self.at}: it got ({self.given()}). {advice} "
+            f"({type(self.error).__name__}: {said})"
+        )
+
+    def explained(self, declared: EventsDeclared) -> ValueError | TypeError:
+        """The error to raise in its place."""
+        error, batch = self.error, self.batch
+        message = (
+            f"the {self.which} failed on its first rows{self.at}: {type(error).__name__}: {error}\n"
+            f"  It got ({self.given()})."
+        )
+        advice = dtype_advice(error, self.program, batch)
+        # Mistakes of other kinds are not for want of entries.
+        if batch.absent and not advice and isinstance(error, ValueError | RuntimeError | IndexError):
+            return ValueError(f"{message} {absence_advice(self.which, batch)}")
+        if "inside plate" in str(error) or "invalid log_prob shape" in str(error):
+            return ValueError(
+                f"{message} A distribution's batch does not fit its plates: dimensions that belong to one row go into "
+                "the event, with .to_event(1); .to_event(3) for an image of channels, height and width."
+            )
+        if advice:
+            return TypeError(f"{message} {advice}")
+        message += _advice_on_names(error) + label_advice(error, batch)
+        message += _container_advice(batch) + _advice_on_numbers(error, declared.numbers)
+        message += f" These are the first {len(batch)} rows of the data."
+        return ValueError(message + _label_advice(batch))
 
 
 def _advice_on_names(error: Exception) -> str:

@@ -40,9 +40,8 @@ class Interruption:
 
 def in_words(training: Training, *, resumable: bool) -> str:
     """Where a training was interrupted, and what is left of it."""
+    left = " The same call with resume=True goes on." if resumable else ""
     return (
         f"training was interrupted (Ctrl-C) after epoch {training.epoch} of {training.settings.epochs}, at step "
-        f"{training.step}: the VAE has the weights of then, and history.attrs['interrupted'] says so."
-        + " The same call with resume=True goes on."
-        * resumable
+        f"{training.step}: the VAE has the weights of then, and history.attrs['interrupted'] says so.{left}"
     )
