@@ -15,6 +15,7 @@ import torch
 from pyro.optim.clipped_adam import ClippedAdam
 from torch import Tensor, nn
 from torch.nn.functional import softplus
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import pyrovae as pv
 from benchmarks import data
@@ -81,8 +82,11 @@ class Backwards(nn.Module):
         def reverse(steps: Tensor) -> Tensor:
             return steps.gather(1, place.expand_as(steps))
 
-        states, _ = self.network(reverse(x), self.h_0.expand(1, len(x), STATE).contiguous())
-        return reverse(states).where(mask, 0.0)
+        # Packed: half of all steps are padding, and most of a training's time is this network's.
+        packed = pack_padded_sequence(reverse(x), lengths.cpu(), batch_first=True, enforce_sorted=False)
+        states, _ = self.network(packed, self.h_0.expand(1, len(x), STATE).contiguous())
+        padded, _ = pad_packed_sequence(states, batch_first=True, total_length=x.shape[1])
+        return reverse(padded)
 
 
 class Combiner(nn.Module):
@@ -96,7 +100,8 @@ class Combiner(nn.Module):
     def forward(self, before: Tensor, state: Tensor) -> dist.TorchDistribution:
         """The distribution of z_t."""
         both = 0.5 * (torch.tanh(self.reads(before)) + state)
-        return dist.Normal(self.location(both), softplus(self.raw(both))).to_event(1)
+        scale = softplus(self.raw(both))
+        return dist.Normal(self.location(both), scale, validate_args=False).to_event(1)  # once a step
 
 
 def pair() -> pv.VAE:
@@ -105,6 +110,11 @@ def pair() -> pv.VAE:
     emission = Bernoulli(MLP(K, NOTES, [EMISSION, EMISSION]))
     model = DeepMarkovModel(Initial(transition), transition, emission)
     return pv.VAE(model, AmortizedGuide(MarkovPosterior(Backwards(), Combiner(), K)))
+
+
+def trimmed(x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """A minibatch without the steps that are padding in all of its rows."""
+    return x[:, : lengths.max()], lengths
 
 
 class Best(pv.callbacks.Callback):
@@ -148,6 +158,7 @@ def main(run: Run) -> None:
         epochs=epochs,
         every=LOOK_EVERY,
         batch_size=BATCH,
+        transform=trimmed,
         objective=pv.objectives.ELBO(
             beta=pv.objectives.LinearWarmUp(epochs=WARM_UP * epochs, start=FIRST_WEIGHT), analytic_kl=False
         ),
