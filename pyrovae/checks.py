@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -36,6 +37,22 @@ def check_seed(seed: object) -> None:
         raise ValueError(f"seed is {seed!r}: expected a whole number, or None.")
     if not -(2**63) <= int(seed) < 2**64:
         raise ValueError(f"seed is {seed!r}: expected a whole number of at most 64 bits, or None.")
+
+
+@contextlib.contextmanager
+def said_of(what: str) -> Iterator[None]:
+    """Put before the text of a ValueError or a TypeError what it is about.
+
+    One of another class, which may take other arguments and carry more than a text, is the same error with a note.
+    """
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        kind = type(error)
+        if kind is ValueError or kind is TypeError:
+            raise kind(f"{what}: {error}") from error
+        error.add_note(f"This is about {what}.")
+        raise
 
 
 def level_of_caller() -> int:

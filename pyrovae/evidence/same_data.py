@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from pyrovae.checks import said_of
 from pyrovae.data import Batch, Rows
 from pyrovae.evidence.results import LogMarginal
 from pyrovae.pair.observed import observations_of
@@ -22,10 +23,8 @@ def data_of_all(vaes: Mapping[str, VAE], x: object, *context: object) -> Rows:
     """The data, made to `Rows` once and checked against each pair."""
     data = None
     for name, vae in vaes.items():
-        try:
+        with said_of(f"the model '{name}'"):
             data = vae.rows(x, *context) if data is None else vae.rows(data)
-        except (ValueError, TypeError) as error:
-            raise type(error)(f"the model '{name}': {error}") from error
     assert data is not None
     return data
 

@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, TensorDataset
 
 from pyrovae.arrays import ARRAYS, OnDemand
+from pyrovae.checks import said_of
 from pyrovae.data import Batch, Rows, blocks
 from pyrovae.datasets import collated
 from pyrovae.pair.inspected import ROWS_TO_BUILD_FROM
@@ -214,7 +215,7 @@ class LoadedBatches:
                 state = torch.get_rng_state()
 
     def _minibatch(self, loaded: object, number: int) -> Minibatch:
-        try:
+        with said_of(f"batch {number} of the DataLoader"):
             whole = Rows(as_arguments(loaded, self.vae), self.vae.floats)
             own = torch.arange(len(whole))[self.share.rank :: self.share.of]
             if len(own) == 0:
@@ -225,8 +226,6 @@ class LoadedBatches:
             self.vae.check_rows(batch)
             if batch.absent:
                 self.vae.rows_in_support(Rows.of(batch, checked_by=self))
-        except (ValueError, TypeError) as error:
-            raise type(error)(f"batch {number} of the DataLoader: {error}") from error
         return Minibatch(batch, None, len(whole))
 
     def _check_signature(self, rows: Rows) -> None:

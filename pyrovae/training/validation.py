@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from pyrovae.block_sizes import ROWS_OF_A_PASS
+from pyrovae.checks import said_of
 from pyrovae.data import Rows
 from pyrovae.evidence.bound import elbo_of
 from pyrovae.evidence.checked_data import checked_data
@@ -29,11 +30,9 @@ class Validation:
 
     def __init__(self, vae: VAE, data: object, transform: Transform | None) -> None:
         self.vae = vae
-        try:
+        with said_of("validation data"):
             size = None if isinstance(data, DataLoader) else ROWS_OF_A_PASS
             self.batches: Batches = batches_of(vae, data, size, transform, Share())
-        except (ValueError, TypeError) as error:
-            raise type(error)(f"validation data: {error}") from error
 
     def mean_elbo(self, seed: int, stop: Callable[[], bool] = lambda: False) -> float | None:
         """In nats per row, from one draw of each; None where it shall stop before it is done."""
