@@ -107,7 +107,9 @@ class _Failure:
         advice = dtype_advice(error, self.program, batch)
         # Mistakes of other kinds are not for want of entries.
         if batch.absent and not advice and isinstance(error, ValueError | RuntimeError | IndexError):
-            return ValueError(f"{message} {absence_advice(self.which, batch)}")
+            return ValueError(
+                message + (label_advice(error, batch) or f" {absence_advice(self.which, batch)}")
+            )
         if "inside plate" in str(error) or "invalid log_prob shape" in str(error):
             return ValueError(
                 f"{message} A distribution's batch does not fit its plates: dimensions that belong to one row go into "

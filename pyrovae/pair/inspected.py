@@ -247,7 +247,7 @@ class InspectedPair(PairParameters):
         """A guide that is built from data, such as AutoGuide, has a method `build(x, *context)`."""
         build = getattr(self.guide, "build", None)
         if build is not None:
-            with self.evaluating(), labels_explained(f"{len(batch)} rows of the data", batch):
+            with self.evaluating(), labels_explained("the model", batch):
                 build(*batch.arguments)
 
     def _learning(self, *, keep: bool = True) -> AbstractContextManager[list[Standardize]]:

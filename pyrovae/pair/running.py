@@ -28,6 +28,7 @@ from torch import Tensor
 
 from pyrovae.data import Batch
 from pyrovae.pair.enumeration import SAMPLES_PLATE, sites_summed_out
+from pyrovae.pair.label_advice import labels_explained
 from pyrovae.pair.layout import Layout, as_the_program_takes
 from pyrovae.pair.matching import check_same_sites
 from pyrovae.pair.programs import Pair, Program
@@ -125,7 +126,7 @@ def trace_of_samples(
     program: Program, batch: Batch, num_samples: int, layout: Layout, broadcasts: bool
 ) -> Trace:
     """One run for S samples of each row, under a samples plate or on repeated rows."""
-    with samples_plate(num_samples, layout, broadcasts):
+    with labels_explained("model or guide", batch), samples_plate(num_samples, layout, broadcasts):
         return trace_of(program, batch if broadcasts else batch.repeated(num_samples))
 
 

@@ -39,7 +39,7 @@ def check_support(
     partly = PartlyAbsent()
     program = partly(model) if batch.absent else model
     try:
-        with labels_explained("some of these rows", batch):
+        with labels_explained("the model", batch):
             sites = sites_of(program, batch)
     except ValueError as error:
         raise ValueError(

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
+from pyrovae.data import Batch
+from pyrovae.pair.label_advice import labels_explained
 from pyrovae.pair.parameters import PairParameters
 from pyrovae.traced.compilation import Compile
 from pyrovae.traced.policy import Policy
@@ -56,7 +58,9 @@ class Repeated:
             self._structure = structure
         if structure != self._structure:
             return self.function(*inputs)
-        return [result for result in self._traced([structure, *leaves]) if result is not None]
+        batch = next((given for given in inputs if isinstance(given, Batch)), Batch(()))
+        with labels_explained("model or guide", batch):
+            return [result for result in self._traced([structure, *leaves]) if result is not None]
 
 
 def _of_parts(function: Callable[..., Sequence[Tensor]], parts: Arguments) -> Results:

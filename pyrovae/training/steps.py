@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pyrovae.data import Batch
+from pyrovae.pair.label_advice import labels_explained
 from pyrovae.traced.compilation import Compile
 from pyrovae.traced.outcome import Outcome
 from pyrovae.traced.policy import Policy
@@ -99,7 +100,8 @@ class Steps:
 
     def __call__(self, batch: Batch) -> tuple[Tensor, Gradients]:
         """The `STATISTICS` [4], sums over the batch's rows, and the gradients, scaled by `loss_scale`."""
-        statistics, *gradients = self.traced((batch.absent, *batch.arguments))
+        with labels_explained("model or guide", batch):
+            statistics, *gradients = self.traced((batch.absent, *batch.arguments))
         assert statistics is not None
         return statistics, gradients
 

@@ -9,9 +9,11 @@ import torch
 from pyro import poutine
 from pyro.infer import config_enumerate
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import pyrovae as pv
 from pyrovae.data import Batch
+from pyrovae.pair.label_advice import labels_explained
 from pyrovae.training.batch_loss import batch_loss
 
 NAN = float("nan")
@@ -156,3 +158,73 @@ def test_an_absent_value_that_others_depend_on_is_not_filled_in_silently(program
     with pytest.raises(ValueError, match="depends on the value of 'y'"):
         pv.fit(vae, (x, y), epochs=1, progress=False)
     assert bool(pv.elbo(vae, torch.where(x > 1, NAN, x), y.nan_to_num()).elbo.isfinite().all())
+
+
+class LooksUp(nn.Module):
+    """q(z|x,y) by hand, with the label as a one-hot vector or by an embedding."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.embed = how, nn.Embedding(3, 3)
+
+    def forward(self, x, y):
+        if self.how == "one-hot":
+            shown = nn.functional.one_hot(y.long(), 3).to(x.dtype) @ self.embed.weight
+        else:
+            shown = self.embed(y.long())
+        with pyro.plate("rows", len(x)):
+            pyro.sample("z", dist.Normal(0.5 * x + shown.sum(-1), 1.0))
+
+
+def with_labels_as_context(x, y):
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+        pyro.sample("x", dist.Normal(z, NOISE), obs=x)
+
+
+def indexed_by_labels(x, y):
+    with pyro.plate("rows", len(x)):
+        z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+        pyro.sample("x", dist.Normal(z + MEANS[y.long()], NOISE), obs=x)
+
+
+LAST = {
+    "beyond": (7.0, r"Labels go from 0 to K - 1.*context 1 goes from 0 to 7"),
+    "absent": (NAN, r"context 1 lack labels \(NaN\).*y.nan_to_num\(\).long\(\).*obs_mask="),
+}
+
+
+@pytest.mark.parametrize("label, message", LAST.values(), ids=LAST)
+@pytest.mark.parametrize(
+    "program, guide",
+    [
+        (with_labels_as_context, lambda: LooksUp("one-hot")),
+        (with_labels_as_context, lambda: LooksUp("embedding")),
+        (indexed_by_labels, lambda: blind),
+    ],
+)
+def test_labels_that_only_later_rows_have_and_no_program_can_look_up(program, guide, label, message):
+    """The contract looks at the first rows; of later ones the error has the same advice, wherever they come up."""
+    x, y = torch.linspace(-1, 1, 40), (torch.arange(40) % 3).float()
+    y[-1] = label
+    as_is = [
+        lambda: pv.elbo(pv.VAE(program, guide()), x, y),
+        lambda: pv.VAE(program, guide()).encode(x, y),
+        lambda: pv.fit(pv.VAE(program, guide()), loader(x, y), epochs=1, progress=False),
+    ]
+    for ask in as_is if guide() is not blind else as_is[:1]:
+        with pytest.raises(ValueError, match=f"(?s)failed on.*{message}"):
+            ask()
+
+
+def loader(x, y):
+    return DataLoader(TensorDataset(x, y), batch_size=20)
+
+
+def test_an_index_that_is_no_label_is_not_explained_by_labels():
+    y = torch.tensor([0.0, 2.0])
+    with (
+        pytest.raises(IndexError, match=r"^index 3 is out of bounds"),
+        labels_explained("guide", Batch((y, y))),
+    ):
+        MEANS[torch.tensor([3])]
