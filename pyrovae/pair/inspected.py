@@ -15,6 +15,7 @@ from pyrovae.pair import contract
 from pyrovae.pair.first_run import first_run
 from pyrovae.pair.label_advice import labels_explained
 from pyrovae.pair.layout import Layout
+from pyrovae.pair.matching import warn_of_whole_numbers
 from pyrovae.pair.parameters import PairParameters
 from pyrovae.pair.programs import Program
 from pyrovae.pair.reachable import modules_of
@@ -224,7 +225,7 @@ class InspectedPair(PairParameters):
         with self._learning() as learners:
             # Draws start from where torch's random state is, for a pair may make parameters here, and are put back.
             with same_random_state(self.device), self.evaluating():
-                contract.inspect_model(self.model, batch)
+                sites, _ = contract.inspect_model(self.model, batch)
             self._build_guide(first)
             with same_random_state(self.device), self.evaluating():
                 if learners:
@@ -234,6 +235,7 @@ class InspectedPair(PairParameters):
                     for layer in learners:
                         layer.learning = False
                 layout = contract.inspect_pair(self.model, self.guide, batch, places.tolist(), data.columns)
+        warn_of_whole_numbers(sites, batch)
         if self._layout is not None:
             self._refuse_other_sites(self._layout, layout)
         self.warn_of_untrained_modules()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import cast
@@ -12,6 +13,7 @@ from pyro.poutine.runtime import Message as PyroMessage
 from pyro.util import check_site_shape
 from torch import Tensor
 
+from pyrovae.checks import level_of_caller
 from pyrovae.data import Batch
 from pyrovae.pair.dtype_advice import as_binary, as_float
 from pyrovae.pair.sites import Site
@@ -149,17 +151,35 @@ def check_dtype(site: Site, batch: Batch) -> None:
     except ValueError:
         return
     except RuntimeError as error:
-        names = ["x", *(f"context {place}" for place in range(1, len(batch.arguments)))]
-        of_dtype = (
-            n for n, a in zip(names, batch.arguments, strict=True) if getattr(a, "dtype", None) == dtype
-        )
         remedy = f"convert it first, with {as_float(site.value)}."
         if site.family == "Bernoulli" and int(site.value.max()) > 1:
             remedy += f" {as_binary(site.value)}."
         raise TypeError(
-            f"{next(of_dtype, 'the data')} holds {'truth values' if dtype == torch.bool else 'integers'} ({dtype}) "
-            f"where {site.family} of site '{site.name}' needs floating-point numbers: {remedy}"
+            f"{_whole_numbers(site, batch)} where {site.family} of site '{site.name}' needs floating-point numbers: "
+            f"{remedy}"
         ) from error
+
+
+def warn_of_whole_numbers(model_sites: Mapping[str, Site], batch: Batch) -> None:
+    """Warn where a density of real numbers observes integers, such as 8-bit pixels that nobody has scaled."""
+    for site in model_sites.values():
+        if site.observed and not site.factor and not site.discrete and not site.value.is_floating_point():
+            warnings.warn(
+                f"{_whole_numbers(site, batch)}, which {site.family} of site '{site.name}' takes for real numbers: "
+                "log p(x) is then that of a density, on the scale that they have. If that is meant, convert them "
+                f"first, with {as_float(site.value)}; counts and labels have likelihoods of their own, such as "
+                "Poisson, NegativeBinomial and Categorical.",
+                stacklevel=level_of_caller(),
+            )
+
+
+def _whole_numbers(site: Site, batch: Batch) -> str:
+    """Which argument it observes, and of which dtype it is."""
+    dtype = site.value.dtype
+    names = ["x", *(f"context {place}" for place in range(1, len(batch.arguments)))]
+    of_dtype = (n for n, a in zip(names, batch.arguments, strict=True) if getattr(a, "dtype", None) == dtype)
+    kind = "truth values" if dtype == torch.bool else "integers"
+    return f"{next(of_dtype, 'the data')} holds {kind} ({dtype})"
 
 
 def check_mask_shape(which: str, site: Site) -> None:

@@ -1,5 +1,6 @@
 """A catalogue of wrong programs and wrong data: each raises, before any training, and says what to do."""
 
+import functools
 import math
 
 import numpy as np
@@ -501,6 +502,27 @@ def test_integer_images(call):
     vae.rows(binary_rows())
     with pytest.raises(TypeError, match=r"x is torch.uint8: this VAE takes torch.float32.*x.float\(\) / 255"):
         call(vae, images)
+
+
+@pytest.mark.parametrize("numbers, advice", [(torch.uint8, r"x.float\(\) / 255"), (torch.int64, "Poisson")])
+def test_integers_under_a_density_of_real_numbers(numbers, advice):
+    """A derived guide takes them, so that nothing else would say that pixels have not been scaled."""
+    x = torch.arange(120).reshape(20, 6).to(numbers)
+
+    def model(family, x):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", family(z[..., None].exp().expand(*z.shape, 6)).to_event(1), obs=x)
+
+    vae = pv.VAE(functools.partial(model, lambda loc: dist.Normal(loc, 1.0)))
+    with pytest.warns(
+        UserWarning, match=rf"x holds integers \({numbers}\), which Normal of site 'x'.*{advice}"
+    ) as told:
+        vae.rows(x)
+    assert len(told) == 1 and told[0].filename == __file__  # noqa: PT018
+    vae.rows(x)
+    pv.VAE(functools.partial(model, lambda loc: dist.Normal(loc, 1.0))).rows(x.float())
+    pv.VAE(functools.partial(model, dist.Poisson)).rows(x)
 
 
 def test_double_precision_where_the_networks_are_single():
