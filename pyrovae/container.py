@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from typing import BinaryIO, TypedDict, cast
+from io import BufferedReader
+from typing import TypedDict, cast
 
 import torch
 from torch import Tensor
@@ -76,7 +77,7 @@ def parsed(text: str, field: str) -> object:
     return tree
 
 
-def read(file: BinaryIO, size: int) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read(file: BufferedReader, size: int) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file of `size` bytes; memory is that of the file, and `ROOM`.
 
     Raises:
@@ -95,7 +96,7 @@ def read(file: BinaryIO, size: int) -> tuple[dict[str, Tensor], dict[str, str]]:
     table = checked(parsed(text, "header"), dict[str, dict[str, object]], "header")
     metadata = checked(table.pop("__metadata__", {}), dict[str, str], "header.__metadata__")
     data = bytearray(size - 8 - length)
-    if file.readinto(data) != len(data):  # type: ignore[attr-defined]
+    if file.readinto(data) != len(data):
         raise MalformedError("data", "end early: somebody shortened the file meanwhile")
     return _tensors(table, data), metadata
 

@@ -43,7 +43,7 @@ def first_run(
             f"fit its plates: dimensions that belong to one row go into the event, with .to_event({error.missing})."
             + _advice_on_columns(error, batch)
         ) from None
-    except Exception as error:
+    except Exception as error:  # whatever a program raises
         said = _Failure(
             which, program, batch, error, " at latents drawn by the guide" if latents is not None else ""
         )

@@ -121,7 +121,7 @@ class SavablePair(InspectedPair):
                     self.guide(*rows.arguments)
         except MalformedError:
             raise
-        except Exception as error:
+        except Exception as error:  # whatever a program raises at rows that are not its own
             raise FileError(
                 path,
                 "pair.rows",

@@ -102,7 +102,7 @@ def explained(which: str = "model") -> Iterator[None]:
         yield
     except NoMeanError:
         raise
-    except Exception as error:
+    except Exception as error:  # whatever a program raises
         raise ValueError(
             f"the {which} failed without data: {type(error).__name__}: {error}\n  It seems to read values of x "
             "beyond observing them; move what it needs into a context argument."

@@ -25,8 +25,11 @@ COLUMNS = 3
 FRAME_HEIGHT = 900  # of a page within a notebook, in pixels
 
 BODY_CSS = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 1500px; margin: 0 auto; padding: 1em; }
-"""  # noqa: E501
+body {
+  font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff;
+  max-width: 1500px; margin: 0 auto; padding: 1em;
+}
+"""
 PAGE_CSS = """
 .pyrovae main { display: flex; flex-wrap: wrap; column-gap: 2em; }
 .pyrovae section { flex: 1 1 420px; min-width: 0; max-width: 700px; }
@@ -79,12 +82,14 @@ class Report(Shown):
 
     def figure(self) -> Figure:
         """All pictures on one sheet."""
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
+
         from pyrovae.plots.pictures import Picture
 
         lines = math.ceil(len(self.panels) / COLUMNS)
         columns = min(COLUMNS, len(self.panels))
-        figure = Picture(figsize=(columns * SIZE[0], lines * SIZE[1] + 0.5), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # type: ignore[union-attr, call-arg]
+        layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
+        figure = Picture(figsize=(columns * SIZE[0], lines * SIZE[1] + 0.5), layout=layout)
         figure.suptitle(self.title, fontsize=15)
         places = figure.subplots(lines, columns, squeeze=False).flat
         for place, ax in enumerate(places):

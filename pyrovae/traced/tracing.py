@@ -66,7 +66,7 @@ def trace(function: GraphFunction, inputs: Sequence[Tensor]) -> GraphModule:
         return simplify(graph, inputs)
     except NotTraceableError:
         raise
-    except Exception as error:
+    except Exception as error:  # whatever a program, or torch's tracer, raises
         raise NotTraceableError(_reason(error)) from error
 
 
@@ -132,7 +132,7 @@ class Reference:
     def _counted(self, *inputs: Tensor) -> Sequence[Tensor]:
         try:
             self.work, results = counted(lambda: self.function(*inputs))
-        except Exception as error:
+        except Exception as error:  # of the program, or of the counting
             self.function(*inputs)  # raises what is the program's own
             raise NotTraceableError(f"its operations cannot be counted: {_reason(error)}") from error
         return results

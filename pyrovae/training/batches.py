@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -107,7 +107,7 @@ def as_source(data: object, batch_size: int) -> object:
     if not isinstance(data, Dataset):
         return data
     shuffled = not isinstance(data, IterableDataset)
-    if shuffled and len(data) == 0:  # type: ignore[arg-type]
+    if shuffled and isinstance(data, Sized) and len(data) == 0:
         raise ValueError("the data have no rows: the Dataset is empty.")
     return DataLoader(data, batch_size=batch_size, shuffle=shuffled)
 

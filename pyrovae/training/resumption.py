@@ -43,6 +43,6 @@ def give_back(state: SavedTraining, callbacks: Sequence[Callback]) -> None:
     for place, (callback, saved) in enumerate(zip(callbacks, state["callbacks"], strict=True)):
         try:
             callback.load_state_dict(saved)
-        except Exception as error:
+        except Exception as error:  # whatever a callback makes of a file
             said = f"is refused by {type(callback).__name__}: {type(error).__name__}: {error}"
             raise MalformedError(f"callbacks.{place}", said) from error
