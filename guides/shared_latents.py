@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from typing import TypeAlias, cast
 
 import torch
@@ -55,7 +54,7 @@ class SharedLatents(nn.Module):
 
     def draw(self, *arguments: object) -> dict[str, Tensor]:
         """Sample theta; its values by site."""
-        with poutine.trace() as recorder, _plates_kept(self.guide):
+        with poutine.trace() as recorder:
             self.guide(*arguments)
         nodes = recorder.trace.nodes
         return {name: cast(Tensor, nodes[name]["value"]) for name in self.names}
@@ -70,14 +69,3 @@ class SharedLatents(nn.Module):
 
     def __repr__(self) -> str:
         return f"q({','.join(self.names)}) by {type(self.guide).__name__}"
-
-
-@contextmanager
-def _plates_kept(guide: nn.Module) -> Iterator[None]:
-    """Pyro's guides make plates anew at each run and hold on to them: programs that change when run are not traced."""
-    kept = [(module, module.plates) for module in guide.modules() if "plates" in vars(module)]
-    try:
-        yield
-    finally:
-        for module, plates in kept:
-            module.plates = plates

@@ -14,6 +14,7 @@ from types import CellType, CodeType, ModuleType
 from typing import Any, Protocol, TypeAlias
 
 import torch
+from pyro.infer.autoguide import AutoGuide
 from torch import Tensor, nn
 from torch.distributions import Transform
 
@@ -87,11 +88,18 @@ def _walk(name: str, value: object, depth: int, seen: set[int]) -> Iterator[Plac
         yield from _walk(name, part, depth, seen)
     for holder, keys in _holders(value):
         for key in keys:
-            if isinstance(value, Transform) and str(key).startswith("_cache") and key != "_cache_size":
-                continue  # of its last draw, for that one's density: each call writes it before it is read
+            if _is_of_one_call(value, key):
+                continue
             part, place = _now(holder, key), f"{name}.{key}"
             yield place, holder, key
             yield from _walk(place, part, _DEPTH if isinstance(part, nn.Module) else depth - 1, seen)
+
+
+def _is_of_one_call(holder: object, key: object) -> bool:
+    """What each call writes before it reads it: a transform's last draw, the plates of Pyro's automatic guides."""
+    if isinstance(holder, Transform):
+        return str(key).startswith("_cache") and key != "_cache_size"
+    return isinstance(holder, AutoGuide) and key == "plates"
 
 
 def _wrapped(value: object) -> tuple[object, ...]:

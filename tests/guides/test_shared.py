@@ -110,6 +110,34 @@ def test_the_step_of_a_derived_guide_is_traced(monkeypatch, reads):
     torch.testing.assert_close(*losses, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "automatic",
+    [
+        lambda model: AutoNormal(model, create_plates=lambda x: pyro.plate("rows", len(x))),
+        AutoLowRankMultivariateNormal,
+    ],
+    ids=["plates by hand", "plates of the prototype"],
+)
+def test_the_step_of_an_automatic_guide_is_traced(monkeypatch, automatic):
+    """It makes its plates anew at each call, and holds on to them."""
+    monkeypatch.setattr("pyrovae.training.steps.MIN_STEPS", 0)
+    monkeypatch.setattr("pyrovae.traced.traced.tracing_pays_off", lambda work, calls, **_: True)
+
+    def model(x):
+        mean = pyro.sample("mean", dist.Normal(0.0, 2.0))
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", dist.Normal(mean, 1.0), obs=x)
+
+    losses = []
+    for how in ("auto", False):
+        torch.manual_seed(0)
+        vae = pv.VAE(model, automatic(model), example=X, seed=0)
+        history = pv.fit(vae, X, epochs=3, batch_size=10, compile=how, seed=0, progress=False)
+        losses.append(torch.tensor(history["loss"].values))
+        assert ("plain" in history.attrs["engine"]) == (how is False), history.attrs["engine"]
+    torch.testing.assert_close(*losses, rtol=1e-5, atol=1e-5)
+
+
 FAMILIES = [AutoNormal, AutoLowRankMultivariateNormal, AutoMultivariateNormal, AutoDelta]
 
 
