@@ -50,8 +50,8 @@ class SequentialMonteCarlo:
     guide that knows the future proposes ones that look poor so far. With `lookahead`, log p(x_{t+1}, ..., x_T | z_t) is
     fitted first, as a square in z_t, by a pilot of a fifth as many particles and a pass backwards over them (Guarniero,
     Johansen, Lee 2017, https://arxiv.org/abs/1511.06286; Heng, Bishop, Deligiannidis, Doucet 2020,
-    https://arxiv.org/abs/1708.08396). Particles are resampled with an eye to it, and normal transitions are tilted by it
-    and by p(x_t|z_t), but for a tenth of them. In a linear-Gaussian chain the square is exact. It takes about three
+    https://arxiv.org/abs/1708.08396). Particles are resampled with an eye to it, and normal transitions are tilted by
+    it and p(x_t|z_t), but for a tenth of them. In a linear-Gaussian chain the square is exact. It takes about three
     times the time; where the fit is poor estimates stay unbiased, and are about as noisy as without.
 
     In `log_marginal` S = `num_samples` counts all particles: R runs of S / R each, independent of each other. log p(x)

@@ -30,14 +30,16 @@ _LEAST_FREEDOM = 0.1
 # A point's weight is its p(x_t|z_t) psi_t to the power of one over that: what cannot be true need not be fitted.
 _TEMPERATURE = 4.0
 _LEAST_SCALE = 1e-6
+# In nats: how far a square is trusted above all points that it was fitted at.
+_BEYOND = 2.0
 
 
 @dataclass(frozen=True)
 class Lookahead:
     """log psi of one step, up to a constant, and the square by which a normal transition to it is tilted.
 
-    Squares are of (z - center) / scale, [B,K] each, by coefficients [B,F]; `highest` [B] is the largest log psi of the
-    points that were fitted. The tilt is exp(linear (z - center) - (z - center) precision (z - center) / 2).
+    Squares are of (z - center) / scale, [B,K] each, by coefficients [B,F]; `highest` [B] is what log psi is held at, a
+    little above all points that were fitted. The tilt is exp(linear y - y precision y / 2) of y = z - center.
     """
 
     center: Tensor
@@ -48,7 +50,7 @@ class Lookahead:
     precision: Tensor
 
     def __call__(self, states: Tensor) -> Tensor:
-        """log psi, [S,B], of states [S,B,K]: not above that of the points, where the square is a guess."""
+        """log psi, [S,B], of states [S,B,K]."""
         features = _features((states.double() - self.center) / self.scale, self.coefficients.shape[-1])
         return torch.minimum((features * self.coefficients).sum(-1), self.highest)
 
@@ -117,7 +119,7 @@ def _fitted(points: Tensor, log_likelihood: Tensor, values: Tensor) -> Lookahead
     found = _ridge(features.movedim(0, 1), wanted.movedim(0, 1), weights.T)
     coefficients, tilt = found.unbind(-1)
     highest = (features * coefficients).sum(-1).where(known, -math.inf).amax(0)
-    highest = highest.where(highest.isfinite(), 0.0)
+    highest = highest.where(highest.isfinite(), 0.0) + _BEYOND
     return Lookahead(
         center, scale, coefficients, highest, tilt[:, :K] / scale, _precision(tilt[:, K:], scale)
     )
