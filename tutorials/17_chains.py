@@ -94,8 +94,9 @@ print(f"the ELBO went from {history.elbo.iloc[0]:.1f} to {history.elbo.iloc[-1]:
 #
 # `log_marginal` weighs whole chains by default. `SequentialMonteCarlo` lets particles go from step to step: proposed by
 # the guide's steps or the model's transitions (here half of them each), weighed by what the step adds, resampled where
-# few of them carry the weight. Its mean is just as unbiased for $p(x)$; the draws are split into five independent runs,
-# and the error is that among them.
+# few of them carry the weight. Before that it looks ahead: what later observations say of a state is fitted by a few
+# particles, so that those are kept, and proposed, which will be needed. Its mean is just as unbiased for $p(x)$; the
+# draws are split into five independent runs, and the error is that among them.
 
 # %%
 by_step = pv.SequentialMonteCarlo(transition_share=0.5)

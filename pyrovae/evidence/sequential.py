@@ -18,7 +18,8 @@ from pyrovae.evidence.results import LogMarginal
 from pyrovae.evidence.sequential_results import SequentialLogMarginal
 from pyrovae.evidence.weights import WITHOUT_DENSITY, refuse_rows
 from pyrovae.pair.chains import state_space
-from pyrovae.pair.particle_filter import Filtered, Proposal, backward_draws, particle_filter
+from pyrovae.pair.particle_filter import Filtered, backward_draws, particle_filter
+from pyrovae.pair.particle_moves import Proposal
 from pyrovae.pair.programs import Pair
 from pyrovae.pair.row_keys import Draws
 from pyrovae.random_state import fixed_seed
@@ -45,6 +46,14 @@ class SequentialMonteCarlo:
     from a mixture of both, whose weights no guide with light tails can make large. Steps that a row does not have are
     not gone through, absent ones (NaN) weigh nothing.
 
+    What a filter does not know is the future: particles that the next observations will not keep are carried on, and a
+    guide that knows the future proposes ones that look poor so far. With `lookahead`, log p(x_{t+1}, ..., x_T | z_t) is
+    fitted first, as a square in z_t, by a pilot of a fifth as many particles and a pass backwards over them (Guarniero,
+    Johansen, Lee 2017, https://arxiv.org/abs/1511.06286; Heng, Bishop, Deligiannidis, Doucet 2020,
+    https://arxiv.org/abs/1708.08396). Particles are resampled with an eye to it, and normal transitions are tilted by
+    it and p(x_t|z_t), but for a tenth of them. In a linear-Gaussian chain the square is exact. It takes about three
+    times the time; where the fit is poor estimates stay unbiased, and are about as noisy as without.
+
     In `log_marginal` S = `num_samples` counts all particles: R runs of S / R each, independent of each other. log p(x)
     is the logarithm of the runs' mean, its error that among them (jackknife and Student's t, as of so few weights),
     `elbo` the mean logarithm of a run, which is the bound of `pyrovae.objectives.FIVO`. The result is a
@@ -55,11 +64,12 @@ class SequentialMonteCarlo:
     https://doi.org/10.1198/016214504000000151).
 
     Args:
-        transition_share: of the particles, how many are proposed from the model's transitions: 0 the guide alone, 1 the
-            bootstrap filter.
+        transition_share: of the particles, how many are proposed from the model's transitions: 0 the guide alone; 1
+            needs no guide, and is the bootstrap filter where there is no `lookahead`.
         num_runs: R; `num_samples` is a multiple of it.
         resample_below: a run is resampled (systematically) where its effective sample size is below this share of its
             particles; 1 resamples at each step.
+        lookahead: resample and propose by what the observations to come say too.
 
     Raises:
         ValueError: a share out of its range, R below 2. When used: a pair of another kind, with what to do;
@@ -76,9 +86,10 @@ class SequentialMonteCarlo:
 
     """
 
-    transition_share: float = 0.0
+    transition_share: float = 0.3
     num_runs: int = 5
     resample_below: float = 0.5
+    lookahead: bool = True
 
     def __post_init__(self) -> None:
         for name in ("transition_share", "resample_below"):
@@ -92,7 +103,9 @@ class SequentialMonteCarlo:
     @property
     def proposal(self) -> Proposal:
         """How particles are moved."""
-        return Proposal(float(self.transition_share), float(self.resample_below))
+        return Proposal(
+            float(self.transition_share), float(self.resample_below), lookahead=bool(self.lookahead)
+        )
 
     def strata(self, num_samples: int) -> tuple[int, ...]:
         """All runs are alike; each is one weight."""

@@ -9,7 +9,8 @@ from pyrovae.data import Batch
 from pyrovae.objectives.base import RowLosses, RowObjective
 from pyrovae.objectives.paths import refuse_scores
 from pyrovae.pair.chains import state_space
-from pyrovae.pair.particle_filter import Proposal, particle_filter
+from pyrovae.pair.particle_filter import particle_filter
+from pyrovae.pair.particle_moves import Proposal
 from pyrovae.pair.programs import Pair
 from pyrovae.pair.running import row_terms
 

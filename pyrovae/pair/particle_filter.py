@@ -5,35 +5,28 @@
 where means are taken between resamplings. Z is unbiased for p(x), whatever is proposed and whenever it is resampled:
 Del Moral, "Feynman-Kac Formulae" (2004), theorem 7.4.2; Doucet & Johansen, "A tutorial on particle filtering and
 smoothing: fifteen years later" (2011), https://www.stats.ox.ac.uk/~doucet/doucet_johansen_tutorialPF2011.pdf. Its error
-grows with the number of steps, where that of importance weights of whole chains grows exponentially.
+grows with the number of steps, where that of importance weights of whole chains grows exponentially. With a lookahead
+psi (`pyrovae.pair.lookahead`) ancestors are drawn by w psi, and their weights go on as 1 / psi.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from pyrovae.block_sizes import NUMBERS_AT_ONCE, slices
 from pyrovae.pair.chains import StateSpace
+from pyrovae.pair.lookahead import look_ahead
+from pyrovae.pair.particle_moves import Proposal, moved
 from pyrovae.pair.resampling import independent_places, systematic_places
 
-
-@dataclass(frozen=True)
-class Proposal:
-    """What particles are proposed from and when they are resampled.
-
-    A share of them, in exact numbers, comes from the model's transitions, the others from the guide's steps; each is
-    weighed as one of the mixture. A run is resampled where its effective sample size is below a share of its
-    particles: systematically, or each ancestor independently of the others.
-    """
-
-    transition_share: float = 0.0
-    resample_below: float = 0.5
-    independent: bool = False
+# Points that a lookahead is fitted at, a share of all particles.
+_PARTICLES_PER_POINT = 5
+_FEWEST_POINTS = 16
 
 
 @dataclass(frozen=True)
@@ -65,19 +58,25 @@ def particle_filter(
 ) -> Filtered:
     """Run R filters of n particles each. Gradients pass through draws and densities, not through resampling."""
     R, real = num_runs, space.real_steps
+    ahead = None
+    if proposal.lookahead:
+        few = max(math.ceil(num_particles * R / _PARTICLES_PER_POINT), _FEWEST_POINTS)
+        before_it = particle_filter(space, few, 1, replace(proposal, lookahead=False), keep=True)
+        ahead = look_ahead(space, [generation.states for generation in before_it.generations])
     generations: list[Generation] = []
     found: dict[str, list[Tensor]] = {"ess": [], "scores": [], "before": []}
     before: Tensor | None = None
-    log_weights = evidence = torch.zeros(())
+    log_weights = foreseen = evidence = torch.zeros(())
     for step in range(space.num_steps):
         if before is not None:
             going = torch.ones_like(evidence, dtype=torch.bool) if real is None else real[:, step]
             due = (found["ess"][-1] < proposal.resample_below * num_particles) & going
-            before, log_weights, gained, score = _resampled(before, log_weights, due, proposal)
+            before, log_weights, gained, score = _resampled(before, log_weights, foreseen, due, proposal)
             evidence = evidence + gained
             found["scores"].append(score)
             found["before"].append(evidence.detach())
-        states, increment = _moved(space, step, before, (num_particles, R), proposal)
+        psi = None if ahead is None else ahead[step]
+        states, increment = moved(space, step, before, (num_particles, R), proposal.transition_share, psi)
         increment = increment.unflatten(0, (num_particles, R)).double()
         if real is not None:
             increment = torch.where(real[:, step], increment, 0.0)
@@ -85,7 +84,10 @@ def particle_filter(
         log_weights = log_weights + increment
         if before is None:
             evidence = torch.zeros_like(increment[0])
-        found["ess"].append(_effective(log_weights.detach()))
+        foreseen = torch.zeros_like(log_weights)
+        if psi is not None:
+            foreseen = psi(states).unflatten(0, (num_particles, R))
+        found["ess"].append(_effective((log_weights + foreseen).detach()))
         generations.append(Generation(states, log_weights))
         if not keep:
             del generations[:-1]
@@ -139,46 +141,25 @@ def _places_of(log_weights: Tensor) -> Tensor:
     return independent_places(weights.contiguous(), 1).squeeze(-1)
 
 
-def _moved(
-    space: StateSpace, step: int, before: Tensor | None, size: tuple[int, int], proposal: Proposal
-) -> tuple[Tensor, Tensor]:
-    """Particles moved on to a step, [S,B,K], and the logarithms of what that weighs, [S,B]."""
-    (n, R), share = size, proposal.transition_share
-    num_samples = n * R
-    prior = space.prior(step, before, num_samples)
-    if share == 1:
-        states: Tensor = prior.rsample() if prior.has_rsample else prior.sample()
-        return states, space.log_likelihood(step, states)
-    guide = space.proposal(step, before, num_samples)
-    states = guide.rsample() if guide.has_rsample else guide.sample()
-    if share == 0:
-        log_ratio = prior.log_prob(states) - guide.log_prob(states)
-        return states, log_ratio + space.log_likelihood(step, states)
-    # Which ones are the prior's is drawn anew each time: so each is, whatever its ancestor, one of the mixture.
-    from_prior = min(max(1, round(share * n)), n - 1)
-    chosen = (torch.rand(n, R, states.shape[1], device=states.device).argsort(0) < from_prior).flatten(0, 1)
-    others: Tensor = prior.rsample() if prior.has_rsample else prior.sample()
-    states = torch.where(chosen[..., None], others, states)
-    share, log_prior = from_prior / n, prior.log_prob(states)
-    log_mixture = torch.logaddexp(guide.log_prob(states) + math.log1p(-share), log_prior + math.log(share))
-    return states, log_prior - log_mixture + space.log_likelihood(step, states)
-
-
 def _resampled(
-    states: Tensor, log_weights: Tensor, due: Tensor, proposal: Proposal
+    states: Tensor, log_weights: Tensor, foreseen: Tensor, due: Tensor, proposal: Proposal
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """States and log weights after resampling the runs that are `due` [R,B], what log Z gains, and the score."""
+    """States and log weights after resampling the runs that are `due` [R,B], what log Z gains, and the score.
+
+    Ancestors are drawn by their weights times what is foreseen of them, which is divided out again.
+    """
     n, R = log_weights.shape[:2]
-    normalized = log_weights.log_softmax(0)
+    log_chances = log_weights + foreseen
+    normalized = log_chances.log_softmax(0)
     weights = normalized.detach().exp().movedim(0, -1).contiguous()
     drawn = independent_places(weights, n) if proposal.independent else systematic_places(weights, n)
     own = torch.arange(n, device=states.device).reshape(n, 1, 1)
     places = torch.where(due, drawn.movedim(-1, 0), own)
     runs = torch.arange(R, device=states.device).reshape(R, 1)
-    moved = _taken(states, (places * R + runs).flatten(0, 1))
+    taken = _taken(states, (places * R + runs).flatten(0, 1))
     score = torch.where(due, normalized.gather(0, places).sum(0), 0.0)
-    gained = torch.where(due, log_weights.logsumexp(0) - math.log(n), 0.0)
-    return moved, torch.where(due, 0.0, log_weights), gained, score
+    gained = torch.where(due, log_chances.logsumexp(0) - math.log(n), 0.0)
+    return taken, torch.where(due, -foreseen.gather(0, places), log_weights), gained, score
 
 
 def _taken(states: Tensor, places: Tensor) -> Tensor:

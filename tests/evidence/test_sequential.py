@@ -13,8 +13,11 @@ import pyrovae as pv
 from pyrovae.data import Batch
 from pyrovae.guides import AutoGuide
 from pyrovae.models.sequences import MarkovSequence, PaddedSequence
+from pyrovae.pair import particle_filter as filtering
 from pyrovae.pair.chains import state_space
-from pyrovae.pair.particle_filter import Proposal, particle_filter
+from pyrovae.pair.lookahead import Lookahead, look_ahead
+from pyrovae.pair.particle_filter import particle_filter
+from pyrovae.pair.particle_moves import Proposal
 from tests.chains import D, K, chain_model, chain_rows, chain_vae, with_holes
 
 PROPOSALS = {
@@ -23,6 +26,8 @@ PROPOSALS = {
     "guide, independent ancestors": Proposal(0.0, 0.7, independent=True),
     "transitions": Proposal(1.0, 0.5),
     "both": Proposal(0.4, 0.5),
+    "guide, lookahead": Proposal(0.0, 0.7, lookahead=True),
+    "both, lookahead": Proposal(0.5, 0.7, lookahead=True),
 }
 LENGTHS = torch.tensor([10, 7, 1, 9])
 
@@ -50,6 +55,72 @@ def test_the_mean_of_runs_is_the_evidence(proposal, factor, shift):
     ratio = (runs.log_evidence - model.log_marginal(x, LENGTHS)).exp()
     error = ratio.std(0) / len(ratio) ** 0.5
     assert bool(((ratio.mean(0) - 1).abs() < 4.5 * error + 1e-5).all()), (ratio.mean(0), error)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_lookahead_that_is_wrong_biases_nothing(monkeypatch, share):
+    """Slopes and tilts by chance in place of what was fitted, where each step is resampled."""
+    model, x = holed()
+    vae = chain_vae(1.4)
+    vae.rows(x, LENGTHS)
+
+    def wrong(space, points):
+        ones = torch.ones(len(x), K, dtype=torch.float64)
+        slopes = [torch.randn(len(x), 2 * K, dtype=torch.float64) for _ in points]
+        return [Lookahead(0 * ones, ones, 0.3 * s, ones[:, 0], 0.2 * s[:, :K], 0.1 * ones) for s in slopes]
+
+    monkeypatch.setattr(filtering, "look_ahead", wrong)
+    torch.manual_seed(1)
+    with vae.evaluating():
+        space = state_space(vae, Batch((x, LENGTHS), absent=True), with_guide=True)
+        runs = particle_filter(space, 10, 3000, Proposal(share, 1.0, lookahead=True))
+    ratio = (runs.log_evidence - model.log_marginal(x, LENGTHS)).exp()
+    error = ratio.std(0) / len(ratio) ** 0.5
+    assert bool(((ratio.mean(0) - 1).abs() < 4.5 * error + 1e-5).all()), (ratio.mean(0), error)
+    assert 0.01 < float(error.max()) < 0.1
+
+
+def test_a_lookahead_of_a_linear_gaussian_chain_is_exact():
+    """log psi is log p(x_{t+1..T} | z_t) up to a constant, whatever states it is fitted at, in rows with holes too."""
+    model, x = holed()
+    vae = chain_vae()
+    vae.rows(x, LENGTHS)
+    torch.manual_seed(0)
+    points, others = torch.randn(2, 10, 500, len(x), K).unbind()
+    with vae.evaluating():
+        space = state_space(vae, Batch((x, LENGTHS), absent=True), with_guide=False)
+        ahead = look_ahead(space, list(2 * points))
+    assert not ahead[-1].coefficients.any()
+    for step in (0, 4, 8):
+        for row in range(len(x)):
+            z, to_come = others[step, :, row], x[row, step + 1 : LENGTHS[row]]
+            found = ahead[step](others[step])[:, row]
+            if not len(to_come):
+                assert not found.any()
+                continue
+            later = chain_model()
+            expected = []
+            for state in z[:5]:  # the rest of the row is a chain that begins where this state goes
+                later.initial_mean.copy_(model.transition_matrix @ state + model.transition_offset)
+                later.initial_scale.raw.copy_(model.transition_scale.raw)
+                expected.append(later.log_marginal(to_come[None]))
+            off = found[:5] - torch.cat(expected)
+            assert bool((found[:5] < ahead[step].highest[row]).all())
+            assert float((off - off.mean()).abs().max()) < 0.01
+
+
+def test_without_a_guide_a_lookahead_sees_chains_to_their_end():
+    """Proposed from the transitions alone: 200 particles a run, whole chains of 120 steps."""
+    model = chain_model(noise=0.5)
+    x = chain_rows(model, 6, 120)
+    exact, vae = model.log_marginal(x), chain_vae(noise=0.5)
+    off = {}
+    for lookahead in (False, True):
+        method = pv.SequentialMonteCarlo(1.0, lookahead=lookahead)
+        found = pv.log_marginal(vae, x, num_samples=1000, method=method, seed=0)
+        off[lookahead] = found.log_marginal - exact
+    assert float(off[True].norm()) < 0.25 * float(off[False].norm())
+    assert float(off[True].abs().mean()) < 0.1
 
 
 def test_resampling_once_too_often_or_forgetting_a_weight_would_show():
@@ -120,7 +191,7 @@ def test_a_proposal_that_foresees_nothing_is_called_poor():
     model = chain_model(noise=0.02)
     x = chain_rows(model, 6, 30)
     vae = chain_vae(noise=0.02)
-    method = pv.SequentialMonteCarlo(transition_share=1)
+    method = pv.SequentialMonteCarlo(transition_share=1, lookahead=False)
     result = pv.log_marginal(vae, x, num_samples=100, method=method, seed=0)
     assert result.verdict == "poor"
     assert "so many are bad that the others are no better" in str(result)
@@ -181,7 +252,8 @@ def other_model(kind):
             if kind == "no chain":
                 z = pyro.sample("z", dist.Normal(torch.zeros(4, K), 1.0).to_event(2))
             else:
-                z = pyro.sample("z", MarkovSequence(initial, lambda z: dist.Normal(z, 1.0).to_event(1), 4))
+                family = dist.Laplace if kind == "a chain of Laplace's" else dist.Normal
+                z = pyro.sample("z", MarkovSequence(initial, lambda z: family(z, 1.0).to_event(1), 4))
             if kind == "two latents":
                 pyro.sample("shared", dist.Normal(0.0, 1.0))
             emission = lambda z: dist.Normal(z, 1.0).to_event(1)  # noqa: E731
@@ -225,9 +297,10 @@ def test_pairs_of_another_kind_are_refused(kind, words):
         assert pv.log_marginal(vae, x, num_samples=20, method=bootstrap, seed=0).log_marginal.isfinite().all()
 
 
-def test_derived_guides_have_steps():
+@pytest.mark.parametrize("kind", ["a chain", "a chain of Laplace's"])
+def test_derived_guides_have_steps(kind):
     torch.manual_seed(0)
-    vae, x = pv.VAE(other_model("a chain")), torch.randn(5, 4, K)
+    vae, x = pv.VAE(other_model(kind)), torch.randn(5, 4, K)
     guide, bootstrap = (
         pv.log_marginal(vae, x, num_samples=1000, method=pv.SequentialMonteCarlo(share), seed=0)
         for share in (0.0, 1.0)
