@@ -13,8 +13,7 @@ from torch import Tensor
 
 from pyrovae.checks import check_count
 from pyrovae.evidence.marginal import log_marginal
-from pyrovae.tables.columns import Level
-from pyrovae.tables.given import drawn_given, given_row
+from pyrovae.tables.given import Given, drawn_given, given_row
 from pyrovae.tables.imputed import ImputedFrame, imputed
 from pyrovae.tables.mixed import as_table
 from pyrovae.tables.schema import Schema
@@ -86,7 +85,7 @@ class Asked(ABC):
             seed=self._seed(),
         )
 
-    def sample(self, n_samples: int = 1, *, given: Mapping[str | int, Level] | None = None) -> pd.DataFrame:
+    def sample(self, n_samples: int = 1, *, given: Mapping[str | int, Given] | None = None) -> pd.DataFrame:
         """Draw rows from the model, or from p(the other columns | some columns).
 
         The condition holds exactly, and draws are of the conditional by importance resampling, as in `pyrovae.impute`:
@@ -95,10 +94,11 @@ class Asked(ABC):
 
         Args:
             n_samples: how many rows.
-            given: values by column.
+            given: values by column; dates may be texts, "2024-05-01".
 
         Raises:
-            ValueError: `n_samples` below 1; columns that there are not, unknown labels, all columns at once.
+            ValueError: `n_samples` below 1; columns that there are not, unknown labels, texts that are no dates, all
+                columns at once.
 
         Warns:
             UserWarning: Pareto k says that the draws do not do.

@@ -137,9 +137,12 @@ class Column:
         known = ", ".join(repr(level) for level in (self.levels or ())[:_SHOWN])
         more = f" and {self.options - _SHOWN} more" if self.options > _SHOWN else ""
         remedy = "Fit on rows that have it, make it absent (None), or drop these rows."
-        if all(isinstance(level, int | float) for level in self.levels or ()):
+        if all(isinstance(level, int | float) for level in (*(self.levels or ()), *unknown)):
             known_and_new = np.array([*(self.levels or ()), *unknown], dtype=float)
-            remedy += f" A column of numbers can be another kind, {self._as_other_kind(known_and_new)}."
+            remedy += (
+                " A column of numbers can be another kind: schema = Schema.of(frame), "
+                f"{self._as_other_kind(known_and_new)}, TabularVAE(schema=schema)."
+            )
         return (
             f"column {self.name!r} ({values.dtype}) holds {shown}, which the fit has not seen: {what} {known}{more}. "
             f"{remedy}"
@@ -194,14 +197,15 @@ class Column:
         if (wrong := there & ~allowed).any():
             first = int(wrong.nonzero()[0][0])
             raise ValueError(
-                f"column {self.name!r} holds {numbers[first]:g} (row {first}), and its kind {self.kind!r} has {words} "
-                f"alone. Mend or drop these rows ({int(wrong.sum())} of them), or fit it as another kind, "
-                f"{self._as_other_kind(numbers[there])}."
+                f"column {self.name!r} holds {numbers[first]:g} (row {first}), and is of the kind {self.kind!r}, which "
+                f"has {words} alone. Mend or drop these rows ({int(wrong.sum())} of them), or edit the schema and fit "
+                f"again: schema = Schema.of(frame), {self._as_other_kind(numbers[there])}, TabularVAE(schema=schema)."
             )
 
     def _as_other_kind(self, numbers: Numbers) -> str:
         whole = self.decimals == 0 and bool(((numbers >= 0) & (numbers == np.round(numbers))).all())
-        return f"schema[{self.name!r}] = {'count' if whole else 'real'!r}"
+        kind = "'count' (whole numbers from 0)" if whole else "'real' (any number)"
+        return f"schema[{self.name!r}] = {kind}"
 
 
 def plain(value: object) -> Hashable:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import warnings
 from collections.abc import Mapping
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -15,18 +17,23 @@ from pyrovae.evidence.imputation import impute
 from pyrovae.evidence.imputed import Imputation
 from pyrovae.evidence.refinement import refine
 from pyrovae.guides import AmortizedGuide
-from pyrovae.tables.columns import Level
+from pyrovae.tables.columns import Column, Level
 from pyrovae.tables.defensive import Defensive
 from pyrovae.tables.mixed import as_table, probabilities_of
 from pyrovae.tables.schema import Schema
 from pyrovae.vae import VAE
 
+Given: TypeAlias = Level | datetime.date | datetime.timedelta | None
+"""What a column may be given as: a level, a number, a date or a time span."""
+
 # Weighed for each row that is drawn, and at least.
 _WEIGHTS, _FEWEST_WEIGHTS = 4, 4000
 
 
-def given_row(schema: Schema, given: Mapping[str | int, Level]) -> Tensor:
+def given_row(schema: Schema, given: Mapping[str | int, Given]) -> Tensor:
     """One row that has what is given alone, [1, D].
+
+    Dates and time spans may be texts, "2024-05-01" or "90 min"; those that name no time zone are of the column's.
 
     Raises:
         KeyError: columns that there are not.
@@ -36,6 +43,8 @@ def given_row(schema: Schema, given: Mapping[str | int, Level]) -> Tensor:
     row = torch.full((1, len(schema.modelled)), torch.nan, dtype=torch.float64)
     for name, value in given.items():
         column = schema[name]
+        if column.origin is not None and isinstance(value, str | datetime.date):
+            value = _time(column, value)
         dtype = "category" if column.dtype == "category" else None
         number = float(column.encode(pd.Series([value], name=name, dtype=dtype))[0])
         if np.isnan(number):
@@ -47,6 +56,25 @@ def given_row(schema: Schema, given: Mapping[str | int, Level]) -> Tensor:
     if bool(row.isnan().all()):
         raise ValueError("given names constant columns alone: leave it out.")
     return row
+
+
+def _time(column: Column, value: str | datetime.date) -> pd.Timestamp | pd.Timedelta:
+    """A text or a day as a moment, in the column's time zone if it names none, or a text as a time span."""
+    dtype = pd.api.types.pandas_dtype(column.dtype)
+    is_span = dtype.kind == "m"
+    zone = (
+        dtype.tz
+        if isinstance(dtype, pd.DatetimeTZDtype) and not isinstance(value, datetime.datetime)
+        else None
+    )
+    try:
+        if is_span:
+            return pd.Timedelta(str(value))
+        time = pd.Timestamp(value)
+        return time if zone is None or time.tz is not None else time.tz_localize(zone)
+    except (ValueError, TypeError) as error:
+        what = "a time span such as '90 min'" if is_span else "a date such as '2024-05-01'"
+        raise ValueError(f"given {column.name!r} is {value!r} ({error}): expected {what}.") from None
 
 
 def drawn_given(vae: VAE, schema: Schema, row: Tensor, num_rows: int, seed: int) -> pd.DataFrame:

@@ -16,6 +16,7 @@ MOST_LEVELS = 1000
 """As many different values are kept, so that a column can be made a category of them."""
 
 _FEW = 10
+_FEWEST_IDENTIFIERS = 20
 _ROWS_A_LEVEL = 20
 _MOST_DECIMALS = 6
 _NEAR_AN_END = 0.02  # of 0 and of 1
@@ -118,6 +119,16 @@ def _of_numbers(values: pd.Series, name: str | int) -> Column:
         decimals=_decimals(distinct),
         low=0.0,
         high=1.0,
+    )
+
+
+def may_be_identifiers(values: pd.Series) -> bool:
+    """Whether a column has another whole number in each row, none absent."""
+    return (
+        pd.api.types.is_integer_dtype(values.dtype)
+        and len(values) >= _FEWEST_IDENTIFIERS
+        and not values.hasnans
+        and bool(values.is_unique)
     )
 
 

@@ -91,19 +91,25 @@ class ParquetRows(IterableDataset[Tensor]):
         return max(1, -(-(self.num_rows - len(self._kept_out)) // self.batch_size))
 
     def __iter__(self) -> Iterator[Tensor]:
-        rest = torch.empty(0, len(self.schema.modelled), dtype=torch.float64)
+        # One place for all groups: memory that is taken and given back by turns with a training's is never whole again.
+        room = _GROUPS_AT_ONCE * max(self._sizes) + self.batch_size
+        held = torch.empty(room, len(self.schema.modelled), dtype=torch.float64)
+        count = 0
         order = torch.randperm(len(self._sizes)).tolist()
         for first in range(0, len(order), _GROUPS_AT_ONCE):
-            rows = torch.cat([rest, *map(self._to_train_on, order[first : first + _GROUPS_AT_ONCE])])
-            places = torch.randperm(len(rows))
-            whole = len(rows) // self.batch_size * self.batch_size
-            for some in places[:whole].split(self.batch_size) if whole else ():
-                yield rows[some]
-            rest = rows[places[whole:]]
-            # Not kept while the next ones are read.
+            for group in order[first : first + _GROUPS_AT_ONCE]:
+                rows = self._to_train_on(group)
+                held[count : count + len(rows)] = rows
+                count += len(rows)
             del rows
-        if len(rest):
-            yield rest
+            places = torch.randperm(count)
+            whole = count // self.batch_size * self.batch_size
+            for some in places[:whole].split(self.batch_size) if whole else ():
+                yield held[some]
+            count -= whole
+            held[:count] = held[places[whole:]]
+        if count:
+            yield held[:count].clone()
 
     # Behind these
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pyrovae.checks import level_of_caller
 from pyrovae.container import parsed
 from pyrovae.files import file_path, reading, write_atomically
 from pyrovae.frames import in_words
@@ -21,7 +23,7 @@ from pyrovae.schema import MalformedError, checked
 from pyrovae.shown import Section, Shown
 from pyrovae.tables.allowed import problem
 from pyrovae.tables.columns import KINDS, Column, Kind
-from pyrovae.tables.kinds import column_of
+from pyrovae.tables.kinds import column_of, may_be_identifiers
 
 
 class Schema(Shown):
@@ -64,6 +66,9 @@ class Schema(Shown):
             ValueError: no rows or columns, two columns of one name, a column without any value or with a text of its
                 own in each row.
 
+        Warns:
+            UserWarning: a column has a whole number of its own in each row, as identifiers do.
+
         """
         check_frame(frame)
         if not len(frame):
@@ -71,6 +76,14 @@ class Schema(Shown):
         found = {name: column_of(frame[name], name) for name in map(_name, frame.columns)}
         if all(column.kind == "constant" for column in found.values()):
             raise ValueError("every column of the frame is constant: there is nothing to learn.")
+        for name, column in found.items():
+            if may_be_identifiers(frame[name]):
+                warnings.warn(
+                    f"column {name!r} has a whole number of its own in each of {len(frame)} rows and is taken for "
+                    f"numbers, {column.kind!r}. If these are identifiers they say nothing: "
+                    f"frame.drop(columns=[{name!r}]).",
+                    stacklevel=level_of_caller(),
+                )
         return cls(found)
 
     # What it holds

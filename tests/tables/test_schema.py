@@ -1,5 +1,6 @@
 """Schemas of frames: what columns hold, to tensors and back without loss, edited, printed and saved."""
 
+import datetime
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from pyrovae.files import FileError
 from pyrovae.tables import Schema
+from pyrovae.tables.given import given_row
 from pyrovae.tables.kinds import column_of
 
 N = 60
@@ -91,10 +93,26 @@ def test_later_whole_numbers_are_told_to_be_counts():
     sold = pd.DataFrame({"sold": np.exp(np.linspace(1, 5, N)).round(), "answer": np.arange(N) % 3})
     schema = Schema.of(sold)
     assert [column.kind for column in schema.modelled] == ["positive", "ordered"]
-    with pytest.raises(ValueError, match=r"column 'sold' holds 0 .*schema\['sold'\] = 'count'"):
+    said = r"column 'sold' holds 0 .*is of the kind 'positive'.*schema\['sold'\] = 'count' \(whole numbers from 0\)"
+    with pytest.raises(ValueError, match=said):
         schema.to_tensor(sold.assign(sold=0))
     with pytest.raises(ValueError, match=r"'answer' .* holds 7, .*schema\['answer'\] = 'count'"):
         schema.to_tensor(sold.assign(answer=7))
+    with pytest.raises(ValueError, match=r"'answer' .* holds 'no', .*or drop these rows\.$"):
+        schema.to_tensor(sold.assign(answer="no"))
+
+
+def test_whole_numbers_of_which_each_row_has_its_own_are_told_of():
+    frame = pd.DataFrame({"x": rng.normal(size=N), "client": np.arange(N) * 7 + 1000})
+    said = r"column 'client' has a whole number of its own in each of 60 rows .*frame.drop\(columns=\['client'\]\)"
+    with pytest.warns(UserWarning, match=said) as caught:
+        schema = Schema.of(frame)
+    assert [warning.filename for warning in caught] == [__file__]
+    # Those of it are not told of again, nor what no identifiers are.
+    schema.to_tensor(frame)
+    Schema.of(frame.iloc[:10])
+    Schema.of(frame.assign(client=frame["client"] // 14))
+    Schema.of(frame.assign(client=frame["client"] + 0.5))
 
 
 @pytest.mark.parametrize("name", FRAMES)
@@ -267,6 +285,48 @@ def test_a_column_that_is_missing_is_named():
         schema.to_tensor(FITTED.drop(columns="city"))
     assert bool(schema.to_tensor(FITTED.drop(columns="city").assign(city=None))[:, 3].isnan().all())
     assert bool(schema.to_tensor(FITTED.drop(columns="day").assign(day=None))[:, 4].isnan().all())
+
+
+# In steps since the first: days, of which one has 23 hours in the zone, hours there, and minutes.
+GIVEN = {
+    "a day in words": ("day", "2021-03-03", 2.0),
+    "a day": ("day", datetime.date(2021, 3, 3), 2.0),
+    "a moment": ("day", datetime.datetime(2021, 3, 3), 2.0),
+    "a day of the zone": ("zoned", "2021-03-03", 48.0),
+    "a moment of another zone": ("zoned", "2021-03-02 23:00+00:00", 48.0),
+    "a span in words": ("span", "3 min", 3.0),
+    "a label": ("city", "Bern", 1.0),
+}
+
+
+def with_times():
+    spans = pd.to_timedelta(np.arange(N), "min")
+    return FITTED.assign(zoned=DAYS.dt.tz_localize("Europe/Zurich"), span=spans)
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_dates_are_given_as_texts_too(name):
+    column, value, expected = GIVEN[name]
+    schema = Schema.of(with_times())
+    row = given_row(schema, {column: value})
+    assert row[0, schema.place(column)] == expected
+    assert int(row.isnan().sum()) == row.shape[1] - 1
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ({"day": "soon"}, ValueError, r"given 'day' is 'soon' .*expected a date such as '2024-05-01'"),
+        ({"span": "long"}, ValueError, r"given 'span' is 'long' .*expected a time span such as '90 min'"),
+        ({"zoned": "2021-03-28 02:30"}, ValueError, r"given 'zoned' is '2021-03-28 02:30' .*expected a date"),
+        ({"day": "2021-03-03T00:00Z"}, TypeError, r"column 'day' .*say its time zone"),
+        ({"day": pd.NaT}, ValueError, r"given 'day' is NaT: leave out"),
+        ({"day": 3}, TypeError, r"column 'day' is int64"),
+    ],
+)
+def test_what_is_no_date_is_refused(given, error, message):
+    with pytest.raises(error, match=message):
+        given_row(Schema.of(with_times()), given)
 
 
 @pytest.mark.parametrize(
