@@ -37,7 +37,8 @@ def given_row(schema: Schema, given: Mapping[str | int, Given]) -> Tensor:
 
     Raises:
         KeyError: columns that there are not.
-        ValueError: values that are absent or do not fit; all columns, or constant ones alone.
+        ValueError: values that are absent or do not fit, or that no row has as values are rounded; all columns, or
+            constant ones alone.
 
     """
     row = torch.full((1, len(schema.modelled)), torch.nan, dtype=torch.float64)
@@ -49,6 +50,12 @@ def given_row(schema: Schema, given: Mapping[str | int, Given]) -> Tensor:
         number = float(column.encode(pd.Series([value], name=name, dtype=dtype))[0])
         if np.isnan(number):
             raise ValueError(f"given {name!r} is {value!r}: leave out what is not known.")
+        as_drawn = column.decode(np.array([number]))
+        if not column.is_label and float(column.encode(as_drawn)[0]) != number:
+            raise ValueError(
+                f"given {name!r} is {value!r}, but the column's values are rounded, to {as_drawn.iloc[0]} there: give "
+                "that, so that the rows drawn hold what was given."
+            )
         if column.kind != "constant":
             row[0, schema.place(name)] = number
     if not bool(row.isnan().any()):

@@ -348,3 +348,20 @@ def test_damaged_files_are_refused(change, field, tmp_path):
     with pytest.raises(FileError) as caught:
         Schema.load(tmp_path / "schema.json")
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"age": 40.5}, r"given 'age' is 40.5, but the column's values are rounded, to 40 there: give that"),
+        ({"height": 1.234}, r"given 'height' is 1.234, but .* rounded, to 1.2 there"),
+    ],
+)
+def test_what_no_row_holds_is_not_given(given, message):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"age": rng.integers(20, 80, 60), "height": (rng.normal(1.7, 0.2, 60)).round(1)})
+    schema = Schema.of(frame)
+    with pytest.raises(ValueError, match=message):
+        given_row(schema, given)
+    rounded = {name: round(value, 1 if name == "height" else 0) for name, value in given.items()}
+    assert given_row(schema, rounded).nansum() == next(iter(rounded.values()))
