@@ -120,7 +120,7 @@ def picture(table: pd.DataFrame) -> Figure:
         ax.set_title(f"a guide that knows {knows}", fontsize=10)
         ax.axhline(0.3, color="grey", lw=0.8, ls=":")
     figure.axes[0].set_ylabel(f"mean absolute error, nats; {PARTICLES} draws")
-    figure.axes[0].legend(frameon=False)
+    figure.axes[-1].legend(frameon=False, loc="upper left")
     return figure
 
 
