@@ -23,7 +23,7 @@ def labels_explained(which: str, batch: Batch) -> Iterator[None]:
     except (RuntimeError, IndexError) as error:
         if not (advice := label_advice(error, batch)):
             raise
-        said = str(error).split("\n")[0]
+        said = str(error).split("\n")[0].rstrip(".") + "."
         raise ValueError(f"{which} failed on some rows: {type(error).__name__}: {said}{advice}") from error
 
 
