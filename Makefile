@@ -18,7 +18,7 @@ demo: $(VENV)/.installed
 
 # The tutorials run by a verb of their own.
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal --deselect tests/test_tutorials.py::test_tutorial
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --deselect tests/test_tutorials.py::test_tutorial
 
 # Thousands of damaged files, evaluations in threads, processes that end in the midst; of each `make test` has some.
 robustness: $(VENV)/.installed

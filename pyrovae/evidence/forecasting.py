@@ -18,7 +18,7 @@ from pyrovae.evidence.sequential import SequentialMonteCarlo, refuse_other_than_
 from pyrovae.evidence.weights import WITHOUT_DENSITY, refuse_rows
 from pyrovae.pair.chains import StateSpace, state_space
 from pyrovae.pair.latents import Latents, one_or_dict
-from pyrovae.pair.particle_filter import last_states
+from pyrovae.pair.particle_filter import bytes_ahead, last_states
 from pyrovae.random_state import fixed_seed, seeds_from
 from pyrovae.shown import Part, Shown
 from pyrovae.vae import VAE
@@ -157,7 +157,9 @@ def forecast(
     for first, batch in past.in_blocks(vae.device):
         with vae.evaluating(), fixed_seed(next(seeds), vae.device):
             few = state_space(vae, batch[:1], with_guide=False)
-            of_row = max(num_samples, FEWEST_PARTICLES) * (1 + steps) * 64 * (1 + _numbers(few))
+            n = max(num_samples, FEWEST_PARTICLES)
+            of_row = n * (1 + steps) * 64 * (1 + _numbers(few))
+            of_row += bytes_ahead(few, n, 1) if method.lookahead else 0
             for some in slices(len(batch), max(1, BYTES_OF_A_BLOCK // of_row)):
                 rows = slice(first + some.start, first + some.stop)
                 future = _extended(vae, batch[some], whole.take(rows, vae.device), steps)

@@ -21,7 +21,8 @@ class SequentialLogMarginal(LogMarginal):
     The figures of `LogMarginal`, of R = `num_runs` weights of mean p(x), one a run: `std_error` is that among them,
     `elbo` the mean logarithm of a run's estimate, a lower bound with as many particles as a run has. So few weights
     have no Pareto k (NaN). In its place is the effective sample size of the particles by step, all runs together,
-    `step_ess` [N,T], NaN in padding, before they are resampled; `ess` is its smallest over a row's steps. A small one
+    `step_ess` [N,T], NaN in padding, by the weights by which they would be resampled, the lookahead's among them; `ess`
+    is its smallest over a row's steps. A small one
     at a step tells of an observation that the proposal did not foresee, and where it stays small the proposal is poor.
     """
 

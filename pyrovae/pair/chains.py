@@ -104,7 +104,10 @@ class StateSpace:
     def _next(self, chain: Chain, step: int, before: Tensor | None, num_samples: int) -> TorchDistribution:
         if before is None:
             return chain.initial.expand(torch.Size([num_samples, self.num_rows]))
-        return chain.transition(before, *at_step(chain.inputs, step))
+        following = chain.transition(before, *at_step(chain.inputs, step))
+        # One that does not read the state is not of its shape.
+        shape = before.shape[:-1]
+        return following if following.batch_shape == shape else following.expand(shape)
 
 
 def at_step(inputs: tuple[Tensor, ...], step: int) -> tuple[Tensor, ...]:

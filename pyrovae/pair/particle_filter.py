@@ -20,13 +20,13 @@ from torch import Tensor
 
 from pyrovae.block_sizes import NUMBERS_AT_ONCE, slices
 from pyrovae.pair.chains import StateSpace
-from pyrovae.pair.lookahead import look_ahead
+from pyrovae.pair.lookahead import look_ahead, numbers_ahead
 from pyrovae.pair.particle_moves import Proposal, moved
 from pyrovae.pair.resampling import independent_places, systematic_places
 
-# Points that a lookahead is fitted at, a share of all particles.
-_PARTICLES_PER_POINT = 5
-_FEWEST_POINTS = 16
+# Points that a run's lookahead is fitted at, a share of its particles.
+_PARTICLES_PER_POINT = 4
+_FEWEST_POINTS = 50
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,10 @@ class Generation:
 class Filtered:
     """R independent runs of n particles on B rows; S = R n particles, those of run r at places r, r + R, ...
 
-    `log_evidence` is log Z, [R,B]; `ess` the effective sample size by step, [T,R,B], NaN in padding; `generations` all
-    of them where they are kept, the last one else. `scores` are the log probabilities of the ancestors that were drawn
-    at each step but the first, with their gradients, and `before` log Z as it stood before them, [T-1,R,B].
+    `log_evidence` is log Z, [R,B]; `ess` the effective sample size by step, [T,R,B], of what particles are resampled
+    by, NaN in padding; `generations` all of them where they are kept, the last one else. `scores` are the log
+    probabilities of the ancestors that were drawn at each step but the first, with their gradients, and `before` log Z
+    as it stood before them, [T-1,R,B].
     """
 
     log_evidence: Tensor
@@ -60,9 +61,10 @@ def particle_filter(
     R, real = num_runs, space.real_steps
     ahead = None
     if proposal.lookahead:
-        few = max(math.ceil(num_particles * R / _PARTICLES_PER_POINT), _FEWEST_POINTS)
-        before_it = particle_filter(space, few, 1, replace(proposal, lookahead=False), keep=True)
-        ahead = look_ahead(space, [generation.states for generation in before_it.generations])
+        pilot = particle_filter(
+            space, num_points(num_particles), R, replace(proposal, lookahead=False), keep=True
+        )
+        ahead = look_ahead(space, [generation.states for generation in pilot.generations], R)
     generations: list[Generation] = []
     found: dict[str, list[Tensor]] = {"ess": [], "scores": [], "before": []}
     before: Tensor | None = None
@@ -99,6 +101,19 @@ def particle_filter(
     if real is not None:
         ess = torch.where(real.T[:, None], ess, math.nan)
     return Filtered(evidence, ess, generations, scores, befores)
+
+
+def num_points(num_particles: int) -> int:
+    """Particles of the pilot that a run's lookahead is fitted at."""
+    return max(math.ceil(num_particles / _PARTICLES_PER_POINT), _FEWEST_POINTS)
+
+
+def bytes_ahead(space: StateSpace, num_particles: int, num_runs: int) -> int:
+    """How much a lookahead takes for each row, at most."""
+    latent_size = space.chain.initial.event_shape[0]
+    return (
+        8 * num_runs * numbers_ahead(num_particles, num_points(num_particles), space.num_steps, latent_size)
+    )
 
 
 def last_states(filtered: Filtered, num_samples: int) -> Tensor:

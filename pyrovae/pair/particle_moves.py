@@ -12,7 +12,7 @@ from torch import Tensor
 from pyrovae.pair.chains import StateSpace
 from pyrovae.pair.lookahead import Lookahead
 
-# Of the particles that transitions propose, those that no lookahead tilts: no weight is more than so many times a mean.
+# Of the particles that transitions propose, those that no lookahead tilts: p / r is at most ten times what it would be.
 _UNTILTED = 1 / 10
 
 
@@ -63,8 +63,11 @@ def moved(
             chosen = (places >= first) & (places < first + some)
             states = torch.where(chosen[..., None], drawn(part), states)
         first += some
-    by_part = [part.log_prob(states) + math.log(some / n) for part, some in mixture]
-    log_ratio = prior.log_prob(states) - torch.stack(by_part).logsumexp(0)
+    log_prior = prior.log_prob(states)
+    by_part = [
+        (log_prior if part is prior else part.log_prob(states)) + math.log(some / n) for part, some in mixture
+    ]
+    log_ratio = log_prior - torch.stack(by_part).logsumexp(0)
     return states, log_ratio + space.log_likelihood(step, states)
 
 

@@ -41,10 +41,11 @@ def holed(T=10):
 
 @pytest.mark.parametrize("proposal", PROPOSALS)
 @pytest.mark.parametrize(("factor", "shift"), [(1.4, 0.3), (0.5, 0.0)], ids=["wide", "halved"])
-def test_the_mean_of_runs_is_the_evidence(proposal, factor, shift):
+def test_the_mean_of_runs_is_the_evidence(monkeypatch, proposal, factor, shift):
     """2000 runs of 6 particles on ragged rows with holes: exp(log Z - exact) is 1 on average."""
     if factor < 1 and PROPOSALS[proposal].transition_share == 0:
         pytest.skip("the weights of a guide whose tails are too light have no variance to test by")
+    monkeypatch.setattr(filtering, "_FEWEST_POINTS", 8)  # a pilot for each run
     model, x = holed()
     vae = chain_vae(factor, shift)
     vae.rows(x, LENGTHS)
@@ -64,12 +65,16 @@ def test_a_lookahead_that_is_wrong_biases_nothing(monkeypatch, share):
     vae = chain_vae(1.4)
     vae.rows(x, LENGTHS)
 
-    def wrong(space, points):
-        ones = torch.ones(len(x), K, dtype=torch.float64)
-        slopes = [torch.randn(len(x), 2 * K, dtype=torch.float64) for _ in points]
-        return [Lookahead(0 * ones, ones, 0.3 * s, ones[:, 0], 0.2 * s[:, :K], 0.1 * ones) for s in slopes]
+    def wrong(space, points, num_runs):
+        ones = torch.ones(num_runs * len(x), K, dtype=torch.float64)
+        slopes = [torch.randn(len(ones), 2 * K, dtype=torch.float64) for _ in points]
+        return [
+            Lookahead(num_runs, 0 * ones, ones, 0.15 * s, ones[:, 0], 0.1 * s[:, :K], 0.1 * ones)
+            for s in slopes
+        ]
 
     monkeypatch.setattr(filtering, "look_ahead", wrong)
+    monkeypatch.setattr(filtering, "_FEWEST_POINTS", 2)
     torch.manual_seed(1)
     with vae.evaluating():
         space = state_space(vae, Batch((x, LENGTHS), absent=True), with_guide=True)
@@ -89,7 +94,7 @@ def test_a_lookahead_of_a_linear_gaussian_chain_is_exact():
     points, others = torch.randn(2, 10, 500, len(x), K).unbind()
     with vae.evaluating():
         space = state_space(vae, Batch((x, LENGTHS), absent=True), with_guide=False)
-        ahead = look_ahead(space, list(2 * points))
+        ahead = look_ahead(space, list(2 * points), 1)
     assert not ahead[-1].coefficients.any()
     for step in (0, 4, 8):
         for row in range(len(x)):
