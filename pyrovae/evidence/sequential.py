@@ -52,8 +52,9 @@ class SequentialMonteCarlo:
     them (Guarniero, Johansen, Lee 2017, https://arxiv.org/abs/1511.06286; Heng, Bishop, Deligiannidis, Doucet 2020,
     https://arxiv.org/abs/1708.08396). Particles are resampled with an eye to it, and normal transitions are tilted by
     it and p(x_t|z_t), but for a tenth of them. In a linear-Gaussian chain the square is exact. Estimates stay unbiased
-    whatever is fitted, at about four times the cost. Where the states to come have several modes a square cannot tell
-    them apart: a run keeps those that its pilot came across, so compare with `lookahead=False` there.
+    whatever is fitted, at about four times the cost, and where a row's states have one mode they are several times as
+    accurate. Where they have several, a square cannot tell these apart: each run may keep one and drop the others, log
+    p(x) then errs low by the others' share, and its error does not tell. So nobody looks ahead unasked.
 
     In `log_marginal` S = `num_samples` counts all particles: R runs of S / R each, independent of each other. log p(x)
     is the logarithm of the runs' mean, its error that among them (jackknife and Student's t, as of so few weights),
@@ -66,11 +67,11 @@ class SequentialMonteCarlo:
 
     Args:
         transition_share: of the particles, how many are proposed from the model's transitions: 0 the guide alone; 1
-            needs no guide, and is the bootstrap filter where there is no `lookahead`.
+            needs no guide: the bootstrap filter, where there is no `lookahead`.
         num_runs: R; `num_samples` is a multiple of it.
         resample_below: a run is resampled (systematically) where its effective sample size is below this share of its
             particles; 1 resamples at each step.
-        lookahead: resample and propose by what the observations to come say too.
+        lookahead: resample and propose by what the observations to come say too; for states of one mode.
 
     Raises:
         ValueError: a share out of its range, R below 2. When used: a pair of another kind, with what to do;
@@ -90,7 +91,7 @@ class SequentialMonteCarlo:
     transition_share: float = 0.3
     num_runs: int = 5
     resample_below: float = 0.5
-    lookahead: bool = True
+    lookahead: bool = False
 
     def __post_init__(self) -> None:
         for name in ("transition_share", "resample_below"):

@@ -49,7 +49,8 @@ class SequentialLogMarginal(LogMarginal):
         "good": a single run errs by less than a nat on all but a quarter of the rows, so that its mean is all but
         unbiased and the error among runs holds. "poor": it errs by more, and log p(x) errs low by more than is stated:
         take more particles, or a better proposal. "unknown": an error is not finite. It tells of what particles came
-        across: none can tell of a mode that no proposal goes to.
+        across: none can tell of a mode that no proposal goes to, or that a
+        lookahead drops.
         """
         if not bool(self.error_of_run.isfinite().all()):
             return "unknown"

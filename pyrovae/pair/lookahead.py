@@ -5,8 +5,8 @@
 with w as in `pyrovae.pair.particle_filter`. The expectation is a mean over moves of each of some points, the fit a
 ridge regression of its logarithm on z_t and its products. Particles are resampled by w psi, so that those stay which
 the observations to come will keep; and a normal transition is tilted by p(x_t|z_t) psi_t(z_t), which leaves it normal.
-As psi is divided out again no fit biases an estimate. A poor one makes it noisy, and where all points of a run lie in
-one of several modes psi drops the others: so each run has points of its own, and runs tell of it by their spread.
+As psi is divided out again no fit biases an estimate. A poor one makes it noisy, and a square fits one of
+several modes, so that runs drop the others, which their spread does not tell.
 Guarniero, Johansen, Lee, "The Iterated Auxiliary Particle Filter" (2017), https://arxiv.org/abs/1511.06286; Heng,
 Bishop, Deligiannidis, Doucet, "Controlled Sequential Monte Carlo" (2020), https://arxiv.org/abs/1708.08396.
 """
