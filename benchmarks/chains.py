@@ -27,12 +27,12 @@ LENGTHS, ROWS, PARTICLES, SEED = (30, 120, 480), 12, 1000, 0
 SEEN, AHEAD, HELD_OUT = 40, 10, 200
 ROUNDS, COSTED, DRAWS = 5, 8, 100
 
-LOOKAHEAD = pv.SequentialMonteCarlo(lookahead=True)
+LOOKAHEAD = pv.SequentialMonteCarlo(transition_share=0.3, lookahead=True)
 METHODS: dict[str, pv.ImportanceSampling | pv.SequentialMonteCarlo] = {
     "importance sampling": pv.ImportanceSampling(),
     "lookahead": LOOKAHEAD,
     "lookahead, no guide": pv.SequentialMonteCarlo(transition_share=1, lookahead=True),
-    "sequential": pv.SequentialMonteCarlo(),
+    "sequential": pv.SequentialMonteCarlo(transition_share=0.3),
 }
 PAST, FUTURE = {"past": True, "future": False}, {"past": False, "future": True}
 # What the guides' networks read, and what they are trained by.
@@ -176,8 +176,8 @@ def main() -> None:
 
 NOTE = (
     "Errors are against the Kalman filter, with as many draws for each method; five runs of a fifth each for all but "
-    "importance sampling. Three in ten particles are proposed from the transitions where nothing else is said. Seconds "
-    "are the process's own, taken in turn."
+    "importance sampling. Three in ten particles are proposed from the transitions, all where there is no guide. "
+    "Seconds are the process's own, taken in turn."
 )
 SETTINGS = {
     "chain": f"linear-Gaussian, K = {K}, D = {D}, a damped turn, held as it is; the Kalman filter is exact",

@@ -34,7 +34,7 @@ def evaluated(vae: pv.VAE, rows: tuple[Tensor, Tensor], particles: int) -> pd.Da
     ]
     for name, method in (
         ("importance sampling", pv.ImportanceSampling()),
-        ("sequential Monte Carlo", pv.SequentialMonteCarlo()),
+        ("sequential Monte Carlo, lookahead", pv.SequentialMonteCarlo(transition_share=0.3, lookahead=True)),
     ):
         result = pv.log_marginal(vae, *rows, num_samples=particles, method=method, seed=SEED)
         total, error = result.total

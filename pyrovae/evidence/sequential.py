@@ -88,7 +88,7 @@ class SequentialMonteCarlo:
 
     """
 
-    transition_share: float = 0.3
+    transition_share: float = 0.0
     num_runs: int = 5
     resample_below: float = 0.5
     lookahead: bool = False
