@@ -94,16 +94,16 @@ print(f"the ELBO went from {history.elbo.iloc[0]:.1f} to {history.elbo.iloc[-1]:
 #
 # `log_marginal` weighs whole chains by default. `SequentialMonteCarlo` lets particles go from step to step: proposed by
 # the guide's steps or the model's transitions (here half of them each), weighed by what the step adds, resampled where
-# few of them carry the weight. Here it looks ahead before that: what later observations say of a state is fitted by a
-# few particles, so that those are kept, and proposed, which will be needed; that is for states of one mode. Its mean is
-# just as unbiased for $p(x)$; the draws are split into five independent runs, and the error is that among them.
+# few of them carry the weight. Its mean is just as unbiased for $p(x)$; the draws are split into five independent runs,
+# and the error is that among them.
 
 # %%
-by_step = pv.SequentialMonteCarlo(transition_share=0.5, lookahead=True)
+by_step = pv.SequentialMonteCarlo(transition_share=0.5)
 weighed = pv.log_marginal(vae, test, num_samples=3000, seed=0)
 sequential = pv.log_marginal(vae, test, num_samples=3000, method=by_step, seed=0)
-transitions = pv.SequentialMonteCarlo(transition_share=1.0, lookahead=True)
-bootstrap = pv.log_marginal(vae, test, num_samples=5000, method=transitions, seed=0)
+bootstrap = pv.log_marginal(
+    vae, test, num_samples=5000, method=pv.SequentialMonteCarlo(transition_share=1.0), seed=0
+)
 for name, result in {"whole chains": weighed, "by step": sequential, "transitions": bootstrap}.items():
     print(f"{name:13}{result}")
 assert sequential.verdict == "good"
